@@ -1,0 +1,166 @@
+"""One code path, several budgets: every number that depends on the time at hand stands in this file.
+
+``LAB_PROFILE`` names the profile; without it, ``smoke`` is used on a CPU and ``lab`` with a GPU.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The numbers of one budget. ``recipe`` and ``augmentation`` are keyword arguments of the classes so named."""
+
+    name: str
+    purpose: str
+    data: str  # "scenes" (synthetic) or "voc" (downloaded)
+    scenes: tuple[int, int]  # number of synthetic scenes: train, val
+    scene_size: int  # pixels, square
+    backbone: str
+    width: int  # channels of the encoder's first stage
+    pretrained: bool  # ImageNet weights
+    steps: int | None  # optimizer steps of one training run ...
+    epochs: int | None  # ... or passes over the training set
+    recipe: MappingProxyType = field(repr=False)
+    augmentation: MappingProxyType = field(repr=False)
+    minutes: MappingProxyType = field(repr=False)  # of each lab
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments for ``labhelpers.models.build``."""
+        return {"backbone": self.backbone, "width": self.width, "pretrained": self.pretrained}
+
+    def training_steps(self, num_images: int) -> int:
+        """Optimizer steps of one run over ``num_images`` training images (an epoch drops the last partial batch)."""
+        if self.steps is not None:
+            return self.steps
+        return self.epochs * max(1, num_images // self.recipe["batch_size"])
+
+
+# From random weights on 128 px scenes: a high rate, few steps, flips only (scale jitter needs longer to pay).
+_SMOKE_RECIPE = {
+    "batch_size": 8,
+    "optimizer": "adamw",
+    "lr": 4e-3,
+    "weight_decay": 1e-4,
+    "backbone_factor": 1.0,  # nothing is pretrained, so the encoder learns as fast as the rest
+    "schedule": "poly",
+    "warmup_steps": 30,
+}
+_SMOKE_AUGMENTATION = {"crop": 128, "scale": (1.0, 1.0)}
+# The recipe of the course: AdamW 1e-4, decay 1e-4, batch 8 to 16, crop 256, the encoder at a tenth of the rate.
+_COURSE_RECIPE = {
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "weight_decay": 1e-4,
+    "backbone_factor": 0.1,
+    "schedule": "poly",
+    "warmup_steps": 100,
+}
+_COURSE_AUGMENTATION = {"crop": 256, "scale": (0.5, 2.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+
+PROFILES = {
+    "tiny": Profile(
+        name="tiny",
+        purpose="a handful of steps: every cell runs, nothing is learned",
+        data="scenes",
+        scenes=(100, 12),
+        scene_size=128,
+        backbone="resnet18",
+        width=8,
+        pretrained=False,
+        steps=2,
+        epochs=None,
+        recipe=MappingProxyType({**_SMOKE_RECIPE, "batch_size": 2, "warmup_steps": 0}),
+        augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5}),
+    ),
+    "smoke": Profile(
+        name="smoke",
+        purpose="a CPU: small networks on synthetic scenes, the lessons visible",
+        data="scenes",
+        scenes=(600, 150),
+        scene_size=128,
+        backbone="resnet18",
+        width=24,
+        pretrained=False,
+        steps=400,
+        epochs=None,
+        recipe=MappingProxyType(_SMOKE_RECIPE),
+        augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
+        minutes=MappingProxyType({"01": 1, "02": 2}),
+    ),
+    "lab": Profile(
+        name="lab",
+        purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
+        data="voc",
+        scenes=(1500, 300),
+        scene_size=256,
+        backbone="resnet50",
+        width=64,
+        pretrained=True,
+        steps=2000,
+        epochs=None,
+        recipe=MappingProxyType(_COURSE_RECIPE),
+        augmentation=MappingProxyType(_COURSE_AUGMENTATION),
+        minutes=MappingProxyType({"01": 10, "02": 45}),
+    ),
+    "full": Profile(
+        name="full",
+        purpose="the published recipe, 50 epochs",
+        data="voc",
+        scenes=(1500, 300),
+        scene_size=256,
+        backbone="resnet50",
+        width=64,
+        pretrained=True,
+        steps=None,
+        epochs=50,
+        recipe=MappingProxyType(_COURSE_RECIPE),
+        augmentation=MappingProxyType(_COURSE_AUGMENTATION),
+        minutes=MappingProxyType({"01": 10, "02": 180}),
+    ),
+}
+
+
+def profile() -> Profile:
+    """The profile named by ``LAB_PROFILE``, else ``lab`` where CUDA is available and ``smoke`` elsewhere.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the known ones.
+    """
+    name = os.environ.get("LAB_PROFILE")
+    if not name:
+        import torch
+
+        name = "lab" if torch.cuda.is_available() else "smoke"
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile LAB_PROFILE={name!r}; known: {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def home() -> Path:
+    """The folder that holds ``data/`` and ``checkpoints/``: ``LAB_HOME``, else the checkout, else the current folder."""
+    if os.environ.get("LAB_HOME"):
+        return Path(os.environ["LAB_HOME"]).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def data_root() -> Path:
+    """Where downloads and generated scenes lie; created on use."""
+    return _created(home() / "data")
+
+
+def checkpoints_root() -> Path:
+    """Where weights, logs and the results table lie; created on use. ``LAB_CHECKPOINTS`` puts it elsewhere (a Drive)."""
+    return _created(Path(os.environ.get("LAB_CHECKPOINTS") or home() / "checkpoints"))
+
+
+def _created(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

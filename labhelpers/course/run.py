@@ -1,0 +1,149 @@
+"""Runs notebooks top to bottom: ``python -m labhelpers.course.run notebooks --out build/labs`` (``make labs``).
+
+Every cell is announced with its seconds; executed notebooks and HTML go to the output folder; a failing cell ends the
+run with the notebook, the cell and the error, and exit code 1.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from labhelpers import config
+
+
+class CellFailed(Exception):
+    """A cell raised; the message names the notebook, the cell and the error."""
+
+
+def find_notebooks(folder: Path) -> list[Path]:
+    """The notebooks of a folder in their order.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    found = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
+    if not found:
+        raise FileNotFoundError(f"no notebook in {folder}: expected files like 01_data_pipeline.ipynb")
+    return found
+
+
+def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
+    """Executes one notebook in its own folder, writes ``out/NAME.ipynb`` and ``out/NAME.html``, returns the seconds.
+
+    What was executed is written even when a cell fails, so that the error can be read in place.
+
+    Raises:
+        CellFailed: when a cell raises or the kernel dies.
+    """
+    notebook = nbformat.read(source, as_version=4)
+    code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    started: dict[int, float] = {}
+
+    def cell_starts(cell, cell_index):
+        started[cell_index] = time.perf_counter()
+
+    def cell_ends(cell, cell_index, execute_reply):
+        if cell_index in code_cells:
+            seconds = time.perf_counter() - started[cell_index]
+            number = code_cells.index(cell_index) + 1
+            print(f"  {number:3d}/{len(code_cells)} {seconds:6.1f} s  {first_words(cell.source)}", flush=True)
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(source.parent)}},
+        on_cell_start=cell_starts,
+        on_cell_executed=cell_ends,
+    )
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        index = max(started, default=0)
+        where = f"{source.name}, code cell {code_cells.index(index) + 1} ({first_words(notebook.cells[index].source)})"
+        what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+        raise CellFailed(f"{where}\n{what}") from error
+    finally:
+        clean_metadata(notebook)
+        out.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, out / source.name)
+        write_html(notebook, source.stem, out)
+    if in_place:
+        nbformat.write(notebook, source)
+    return time.perf_counter() - start
+
+
+def first_words(source: str, length: int = 70) -> str:
+    """The first line of a cell that says something, cut to ``length`` characters."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("### ", "%"))]
+    line = lines[0] if lines else ""
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def clean_metadata(notebook: nbformat.NotebookNode) -> None:
+    """Drops what differs from run to run and machine to machine, so that a stored notebook changes only with its content."""
+    notebook.metadata.pop("widgets", None)
+    if "language_info" in notebook.metadata:
+        notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+
+
+def write_html(notebook: nbformat.NotebookNode, title: str, out: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    (out / f"{title}.html").write_text(body, encoding="utf-8")
+
+
+def results_markdown() -> str:
+    """The running results table as text, or a sentence when no notebook has filled it yet."""
+    from labhelpers.evaluation import ResultsTable
+
+    table = ResultsTable(config.checkpoints_root() / "results.json")
+    return table.to_markdown() if len(table) else "The results table is empty: nothing was trained in this profile."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Execute notebooks in order and stop at the first failing cell.")
+    parser.add_argument("folder", type=Path, help="folder with the notebooks, or one notebook")
+    parser.add_argument("--out", type=Path, default=Path("build/labs"), help="where executed notebooks and HTML go")
+    parser.add_argument("--in-place", action="store_true", help="also store the outputs in the notebooks themselves")
+    options = parser.parse_args(arguments)
+    # A path relative to where the command is called must still hold inside notebooks/, where the kernels run.
+    for variable in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS"):
+        if os.environ.get(variable):
+            os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+    profile = config.profile()
+    notebooks = find_notebooks(options.folder) if options.folder.is_dir() else [options.folder]
+    expected = sum(profile.minutes.get(lab_number(path), 0) for path in notebooks)
+    print(f"{len(notebooks)} notebooks in profile {profile.name}, about {expected:g} minutes", flush=True)
+    start = time.perf_counter()
+    for position, path in enumerate(notebooks, 1):
+        print(f"\n[{position}/{len(notebooks)}] {path.stem}", flush=True)
+        try:
+            seconds = run_notebook(path, options.out, options.in_place)
+        except CellFailed as error:
+            print(f"\nFAILED in {error}\nThe notebook up to there: {options.out / path.name}", file=sys.stderr)
+            return 1
+        print(f"  done in {seconds / 60:.1f} min", flush=True)
+    print(f"\nAll done in {(time.perf_counter() - start) / 60:.1f} min.\n\n{results_markdown()}")
+    print(f"\nExecuted notebooks and HTML pages: {options.out.resolve()}")
+    return 0
+
+
+def lab_number(path: Path) -> str:
+    match = re.match(r"\d\d", path.name)
+    return match.group() if match else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

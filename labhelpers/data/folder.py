@@ -1,0 +1,190 @@
+"""A folder of images beside a folder of label maps, the layout that most labelling tools can export."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from labhelpers.data.base import (
+    IGNORE_INDEX,
+    SegmentationDataset,
+    Transforms,
+    read_labels,
+    refuse_label_format,
+)
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "signsymbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+"""CamVid (Brostow et al., PRL 2009) in the 11 classes of SegNet (Badrinarayanan et al., TPAMI 2017)."""
+
+
+class FolderSegmentation(SegmentationDataset):
+    """Images and label maps in two folders, paired by stem: images/a.jpg with labels/a.png.
+
+    Label maps are PNGs (or another lossless format) with one 8-bit channel whose values are the labels, 255
+    for void. The headers of all files are checked when the set is made, so that a wrong file is found now and
+    not in epoch 3.
+
+    Args:
+        images, labels: the two folders. Files that are not images, and hidden ones, are ignored.
+        class_names: one name per label.
+        num_classes: alone, it names the classes "class 0", "class 1", ... With neither of the two, all label
+            maps are read once, and the number of classes is the largest label found (255 apart) plus one, at
+            least two.
+        split: what to call this part of the data.
+        transforms: maps `(image, target)` to `(image, target)` after reading.
+        name: the data set's name; None takes the name of the folder that holds `images`.
+
+    Raises:
+        FileNotFoundError: a folder is missing, an image has no label map, or a label map has no image.
+        ValueError: a folder is empty, two images share a name, a label map is a JPEG or has several channels,
+            image and label map differ in size, a file is not an image, or `class_names` and `num_classes`
+            disagree.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        labels: str | Path,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        split: str = "all",
+        transforms: Transforms | None = None,
+        name: str | None = None,
+    ):
+        images, labels = Path(images), Path(labels)
+        image_files, label_files = _files_by_stem(images), _files_by_stem(labels)
+        _refuse_unpaired(image_files, label_files, labels)
+        _refuse_unpaired(label_files, image_files, images)
+        ids = sorted(image_files)
+        pairs = [(image_files[item], label_files[item]) for item in ids]
+        for image, label in pairs:
+            _check_headers(image, label)
+        if class_names is None:
+            count = num_classes or _count_classes(label for _, label in pairs)
+            class_names = [f"class {k}" for k in range(count)]
+        elif num_classes not in (None, len(class_names)):
+            raise ValueError(
+                f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one."
+            )
+        super().__init__(
+            name or images.resolve().parent.name,
+            split,
+            class_names,
+            ids,
+            [image for image, _ in pairs],
+            [label for _, label in pairs],
+            transforms,
+        )
+
+    @classmethod
+    def from_root(
+        cls,
+        root: str | Path,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        transforms: Transforms | None = None,
+        name: str | None = None,
+    ) -> "FolderSegmentation":
+        """Open `root`/images/`split` and `root`/labels/`split`.
+
+        With neither `class_names` nor `num_classes`, the label maps of all splits are read once, so that
+        every split gets the same number of classes.
+
+        Raises:
+            FileNotFoundError: the root or the split is missing.
+            ValueError: see the class.
+        """
+        root = Path(root)
+        images, labels = root / "images", root / "labels"
+        if not (images / split).is_dir():
+            known = (
+                ", ".join(sorted(p.name for p in images.iterdir() if p.is_dir())) if images.is_dir() else ""
+            )
+            raise FileNotFoundError(
+                f"{images / split} does not exist. A folder data set holds images/SPLIT and labels/SPLIT; "
+                f"splits found: {known or 'none'}."
+            )
+        if class_names is None and num_classes is None and labels.is_dir():
+            folders = [folder for folder in labels.iterdir() if folder.is_dir()]
+            num_classes = _count_classes(
+                path for folder in folders for path in _files_by_stem(folder).values()
+            )
+        return cls(
+            images / split,
+            labels / split,
+            class_names,
+            num_classes,
+            split,
+            transforms,
+            name or root.resolve().name,
+        )
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {folder} does not exist. Make it, or correct the path.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if path.stem in files:
+            raise ValueError(
+                f"{path} and {files[path.stem].name} share a name, so pairing is unclear: remove one."
+            )
+        files[path.stem] = path
+    if not files:
+        raise ValueError(
+            f"The folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there."
+        )
+    return files
+
+
+def _refuse_unpaired(files: dict[str, Path], partners: dict[str, Path], where: Path) -> None:
+    alone = [path for stem, path in files.items() if stem not in partners]
+    if alone:
+        raise FileNotFoundError(
+            f"{alone[0]} has no partner called {alone[0].stem} in {where} ({len(alone)} of {len(files)} files "
+            "have none): add the missing file, or remove this one."
+        )
+
+
+def _check_headers(image: Path, label: Path) -> None:
+    with _header(image) as picture, _header(label) as label_map:
+        refuse_label_format(label, label_map)
+        if picture.size != label_map.size:
+            raise ValueError(
+                f"{image} is {picture.width}x{picture.height} but its label map {label} is "
+                f"{label_map.width}x{label_map.height} (width x height). Export the label map at that size."
+            )
+
+
+def _header(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} is not an image that can be read ({error}). Export it again, or remove it."
+        ) from error
+
+
+def _count_classes(labels) -> int:
+    largest = 1
+    for path in labels:
+        values = read_labels(path)
+        largest = max(largest, int(values.max(initial=0, where=values != IGNORE_INDEX)))
+    return largest + 1

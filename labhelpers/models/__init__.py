@@ -1,0 +1,29 @@
+"""The networks of the course: one file for each architecture, written to be read beside its paper."""
+
+from typing import Any
+
+from torch import nn
+
+from labhelpers.models.encoders import ResNetEncoder
+from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
+
+__all__ = ["MODELS", "FCN8s", "FCN16s", "FCN32s", "ResNetEncoder", "bilinear_kernel", "build"]
+
+MODELS: dict[str, type[nn.Module]] = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s}
+
+
+def build(name: str, num_classes: int = 21, pretrained: bool = False, **options: Any) -> nn.Module:
+    """The model ``name``, mapping images (B, 3, H, W) float to logits (B, K, H, W).
+
+    Args:
+        name: one of ``MODELS``.
+        num_classes: K.
+        pretrained: ImageNet weights for the encoder (without a network: random ones, and one sentence that says so).
+        **options: the model's own, such as ``backbone="resnet50"`` and ``width=64``.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the known ones.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    return MODELS[name](num_classes=num_classes, pretrained=pretrained, **options)

@@ -1,0 +1,246 @@
+"""Losses for dense prediction: cross-entropy, Dice, focal and their weighted sums.
+
+Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number. The terms of a sum share one log-softmax.
+Each term is a sum over pixels divided by a total over the same pixels (their number, or their class weights); the
+total may come from outside, so that the micro-batches of one step, and the processes of several GPUs, add up to the
+loss of the whole batch: see :class:`Loss`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORE_INDEX = 255
+
+
+class _SoftDice(torch.autograd.Function):
+    """1 - mean soft Dice, from log-probabilities, with its gradient written out.
+
+    It keeps nothing but its inputs for the backward pass, and log_softmax keeps ``log_p`` anyway: autograd through
+    ``exp`` and a one-hot target would hold three more tensors of the size of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, target: Tensor, ignore_index: int, smooth: float) -> Tensor:
+        """log_p (B, K, N) float, target (B, N) int64 -> scalar."""
+        num_classes = log_p.shape[1]
+        valid = target != ignore_index
+        index = torch.where(valid, target, 0).unsqueeze(1)  # (B, 1, N); void pixels are weighted by zero below
+        weight = valid.to(log_p.dtype)
+        p = log_p.exp()
+        predicted = (p @ weight.unsqueeze(2)).sum((0, 2))
+        per_image = log_p.new_zeros(len(log_p), num_classes)  # one image at a time: short sums stay exact in float32
+        hit = per_image.scatter_add(1, index[:, 0], p.gather(1, index)[:, 0] * weight).sum(0)
+        present = per_image.scatter_add(1, index[:, 0], weight).sum(0)
+
+        counted = (present > 0).to(log_p.dtype)
+        counted /= counted.sum().clamp_min(1)
+        size = predicted + present + smooth
+        dice = (2 * hit + smooth) / size
+        # dL/dp at a pixel of class t: -2/size_t on its own class, + dice_k/size_k on every class k.
+        ctx.save_for_backward(log_p, target, counted * dice / size, -2 * counted / size)
+        ctx.ignore_index = ignore_index
+        return (counted * (1 - dice)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        log_p, target, every_class, own_class = ctx.saved_tensors
+        valid = target != ctx.ignore_index
+        index = torch.where(valid, target, 0)
+        # dL/dlog_p = p dL/dp
+        grad = log_p.exp().mul_((grad_output * every_class)[:, None])
+        own = log_p.gather(1, index[:, None]).exp_().mul_((grad_output * own_class)[index][:, None])
+        grad.scatter_add_(1, index[:, None], own)
+        return grad.mul_(valid[:, None]), None, None, None
+
+
+def _nll(log_p: Tensor, target: Tensor, ignore_index: int, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each pixel, zero where the target is void: (B, N)."""
+    return functional.nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
+
+
+class CrossEntropy:
+    """Sum over valid pixels of w_t (-log p_t), over the sum of w_t; w = 1 without class weights."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
+        self.ignore_index, self.class_weights = ignore_index, class_weights
+
+    def total(self, target: Tensor) -> Tensor:
+        """What the sum is divided by; adds up over parts of a batch."""
+        valid = target != self.ignore_index
+        if self.class_weights is None:
+            return valid.sum()
+        return (self.class_weights.to(target.device)[torch.where(valid, target, 0)] * valid).sum()
+
+    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        weight = None if self.class_weights is None else self.class_weights.to(log_p)
+        return _divide(_nll(log_p, target, self.ignore_index, weight).sum(), total)
+
+
+class Focal:
+    """Softmax focal loss, -alpha_t (1 - p_t)^gamma log p_t, a mean over valid pixels.
+
+    Lin et al., Focal Loss for Dense Object Detection (2017), equation 5, with the softmax probability of the target's
+    class as p_t. ``alpha`` is one number or one for each class. The modulating factor comes from the cross-entropy
+    itself, 1 - p_t = 1 - exp(-CE), so that focal costs little more than cross-entropy.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, alpha: float | Tensor = 0.25, gamma: float = 2.0):
+        if gamma != 0 and gamma < 1:
+            raise ValueError(f"gamma={gamma}: must be 0 or at least 1 (between them the gradient is infinite at p = 1)")
+        self.ignore_index, self.alpha, self.gamma = ignore_index, alpha, gamma
+
+    def total(self, target: Tensor) -> Tensor:
+        return (target != self.ignore_index).sum()
+
+    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        nll = _nll(log_p, target, self.ignore_index)
+        loss = (-torch.expm1(-nll)) ** self.gamma * nll
+        if isinstance(self.alpha, Tensor):
+            valid = target != self.ignore_index
+            loss = loss * self.alpha.to(log_p)[torch.where(valid, target, 0)]
+        else:
+            loss = loss * self.alpha
+        return _divide(loss.sum(), total)
+
+
+class Dice:
+    """Soft Dice loss: 1 - (2 sum p g + s) / (sum p + sum g + s), sums over the batch's valid pixels, s = 1.
+
+    A mean over the classes present in the batch's target (Milletari et al., V-Net (2016), with plain instead of
+    squared sums): an absent class has no overlap to gain, and its pixels are already pushed down through the others.
+    A ratio of sums does not add up over parts of a batch: with micro-batches each part's loss counts by its share of
+    valid pixels, which is close to the whole batch's Dice loss, not equal to it.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0):
+        self.ignore_index, self.smooth = ignore_index, smooth
+
+    def total(self, target: Tensor) -> Tensor:
+        return (target != self.ignore_index).sum()
+
+    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        share = _divide(self.total(target).to(log_p.dtype), total)
+        return _SoftDice.apply(log_p, target, self.ignore_index, self.smooth) * share
+
+
+def _divide(numerator: Tensor, total: Tensor) -> Tensor:
+    """numerator / total, and 0 where everything is void."""
+    total = total.to(numerator.dtype)
+    return numerator / torch.where(total > 0, total, 1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A weighted sum of terms on one log-softmax. Called with logits (B, K, H, W) and target (B, H, W), gives a scalar.
+
+    ``loss.total(target)`` has one number for each term and adds up over parts of a batch. With ``total`` of the whole
+    batch, the losses of its parts add up to the loss of the whole (exactly for cross-entropy and focal, see
+    :class:`Dice`)::
+
+        total = loss.total(target)
+        sum(loss(x, y, total) for x, y in zip(logits.chunk(4), target.chunk(4))) == loss(logits, target)
+
+    A batch that is void everywhere has loss 0 and gradient 0.
+    """
+
+    terms: tuple[tuple[float, CrossEntropy | Focal | Dice], ...]
+
+    def total(self, target: Tensor) -> Tensor:
+        """target (B, H, W) uint8 or int64 -> (T,) float, the divisor of each of the T terms."""
+        return torch.stack([term.total(target.long()).float() for _, term in self.terms])
+
+    def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
+        if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
+            raise ValueError(
+                f"logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (B, K, H, W) and "
+                "(B, H, W). Logits of another size must be resized to the target's first."
+            )
+        total = self.total(target) if total is None else total
+        with torch.autocast(logits.device.type, enabled=False):  # sums over a million pixels need float32
+            if logits.dtype in (torch.bfloat16, torch.float16):
+                logits = logits.float()
+            log_p = functional.log_softmax(logits.flatten(2), 1)
+            flat = target.flatten(1).long()
+            weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
+        return torch.stack(weighted).sum()
+
+
+_Weights = Sequence[float] | Tensor | None
+_TERMS: dict[str, Callable[[int, Tensor | None], CrossEntropy | Focal | Dice]] = {
+    "ce": lambda ignore, weights: CrossEntropy(ignore),
+    "weighted_ce": CrossEntropy,
+    "dice": lambda ignore, weights: Dice(ignore),
+    "focal": lambda ignore, weights: Focal(ignore),
+    "weighted_focal": Focal,  # the class weights are alpha
+}
+LOSSES = tuple(_TERMS)
+
+
+def parse_loss(name: str) -> list[tuple[float, str]]:
+    """``"ce+0.5*dice"`` -> ``[(1.0, "ce"), (0.5, "dice")]``.
+
+    Raises:
+        ValueError: for an unknown term; the message lists the known ones.
+    """
+    terms = []
+    for part in name.split("+"):
+        match = re.fullmatch(r"\s*(?:(\d+\.?\d*|\.\d+)\s*\*)?\s*(\w+)\s*", part)
+        if match is None or match[2] not in _TERMS:
+            raise ValueError(
+                f"unknown loss {part.strip()!r} in loss={name!r}; known: {', '.join(LOSSES)}, and sums of them such as "
+                "'ce+0.5*dice'"
+            )
+        terms.append((float(match[1] or 1), match[2]))
+    return terms
+
+
+def build_loss(name: str, class_weights: _Weights = None, ignore_index: int = IGNORE_INDEX) -> Loss:
+    """The loss of that name: one of ``LOSSES`` or a sum of them with weights, such as ``"ce+0.5*dice"``.
+
+    Args:
+        class_weights: (K,) positive numbers, for the terms whose name starts with ``weighted_``.
+
+    Raises:
+        ValueError: unknown name (the message lists the known), class weights missing, wrong or used by no term.
+    """
+    parsed = parse_loss(name)
+    weighted = [term for _, term in parsed if term.startswith("weighted_")]
+    if weighted and class_weights is None:
+        raise ValueError(f"loss={name!r} needs class_weights (one number for each class); see data.class_weights")
+    if class_weights is not None:
+        if not weighted:
+            raise ValueError(f"class_weights given, but loss={name!r} uses none; use 'weighted_ce' or 'weighted_focal'")
+        class_weights = torch.as_tensor(class_weights, dtype=torch.float32)
+        if class_weights.ndim != 1 or not bool((class_weights.isfinite() & (class_weights >= 0)).all()):
+            raise ValueError(f"class_weights must be finite numbers >= 0, one for each class, got {class_weights}")
+    return Loss(tuple((weight, _TERMS[term](ignore_index, class_weights)) for weight, term in parsed))
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, class_weights: _Weights = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Mean cross-entropy over valid pixels, weighted by class if asked. logits (B, K, H, W), target (B, H, W)."""
+    return build_loss("ce" if class_weights is None else "weighted_ce", class_weights, ignore_index)(logits, target)
+
+
+def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0) -> Tensor:
+    """Soft Dice loss over the classes present, see :class:`Dice`. logits (B, K, H, W), target (B, H, W)."""
+    return Loss(((1.0, Dice(ignore_index, smooth)),))(logits, target)
+
+
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float | Sequence[float] | Tensor = 0.25,
+    gamma: float = 2.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Softmax focal loss, see :class:`Focal`. logits (B, K, H, W), target (B, H, W), alpha one number or (K,)."""
+    alpha = alpha if isinstance(alpha, float | int) else torch.as_tensor(alpha, dtype=torch.float32)
+    return Loss(((1.0, Focal(ignore_index, alpha, gamma)),))(logits, target)

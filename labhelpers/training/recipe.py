@@ -1,0 +1,105 @@
+"""Every number of a training run, checked when it is written down."""
+
+import math
+from dataclasses import dataclass, field
+
+from ..data.transforms import Augmentation
+from .losses import parse_loss
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. Two runs with equal recipes, models and data end with equal weights (on one kind of CPU).
+
+    The budgets' own numbers stand in ``config.py``; the defaults here are the course's: AdamW 1e-4, weight decay 1e-4,
+    batch 8, crop 256. Raises ValueError naming the argument, what was found and what is allowed.
+    """
+
+    steps: int  # optimizer steps of the whole run
+    batch_size: int = 8  # images per optimizer step, all micro-batches and processes together
+    accumulate: int = 1  # micro-batches per optimizer step, when the batch does not fit into memory at once
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    oversample_rare: bool = False  # draw images with rare classes more often
+
+    loss: str = "ce"  # see losses.LOSSES; sums such as "ce+0.5*dice"
+    class_weights: str | tuple[float, ...] | None = None  # a method of data.class_weights, or numbers; weighted_ losses
+
+    optimizer: str = "adamw"
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # of sgd
+    backbone_factor: float = 1.0  # learning rate of model.encoder over that of the rest; 0.1 for a pretrained encoder
+    clip_norm: float | None = None  # largest norm of the gradient
+    freeze_encoder_steps: int = 0  # for so many steps the encoder stays as it is, batch-norm statistics included
+
+    schedule: str = "poly"
+    warmup_steps: int = 0  # linear from lr / warmup_steps to lr, before and on top of any schedule
+    power: float = 0.9  # of poly
+    milestones: tuple[int, ...] = ()  # steps after which the rate is multiplied by gamma
+    step_size: int = 0  # of step: the rate is multiplied by gamma every so many steps
+    gamma: float = 0.1  # of step and milestones
+    plateau_patience: int = 5  # evaluations without a better best_metric before the rate is multiplied ...
+    plateau_factor: float = 0.5  # ... by this
+
+    precision: str = "auto"  # bf16 where the device computes in it, else fp16 on a GPU, else no (float32)
+    eval_every: int = 0  # steps between evaluations; 0: only at the end
+    best_metric: str = "mean_iou"  # the best checkpoint is chosen by this score of the validation set
+    seed: int = 0  # of the data order, the augmentation and dropout
+
+    save_every: int = 200  # steps between checkpoints
+    workers: int = 0  # processes that read and augment; has no influence on the result
+    wandb: bool = False  # log to Weights & Biases too; WANDB_MODE wins
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "plateau_patience", "save_every"):
+            self._require(name, "a whole number >= 1", _whole(getattr(self, name)) and getattr(self, name) >= 1)
+        for name in ("freeze_encoder_steps", "warmup_steps", "step_size", "eval_every", "workers", "seed"):
+            self._require(name, "a whole number >= 0", _whole(getattr(self, name)) and getattr(self, name) >= 0)
+        for name in ("lr", "power", "gamma", "plateau_factor"):
+            self._require(name, "a number > 0", _real(getattr(self, name)) and getattr(self, name) > 0)
+        for name in ("weight_decay", "momentum", "backbone_factor"):
+            self._require(name, "a number >= 0", _real(getattr(self, name)) and getattr(self, name) >= 0)
+        for name, known in {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "best_metric": METRICS,
+        }.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        self._require("momentum", "below 1", self.momentum < 1)
+        self._require("plateau_factor", "below 1", self.plateau_factor < 1)
+        self._require("clip_norm", "None or a number > 0", self.clip_norm is None or self.clip_norm > 0)
+        self._require("accumulate", f"at most batch_size={self.batch_size}", self.accumulate <= self.batch_size)
+        self._require("augmentation", "an Augmentation", isinstance(self.augmentation, Augmentation))
+        self._require("warmup_steps", f"below steps={self.steps}", self.warmup_steps < self.steps)
+        if self.schedule == "step":
+            self._require("step_size", "a whole number >= 1 with schedule='step'", self.step_size >= 1)
+        if self.schedule == "milestones":
+            rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+            self._require("milestones", "rising steps with schedule='milestones'", self.milestones and rising)
+        if self.schedule == "plateau":
+            self._require("eval_every", ">= 1 with schedule='plateau', which follows the score", self.eval_every >= 1)
+        weighted = any(term.startswith("weighted_") for _, term in parse_loss(self.loss))
+        if weighted != (self.class_weights is not None):
+            raise ValueError(
+                f"loss={self.loss!r} and class_weights={self.class_weights!r} do not belong together: class weights "
+                "are for 'weighted_ce' and 'weighted_focal', and these need them"
+            )
+
+    def _require(self, name: str, rule: str, holds: object) -> None:
+        if not holds:
+            raise ValueError(f"Recipe({name}={getattr(self, name)!r}): must be {rule}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,79 @@
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from labhelpers import config
+from labhelpers.network import reachable
+
+
+def test_unknown_profile_lists_the_known(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "huge")
+    with pytest.raises(ValueError, match="LAB_PROFILE='huge'; known: tiny, smoke, lab, full"):
+        config.profile()
+
+
+@pytest.mark.parametrize("name", config.PROFILES)
+def test_every_profile_makes_a_valid_recipe_and_augmentation(name, monkeypatch):
+    from labhelpers.data import Augmentation
+    from labhelpers.training import Recipe
+
+    monkeypatch.setenv("LAB_PROFILE", name)
+    profile = config.profile()
+    assert profile.name == name
+    recipe = Recipe(steps=profile.training_steps(1464), **profile.recipe)
+    assert recipe.warmup_steps < recipe.steps
+    assert Augmentation(**profile.augmentation).crop <= profile.scene_size
+
+
+def test_steps_follow_the_epochs():
+    assert config.PROFILES["full"].training_steps(1464) == 50 * (1464 // 16)
+    assert config.PROFILES["full"].training_steps(3) == 50
+
+
+def test_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "a"))
+    assert config.data_root() == tmp_path / "a" / "data"
+    assert config.checkpoints_root().is_dir()
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "drive"))
+    assert config.checkpoints_root() == tmp_path / "drive"
+    assert (tmp_path / "drive").is_dir()
+
+
+def python(code: str, **environment: str) -> str:
+    import os
+
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment}, check=True
+    )
+    return run.stdout + run.stderr
+
+
+def test_importing_labhelpers_makes_threads_wait_passively():
+    code = "import labhelpers, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    assert python(code) == "PASSIVE False\n"
+    assert python(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE False\n"
+
+
+def test_torch_first_gives_one_warning_with_the_remedy():
+    printed = python("import torch, labhelpers, labhelpers.models")
+    assert printed.count("Warning") == 1
+    assert "import labhelpers before torch" in printed
+    assert python("import torch, labhelpers", OMP_WAIT_POLICY="PASSIVE") == ""
+
+
+def test_reachable():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert reachable(f"http://127.0.0.1:{port}/file")
+    assert not reachable(f"http://127.0.0.1:{port}/file")
+
+
+def test_an_unanswered_look_up_does_not_hold_anybody_up(monkeypatch):
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(5))
+    start = time.perf_counter()
+    assert not reachable("https://example.invalid/file", timeout=0.2)
+    assert time.perf_counter() - start < 2
