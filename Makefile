@@ -1,6 +1,7 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
 # make test   lint, unit tests, and the notebooks through nbval in the profile tiny
 # make lab    open JupyterLab
+# make release   student versions, without answers, into build/release
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -8,7 +9,7 @@ STAMP := .venv/installed
 # Threads that wait without spinning: on few cores the default makes a training step up to 30 times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: labs test lint lab refresh clean
+.PHONY: labs test lint lab release refresh clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -24,6 +25,9 @@ lint: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=.
+
+release: $(STAMP)
+	$(BIN)/python -m labhelpers.course.release notebooks --out build/release
 
 # For authors: store the outputs of a smoke run in the notebooks themselves.
 refresh: $(STAMP)

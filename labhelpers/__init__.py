@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     if "torch" in sys.modules:
         warnings.warn(
-            "torch was imported before labhelpers, so OMP_WAIT_POLICY=PASSIVE comes too late and training on a CPU may be "
-            "many times slower. Remedy: restart the kernel and import labhelpers before torch.",
+            "torch was imported before labhelpers, so OMP_WAIT_POLICY=PASSIVE comes too late and training on a CPU may "
+            "be many times slower. Remedy: restart the kernel and import labhelpers before torch.",
             stacklevel=2,
         )
     else:

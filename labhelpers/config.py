@@ -61,7 +61,13 @@ _COURSE_RECIPE = {
     "schedule": "poly",
     "warmup_steps": 100,
 }
-_COURSE_AUGMENTATION = {"crop": 256, "scale": (0.5, 2.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+_COURSE_AUGMENTATION = {
+    "crop": 256,
+    "scale": (0.5, 2.0),
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+}
 
 PROFILES = {
     "tiny": Profile(
@@ -144,7 +150,7 @@ def profile() -> Profile:
 
 
 def home() -> Path:
-    """The folder that holds ``data/`` and ``checkpoints/``: ``LAB_HOME``, else the checkout, else the current folder."""
+    """The folder of ``data/`` and ``checkpoints/``: ``LAB_HOME``, else the checkout, else the current folder."""
     if os.environ.get("LAB_HOME"):
         return Path(os.environ["LAB_HOME"]).expanduser().resolve()
     checkout = Path(__file__).resolve().parent.parent
@@ -157,7 +163,7 @@ def data_root() -> Path:
 
 
 def checkpoints_root() -> Path:
-    """Where weights, logs and the results table lie; created on use. ``LAB_CHECKPOINTS`` puts it elsewhere (a Drive)."""
+    """Where weights, logs and the results table lie, ``LAB_CHECKPOINTS`` if set (a Drive, say); created on use."""
     return _created(Path(os.environ.get("LAB_CHECKPOINTS") or home() / "checkpoints"))
 
 

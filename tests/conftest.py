@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-import labhelpers  # noqa: F401  (sets OMP_WAIT_POLICY before any test imports torch)
 import pytest
+
+import labhelpers  # noqa: F401  (sets OMP_WAIT_POLICY before any test imports torch)
 
 
 @pytest.fixture(autouse=True)

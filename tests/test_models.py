@@ -27,9 +27,7 @@ def test_encoder_equals_torchvision_with_the_same_weights(backbone):
     with torch.inference_mode():
         features = ours(images)
         x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-        for feature, stage in zip(
-            features, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True
-        ):
+        for feature, stage in zip(features, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True):
             x = stage(x)
             torch.testing.assert_close(feature, x)
     assert tuple(f.shape[1] for f in features) == ours.channels
@@ -59,8 +57,7 @@ def test_score_layers_follow_the_encoder():
         512,
     )
     assert [
-        (m.kernel_size[0], m.stride[0], m.padding[0])
-        for m in (model.upscore2, model.upscore_pool4, model.upscore8)
+        (m.kernel_size[0], m.stride[0], m.padding[0]) for m in (model.upscore2, model.upscore_pool4, model.upscore8)
     ] == [(4, 2, 1), (4, 2, 1), (16, 8, 4)]
 
 
@@ -129,7 +126,7 @@ def test_without_a_network_one_sentence_and_random_weights(monkeypatch, capsys, 
 
 
 def test_pretrained_weights_are_the_published_file(monkeypatch, tmp_path):
-    """The real loading code on a file that stands in for torchvision's, in its cache folder and with its hash in the name."""
+    """The real loading code on a file that stands in for torchvision's, its hash in its name."""
     import hashlib
 
     from torchvision.models import ResNet18_Weights, resnet18

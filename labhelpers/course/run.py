@@ -89,7 +89,7 @@ def first_words(source: str, length: int = 70) -> str:
 
 
 def clean_metadata(notebook: nbformat.NotebookNode) -> None:
-    """Drops what differs from run to run and machine to machine, so that a stored notebook changes only with its content."""
+    """Drops what differs from run to run, so that a stored notebook changes only with its content."""
     notebook.metadata.pop("widgets", None)
     if "language_info" in notebook.metadata:
         notebook.metadata.language_info = {"name": "python"}

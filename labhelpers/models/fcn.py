@@ -104,9 +104,7 @@ def upsample_layer(num_classes: int, factor: int, upsampling: str) -> nn.Module:
     """Enlarges (B, K, h, w) to (B, K, factor * h, factor * w)."""
     if upsampling == "transposed":
         # output = (h - 1) * stride - 2 * padding + kernel = factor * h for these three numbers
-        layer = nn.ConvTranspose2d(
-            num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False
-        )
+        layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
         with torch.no_grad():
             layer.weight.copy_(bilinear_kernel(num_classes, 2 * factor))
         return layer
