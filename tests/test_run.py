@@ -25,7 +25,7 @@ def test_runs_in_order_shows_progress_and_writes_html(folder, tmp_path, capsys):
     assert printed.index("[1/2] 01_first") < printed.index("[2/2] 02_second")
     assert "1/2" in printed
     assert "value = 6 * 7" in printed
-    assert "results table is empty" in printed
+    assert "No results yet" in printed
     assert str(tmp_path / "out") in printed
     assert "answer 42" in (tmp_path / "out" / "02_second.html").read_text()
     executed = nbformat.read(tmp_path / "out" / "01_first.ipynb", as_version=4)

@@ -59,6 +59,7 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
         notebook,
         timeout=None,
         kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # each start would warn of its loopback connection
         resources={"metadata": {"path": str(source.parent)}},
         on_cell_start=cell_starts,
         on_cell_executed=cell_ends,
@@ -105,11 +106,13 @@ def write_html(notebook: nbformat.NotebookNode, title: str, out: Path) -> None:
 
 
 def results_markdown() -> str:
-    """The running results table as text, or a sentence when no notebook has filled it yet."""
+    """The results tables as text, one for each protocol, or a sentence when no notebook has filled one yet."""
     from labhelpers.evaluation import ResultsTable
 
-    table = ResultsTable(config.checkpoints_root() / "results.json")
-    return table.to_markdown() if len(table) else "The results table is empty: nothing was trained in this profile."
+    tables = [ResultsTable(path) for path in sorted(config.checkpoints_root().glob("results-*.json"))]
+    if not tables:
+        return f"No results yet: nothing was trained, or only in the profile {config.PROFILES['tiny'].name}."
+    return "\n".join(table.to_markdown() for table in tables)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -117,9 +117,9 @@ class SegmentationDataset(Dataset):
         unknown = (labels >= self.num_classes) & (labels != self.ignore_index)
         if unknown.any():
             raise ValueError(
-                f"{self._labels[index]} holds the label {labels[unknown][0]} ({unknown.sum()} pixels have unknown "
-                f"labels), but {self.name} has the labels 0..{self.num_classes - 1} and 255 for void. Correct the "
-                "file, or give the data set as many classes as its files use."
+                f"{self._labels[index]} holds the label {labels[unknown][0]} ({unknown.sum()} unknown pixels), "
+                f"but {self.name} has the labels 0..{self.num_classes - 1}, and 255 for void. Correct the file, "
+                "or give the data set as many classes as its files use."
             )
         return torch.from_numpy(labels)
 
@@ -130,7 +130,7 @@ class SegmentationDataset(Dataset):
             FileNotFoundError: the data set has no instance masks.
         """
         raise FileNotFoundError(
-            f"{self.name} has no instance masks: only a folder in VOC layout with SegmentationObject has them."
+            f"{self.name} has no instance masks: only VOC-layout folders with SegmentationObject do."
         )
 
     def decode_target(self, target: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -159,9 +159,7 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(path)
         image.load()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing. Put it back, or take its name out of the split's list."
-        ) from None
+        raise FileNotFoundError(f"{path} is missing. Put it back, or take its name out of the split's list.") from None
     except (OSError, SyntaxError) as error:  # PIL reports a broken PNG chunk as a SyntaxError
         raise ValueError(
             f"{path} cannot be decoded ({error}). It is damaged or not an image: fetch or export it again, "
@@ -193,7 +191,7 @@ def refuse_label_format(path: Path, image: Image.Image) -> None:
     if image.mode not in ("P", "L"):
         raise ValueError(
             f"{path} is a label map of mode {image.mode}, not a single channel of 8 bits (palette P or grey "
-            "L). Save the label numbers themselves; where colours stand for classes, map them to numbers first."
+            "L). Save the label numbers themselves; where colours stand for classes, map them to numbers."
         )
 
 

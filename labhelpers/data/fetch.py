@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from labhelpers.data.base import voc_palette
-from labhelpers.data.download import download
+from labhelpers.data.transfer import download
 
 
 @dataclass(frozen=True)
@@ -156,19 +156,12 @@ def _unpack_sbd(tar: tarfile.TarFile, folder: Path, train: set[str], val: set[st
         elif where == ("dataset", "cls"):
             _save(folder, f"SegmentationClassAug/{path.stem}.png", _to_png(tar.extractfile(member).read()))
     added = listed - train - val
-    for item in added:
-        if not (
-            (folder / f"JPEGImages/{item}.jpg").exists()
-            and (folder / f"SegmentationClassAug/{item}.png").exists()
-        ):
-            raise RuntimeError(
-                f"{tar.name} lists {item} without its picture or label map: it is not SBD's release."
-            )
-    _save(
-        folder,
-        "ImageSets/Segmentation/trainaug.txt",
-        "".join(f"{n}\n" for n in sorted(train | added)).encode(),
-    )
+    places = ("JPEGImages/{}.jpg", "SegmentationClassAug/{}.png")
+    for item in sorted(added):
+        if not all((folder / place.format(item)).is_file() for place in places):
+            raise RuntimeError(f"{tar.name} lists {item} without its picture or label map: it is not SBD's release.")
+    names = "".join(f"{item}\n" for item in sorted(train | added))
+    _save(folder, "ImageSets/Segmentation/trainaug.txt", names.encode())
 
 
 def _to_png(mat: bytes) -> bytes:
@@ -191,9 +184,7 @@ def _save(folder: Path, name: str, data: bytes) -> None:
     """Write `folder`/`name`; a name made from what an archive holds must not lead outside the folder."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise RuntimeError(
-            f"The archive holds the file name {name!r}, which leads outside {folder}: do not use it."
-        )
+        raise RuntimeError(f"The archive holds the file name {name!r}, which leads outside {folder}: do not use it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -208,7 +199,7 @@ def _write_manifest(folder: Path, key: str) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    _manifest(folder, key).write_text(json.dumps({"md5": ARCHIVES[key].md5, "files": files}))
+    _manifest(folder, key).write_text(json.dumps(files))
 
 
 def _intact(folder: Path, key: str) -> bool:
@@ -216,17 +207,22 @@ def _intact(folder: Path, key: str) -> bool:
     path = _manifest(folder, key)
     if not path.is_file():
         return False
-    for name, (size, checksum) in json.loads(path.read_text())["files"].items():
-        file = folder / name
-        if not file.is_file():
-            problem = "is missing"
-        elif file.stat().st_size != size or zlib.crc32(file.read_bytes()) != checksum:
-            problem = "is damaged"
-        else:
-            continue
-        print(f"{file} {problem}, so {ARCHIVES[key].name} is fetched again.")
-        return False
-    return True
+    damaged = _first_damaged(folder, path)
+    if damaged is not None:
+        print(f"{damaged} is missing or damaged, so {ARCHIVES[key].name} is fetched again.")
+    return damaged is None
+
+
+def _first_damaged(folder: Path, manifest: Path) -> Path | None:
+    try:
+        files = json.loads(manifest.read_text())
+    except ValueError:
+        return manifest
+    for name, (size, checksum) in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or zlib.crc32(path.read_bytes()) != checksum:
+            return path
+    return None
 
 
 def _move_in(fresh: Path, target: Path, key: str) -> None:

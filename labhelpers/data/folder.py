@@ -1,6 +1,6 @@
 """A folder of images beside a folder of label maps, the layout that most labelling tools can export."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -74,12 +74,10 @@ class FolderSegmentation(SegmentationDataset):
         for image, label in pairs:
             _check_headers(image, label)
         if class_names is None:
-            count = num_classes or _count_classes(label for _, label in pairs)
+            count = _count_classes(label for _, label in pairs) if num_classes is None else num_classes
             class_names = [f"class {k}" for k in range(count)]
         elif num_classes not in (None, len(class_names)):
-            raise ValueError(
-                f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one."
-            )
+            raise ValueError(f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one.")
         super().__init__(
             name or images.resolve().parent.name,
             split,
@@ -112,18 +110,14 @@ class FolderSegmentation(SegmentationDataset):
         root = Path(root)
         images, labels = root / "images", root / "labels"
         if not (images / split).is_dir():
-            known = (
-                ", ".join(sorted(p.name for p in images.iterdir() if p.is_dir())) if images.is_dir() else ""
-            )
+            known = ", ".join(sorted(p.name for p in images.iterdir() if p.is_dir())) if images.is_dir() else ""
             raise FileNotFoundError(
                 f"{images / split} does not exist. A folder data set holds images/SPLIT and labels/SPLIT; "
                 f"splits found: {known or 'none'}."
             )
         if class_names is None and num_classes is None and labels.is_dir():
             folders = [folder for folder in labels.iterdir() if folder.is_dir()]
-            num_classes = _count_classes(
-                path for folder in folders for path in _files_by_stem(folder).values()
-            )
+            num_classes = _count_classes(path for folder in folders for path in _files_by_stem(folder).values())
         return cls(
             images / split,
             labels / split,
@@ -143,14 +137,10 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in files:
-            raise ValueError(
-                f"{path} and {files[path.stem].name} share a name, so pairing is unclear: remove one."
-            )
+            raise ValueError(f"{path} and {files[path.stem].name} share a name, so pairing is unclear: remove one.")
         files[path.stem] = path
     if not files:
-        raise ValueError(
-            f"The folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there."
-        )
+        raise ValueError(f"The folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there.")
     return files
 
 
@@ -158,8 +148,8 @@ def _refuse_unpaired(files: dict[str, Path], partners: dict[str, Path], where: P
     alone = [path for stem, path in files.items() if stem not in partners]
     if alone:
         raise FileNotFoundError(
-            f"{alone[0]} has no partner called {alone[0].stem} in {where} ({len(alone)} of {len(files)} files "
-            "have none): add the missing file, or remove this one."
+            f"{alone[0]} has no partner called {alone[0].stem} in {where} ({len(alone)} of {len(files)} "
+            "files have none): add the missing file, or remove this one."
         )
 
 
@@ -182,8 +172,8 @@ def _header(path: Path) -> Image.Image:
         ) from error
 
 
-def _count_classes(labels) -> int:
-    largest = 1
+def _count_classes(labels: Iterable[Path]) -> int:
+    largest = 1  # a set with one class has nothing to segment
     for path in labels:
         values = read_labels(path)
         largest = max(largest, int(values.max(initial=0, where=values != IGNORE_INDEX)))

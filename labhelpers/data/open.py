@@ -1,11 +1,12 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
 import os
+from urllib.parse import urlsplit
 
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.download import DownloadError
 from labhelpers.data.fetch import fetch_voc
+from labhelpers.data.transfer import DownloadError
 from labhelpers.data.voc import VOCSegmentation
 
 
@@ -20,14 +21,13 @@ def open_course_data(profile: config.Profile) -> tuple[SegmentationDataset, Segm
     """
     own = os.environ.get("LAB_VOC_ROOT")
     if own:
-        return _say(
-            "Data: {name} from LAB_VOC_ROOT", VOCSegmentation(own, "train"), VOCSegmentation(own, "val")
-        )
+        return _say("Data: {name} from LAB_VOC_ROOT", VOCSegmentation(own, "train"), VOCSegmentation(own, "val"))
     if profile.data == "voc":
         try:
             root = fetch_voc(config.data_root())
         except DownloadError as error:
-            print(f"VOC 2012 cannot be fetched, so the synthetic scenes take its place. {error}")
+            reasons = "; ".join(f"{urlsplit(url).hostname}: {reason}" for url, reason in error.reasons.items())
+            print(f"PASCAL VOC 2012 cannot be fetched ({reasons}), so the synthetic scenes take its place.")
         else:
             return _say("Data: PASCAL VOC 2012", VOCSegmentation(root, "train"), VOCSegmentation(root, "val"))
     return _open_scenes(profile)

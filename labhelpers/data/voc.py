@@ -1,11 +1,12 @@
 """PASCAL VOC 2012 (Everingham et al., IJCV 2015) and every other folder with the same layout.
 
-VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt   one image name per line
-        JPEGImages/NAME.jpg                               the picture
-        SegmentationClass/NAME.png                        palette PNG: 0 background, 1..20 class, 255 rim
-        SegmentationObject/NAME.png                       palette PNG: 0 background, 1.. object, 255 rim
-        (optional) SegmentationClassAug/NAME.png                     SBD's label maps (optional, see
-        `fetch_sbd`)
+    VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt   one image name per line
+            JPEGImages/NAME.jpg                               the picture
+            SegmentationClass/NAME.png                        palette PNG: 0 background, 1..20 class, 255 rim
+            SegmentationObject/NAME.png                       palette PNG: 0 background, 1.. object, 255 rim
+            SegmentationClassAug/NAME.png                     as SegmentationClass, from SBD (see `fetch_sbd`)
+
+The last two are optional.
 """
 
 from pathlib import Path
@@ -56,15 +57,11 @@ class VOCSegmentation(SegmentationDataset):
         ValueError: the split's list is empty.
     """
 
-    def __init__(
-        self, root: str | Path, split: str, transforms: Transforms | None = None, name: str | None = None
-    ):
+    def __init__(self, root: str | Path, split: str, transforms: Transforms | None = None, name: str | None = None):
         self.root = _find_layout(Path(root))
         ids = _read_split(self.root, split)
         images = [self.root / "JPEGImages" / f"{item}.jpg" for item in ids]
-        super().__init__(
-            name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids), transforms
-        )
+        super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids), transforms)
         _refuse_missing(images, f"{self.root / 'ImageSets/Segmentation'}/{split}.txt")
 
     def _find_labels(self, ids: list[str]) -> list[Path]:
@@ -74,8 +71,8 @@ class VOCSegmentation(SegmentationDataset):
         missing = [item for item in ids if f"{item}.png" not in in_own | in_augmented]
         if missing:
             raise FileNotFoundError(
-                f"{own / missing[0]}.png is missing ({len(missing)} of {len(ids)} label maps are): put the label "
-                "maps there, or take the names out of the split's list."
+                f"{own / missing[0]}.png is missing ({len(missing)} of {len(ids)} label maps are): put the "
+                "label maps there, or take the names out of the split's list."
             )
         return [(own if f"{item}.png" in in_own else augmented) / f"{item}.png" for item in ids]
 
@@ -126,9 +123,7 @@ def _read_split(root: Path, split: str) -> list[str]:
     path = lists / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
-        raise FileNotFoundError(
-            f"{path} is missing: there is no split {split!r} here. Splits found: {known}."
-        )
+        raise FileNotFoundError(f"{path} is missing: there is no split {split!r} here. Splits found: {known}.")
     ids = path.read_text().split()
     if not ids:
         raise ValueError(f"{path} is empty: list at least one image name in it, one per line.")

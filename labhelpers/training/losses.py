@@ -1,6 +1,6 @@
 """Losses for dense prediction: cross-entropy, Dice, focal and their weighted sums.
 
-Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number. The terms of a sum share one log-softmax.
+Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number; the terms of a sum share a log-softmax.
 Each term is a sum over pixels divided by a total over the same pixels (their number, or their class weights); the
 total may come from outside, so that the micro-batches of one step, and the processes of several GPUs, add up to the
 loss of the whole batch: see :class:`Loss`.

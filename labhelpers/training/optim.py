@@ -70,31 +70,32 @@ class Schedule:
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe):
         self.optimizer, self.recipe = optimizer, recipe
         self.base = [group["lr"] for group in optimizer.param_groups]
-        self.scale, self.best, self.worse = 1.0, -math.inf, 0
+        self.scale, self.best, self.worse = 1.0, None, 0
 
     def step(self, step: int) -> float:
         """Sets the rates of ``step``; returns that of the head."""
         factor = lr_factor(self.recipe, step) * self.scale
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * factor
-        return self.optimizer.param_groups[0]["lr"]
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        return self.lr
 
     def observe(self, score: float) -> None:
-        """Plateau: multiplies the rate by ``plateau_factor`` when ``plateau_patience`` + 1 scores in a row are no better."""
+        """Plateau: multiplies the rate by its factor after more than ``plateau_patience`` scores that are no better."""
         if self.recipe.schedule != "plateau":
             return
-        if score > self.best:
+        if self.best is None or score > self.best:
             self.best, self.worse = score, 0
             return
         self.worse += 1
         if self.worse > self.recipe.plateau_patience:
             self.scale, self.worse = self.scale * self.recipe.plateau_factor, 0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float | None]:
         """What a schedule does not know from the step alone; JSON."""
         return {"scale": self.scale, "best": self.best, "worse": self.worse}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
         self.scale, self.best, self.worse = state["scale"], state["best"], state["worse"]
 
 

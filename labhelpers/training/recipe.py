@@ -1,15 +1,19 @@
 """Every number of a training run, checked when it is written down."""
 
+import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..data.transforms import Augmentation
+from labhelpers.data.transforms import Augmentation
+
 from .losses import parse_loss
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
-PRECISIONS = ("auto", "no", "bf16", "fp16")
 METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "precision", "recall", "f1")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,13 @@ class Recipe:
                 f"loss={self.loss!r} and class_weights={self.class_weights!r} do not belong together: class weights "
                 "are for 'weighted_ce' and 'weighted_focal', and these need them"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides about the result, as JSON: all but where and how often things are written, and the workers."""
+        numbers = dataclasses.asdict(self)
+        for name in ("save_every", "workers", "wandb"):
+            del numbers[name]
+        return json.loads(json.dumps(numbers))
 
     def _require(self, name: str, rule: str, holds: object) -> None:
         if not holds:

@@ -13,20 +13,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-CONNECT_SECONDS = (
-    1.0  # an address that does not answer by then is passed over; all are tried at the same time
-)
+CONNECT_SECONDS = 1.0  # an address that does not answer by then is passed over; all are tried at the same time
 READ_SECONDS = 20.0  # silence after which a connection counts as broken
 RATE_WINDOW_SECONDS = 30.0  # over each such window ...
 LOWEST_RATE = 20_000  # ... an address must deliver at least this many bytes a second (2 GB would take a day)
-ATTEMPTS = 5  # connections to one address that may end, one after the other, with less than _PROGRESS gained
+ATTEMPTS = 3  # connections to one address that may end, one after the other, with less than _PROGRESS gained
 RETRY_SECONDS = 0.5  # pause before the second of them, twice that before the third, ...
 _PROGRESS = 1 << 20
 _CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
-    """No address delivered the file. The message lists each address with its own reason."""
+    """No address delivered the file. The message, and `reasons`, give each address with its own reason."""
+
+    def __init__(self, path: Path, reasons: dict[str, str]):
+        self.reasons = reasons
+        tried = "".join(f"\n  {url}: {reason}" for url, reason in reasons.items())
+        super().__init__(
+            f"{path.name} could not be fetched. Check the network, or put the file at {path} by hand. Tried:{tried}"
+        )
 
 
 class _AddressFailed(Exception):
@@ -86,10 +91,7 @@ def download(
         else:
             os.replace(part, path)
             return path
-    raise DownloadError(
-        f"{path.name} could not be fetched. Check the network, or put the file at {path} by hand. Tried:\n"
-        + "\n".join(f"  {url}: {reasons[url]}" for url in urls)
-    )
+    raise DownloadError(path, {url: reasons[url] for url in urls})
 
 
 def find_damage(path: Path, hashes: dict[str, str], size: int | None) -> str | None:
@@ -156,7 +158,7 @@ def _refuse_full_disk(part: Path, size: int | None) -> None:
 
 
 def _fetch_checked(url: str, part: Path, hashes: dict[str, str], size: int | None) -> None:
-    """Complete `part` from `url` and check it; as a wrong hash may be the old part's fault, start over once."""
+    """Complete `part` and check it; a wrong hash may be the old part's fault, so start over once."""
     resumed = _size(part) > 0
     _fetch(url, part, size)
     problem = find_damage(part, hashes, size)
@@ -189,9 +191,6 @@ def _continue(url: str, part: Path, size: int | None) -> None:
     start = _size(part)
     if size is not None and start == size:
         return
-    if size is not None and start > size:
-        part.unlink()
-        start = 0
     with _open(url, start, part) as response:
         resumes = response.status == http.client.PARTIAL_CONTENT
         if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):

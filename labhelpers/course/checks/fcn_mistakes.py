@@ -1,0 +1,99 @@
+"""What known mistakes in an FCN's forward pass give, so that a check can name them by their numbers.
+
+Everything is computed with the layers of the reference, which has the same weights as the student's network.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
+"""Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
+
+Mistakes = Iterator[tuple[Tensor, str]]  # computed one by one, and only for an answer that is wrong
+
+
+def wrong_logits(model: nn.Module, images: Tensor, factors: Mapping[str, int]) -> Mistakes:
+    """Wrong logits for a size divisible by 32; ``factors`` has the upsampling layers in their order."""
+    logits = model(images)
+    applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
+    shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
+    yield logits.softmax(1), f"there is a softmax {applied}"
+    yield logits.log_softmax(1), f"there is a log_softmax {applied}"
+    yield logits.sigmoid(), f"there is a sigmoid {applied}"
+    yield logits.relu(), "there is a ReLU on the logits: scores may be negative, leave it out."
+    for names in (list(factors), list(factors)[-1:]):
+        yield _without_padding(model, names)(images), shifted
+    if len(factors) == 3:
+        swapped = copy.deepcopy(model)
+        swapped.upscore2, swapped.upscore_pool4 = swapped.upscore_pool4, swapped.upscore2
+        hint = "upscore2 and upscore_pool4 are exchanged: upscore2 enlarges score_fr, upscore_pool4 the sum."
+        yield swapped(images), hint
+    if len(factors) > 1:
+        for combine, hint in (
+            (torch.mul, "the scores are multiplied: add them."),
+            (torch.sub, "the scores are subtracted: add them."),
+            (lambda x, skip: (x + skip) / 2, "the scores are averaged: add them."),
+            (lambda x, skip: (x + skip).relu(), "there is a ReLU after the sum: scores are added as they are."),
+        ):
+            yield _forward(model, images, factors, combine=combine), hint
+
+
+def wrong_odd_logits(model: nn.Module, images: Tensor, factors: Mapping[str, int]) -> Mistakes:
+    """Wrong logits for a size that is not divisible by 32."""
+    where = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
+    for fit, what in (
+        (_keep_centre, "crop around the centre"),
+        (_keep_bottom_right, "crop at the top and at the left"),
+        (_resize, "resize, which shifts the scores"),
+        (_resize_corners, "resize, which shifts the scores"),
+    ):
+        yield _forward(model, images, factors, fit=fit), f"for an odd size you {what}: {where}"
+
+
+def _without_padding(model: nn.Module, names: list[str]) -> nn.Module:
+    model = copy.deepcopy(model)
+    for name in names:
+        getattr(model, name).padding = (0, 0)
+    return model
+
+
+def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _keep_centre(x: Tensor, like: Tensor) -> Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
+    return _keep_top_left(x[..., top:, left:], like)
+
+
+def _keep_bottom_right(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., x.shape[-2] - like.shape[-2] :, x.shape[-1] - like.shape[-1] :]
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _resize_corners(x: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _forward(
+    model: nn.Module,
+    images: Tensor,
+    factors: Mapping[str, int],
+    fit: Callable[[Tensor, Tensor], Tensor] = _keep_top_left,
+    combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
+) -> Tensor:
+    """The forward pass of any of the three networks, with another way to make sizes agree or to combine scores."""
+    features = model.encoder(images)
+    scores = [getattr(model, name)(features[stage]) for name, stage in list(STAGES.items())[: len(factors)]]
+    *ups, last = (getattr(model, name) for name in factors)
+    x = scores[0]
+    for up, skip in zip(ups, scores[1:], strict=True):
+        x = combine(fit(up(x), skip), skip)
+    return fit(last(x), images)

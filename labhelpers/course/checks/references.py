@@ -1,0 +1,107 @@
+"""The answers that notebooks go on with when a student's is not right yet: the library's where it has one."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from labhelpers import models
+from labhelpers.evaluation.confusion import scores
+from labhelpers.models.fcn import score_layer, upsample_layer
+
+
+def mean_iou(matrix: Tensor) -> float:
+    """matrix (K, K) int64, rows target -> mean IoU over the classes that occur in target or prediction."""
+    return scores(matrix.numpy()).mean_iou
+
+
+def class_weights(pixels: Tensor) -> Tensor:
+    """pixels (K,) int64 -> float32 (K,): inverse square root of frequency, mean 1 over classes that occur, else 0."""
+    occurs = pixels > 0
+    weights = torch.where(occurs, pixels.clamp_min(1).double().rsqrt(), 0)
+    return (weights / weights[occurs].mean()).float()
+
+
+def crop(x: Tensor, top: int, left: int, size: int, fill: int) -> Tensor:
+    """The window (..., size, size) of x (..., H, W) that starts at (top, left); ``fill`` where it leaves x."""
+    padded = functional.pad(x, (size, size, size, size), value=fill)
+    return padded[..., top + size : top + 2 * size, left + size : left + 2 * size]
+
+
+def joint_crop_flip(image: Tensor, target: Tensor, top: int, left: int, size: int, flip: bool) -> tuple[Tensor, Tensor]:
+    """The same window, mirrored left to right if asked, of image (3, H, W) and target (H, W)."""
+    image, target = crop(image, top, left, size, fill=0), crop(target, top, left, size, fill=255)
+    return (image.flip(-1), target.flip(-1)) if flip else (image, target)
+
+
+def linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
+    """The convolution that gives what flattening (channels, height, width) and ``linear`` give."""
+    conv = nn.Conv2d(channels, linear.out_features, (height, width))
+    with torch.no_grad():
+        conv.weight.copy_(linear.weight.view_as(conv.weight))
+        conv.bias.copy_(linear.bias)
+    return conv
+
+
+def transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+    """Pixels along one side of a transposed convolution's output."""
+    return (size - 1) * stride - 2 * padding + kernel
+
+
+def transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel stamps its multiple of the kernel."""
+    height, width = x.shape
+    k = len(kernel)
+    out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
+    for i in range(height):
+        for j in range(width):
+            out[i * stride : i * stride + k, j * stride : j * stride + k] += x[i, j] * kernel
+    return out
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """float32 (size, size), the tent of bilinear interpolation by the factor size / 2."""
+    return models.bilinear_kernel(1, size)[0, 0]
+
+
+class FCN32s(models.FCN32s):
+    """The library's FCN-32s around an encoder that exists already."""
+
+    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
+        _around(self, encoder, num_classes, ("score_fr",), {"upscore32": 32})
+
+
+class FCN16s(models.FCN16s):
+    """The library's FCN-16s around an encoder that exists already."""
+
+    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
+        _around(self, encoder, num_classes, ("score_fr", "score_pool4"), {"upscore2": 2, "upscore16": 16})
+
+
+class FCN8s(models.FCN8s):
+    """The library's FCN-8s around an encoder that exists already."""
+
+    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
+        scores = ("score_fr", "score_pool4", "score_pool3")
+        _around(self, encoder, num_classes, scores, {"upscore2": 2, "upscore_pool4": 2, "upscore8": 8})
+
+
+def _around(
+    model: nn.Module, encoder: models.ResNetEncoder, num_classes: int, scores: tuple[str, ...], factors: dict[str, int]
+) -> None:
+    """The layers of a library FCN without its constructor, which would make an encoder of its own first."""
+    nn.Module.__init__(model)
+    model.encoder = encoder
+    for name, channels in zip(scores, reversed(encoder.channels), strict=False):
+        setattr(model, name, score_layer(channels, num_classes))
+    for name, factor in factors.items():
+        setattr(model, name, upsample_layer(num_classes, factor, "transposed"))
+
+
+def train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
+    model.train()
+    optimizer.zero_grad()
+    loss = functional.cross_entropy(model(images), targets, ignore_index=255)
+    loss.backward()
+    optimizer.step()
+    return loss.item()

@@ -1,0 +1,121 @@
+"""Scores in a narrow band around true edges: the trimap curve.
+
+Most pixels lie far from any edge and are easy, so a score over the whole picture hardly moves when edges get better.
+Kohli et al., "Robust higher order potentials for enforcing label consistency" (IJCV 2009), therefore score only a band
+around the edges and plot the score over the band's width; the DeepLab papers (Chen et al., 2015 and later) do the same.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from labhelpers.evaluation.confusion import METRICS, confusion_matrix
+
+
+def edge_distance(target: torch.Tensor, limit: int) -> torch.Tensor:
+    """Return the distance from each pixel to the nearest pixel with another label.
+
+    The distance is the chessboard one: d is the smallest number for which the square of side 2 d + 1 around the pixel
+    holds another label. Void counts as a label here: in VOC the rim of 255 lies on the true edge and stands for it, so
+    the distance is measured from both sides of the rim.
+
+    Args:
+        target: uint8 (..., H, W).
+        limit: largest distance of interest, 1 to 254 pixels.
+
+    Returns:
+        uint8 (..., H, W): 1..limit, and limit + 1 where the nearest other label is farther away.
+    """
+    if not 1 <= limit <= 254:
+        raise ValueError(f"the width of a band is 1 to 254 pixels, got {limit}.")
+    distance = torch.full_like(target, limit + 1)
+    highest, lowest = target, target
+    for _ in range(limit):
+        highest, lowest = _spread(highest, torch.maximum), _spread(lowest, torch.minimum)
+        distance -= (highest != lowest).view(torch.uint8)  # then they differ in all larger squares too
+    return distance
+
+
+def _spread(labels: torch.Tensor, extreme) -> torch.Tensor:
+    """Give each pixel the extreme of its 3x3 neighbourhood, cut at the border."""
+    for dim in (-2, -1):
+        inner = labels.shape[dim] - 1
+        spread = labels.clone()
+        for here, neighbour in ((0, 1), (1, 0)):
+            side = spread.narrow(dim, here, inner)
+            extreme(side, labels.narrow(dim, neighbour, inner), out=side)
+        labels = spread
+    return labels
+
+
+def boundary_band(target: torch.Tensor, width: int, ignore_index: int = 255) -> torch.Tensor:
+    """Return the pixels at most `width` away from a true edge, void left out.
+
+    Args:
+        target: uint8 (..., H, W).
+        width: pixels on each side of the edge, in the chessboard distance of `edge_distance`.
+
+    Returns:
+        bool (..., H, W).
+    """
+    return (edge_distance(target, width) <= width) & (target != ignore_index)
+
+
+def band_matrices(
+    prediction: torch.Tensor, target: torch.Tensor, num_classes: int, widths: Sequence[int], ignore_index: int = 255
+) -> torch.Tensor:
+    """Return one confusion matrix per width, int64 (len(widths), K, K), each counting only the pixels in its band.
+
+    Args:
+        prediction: uint8 labels of the target's shape.
+        target: uint8 (..., H, W).
+    """
+    distance = edge_distance(target, max(widths))
+    return torch.stack(
+        [
+            confusion_matrix(prediction, target.masked_fill(distance > width, ignore_index), num_classes, ignore_index)
+            for width in widths
+        ]
+    )
+
+
+class BoundaryScores:
+    """Mean IoU and class-agnostic foreground IoU inside the band, over a whole set.
+
+    Foreground is every label but 0. Its IoU ignores which object was named, so that it measures the edge alone.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int] = (5,), ignore_index: int = 255):
+        self.num_classes = num_classes
+        self.widths = tuple(widths)
+        self.ignore_index = ignore_index
+        self.matrices = torch.zeros(len(self.widths), num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        """Add images: uint8 labels (..., H, W) each."""
+        self.matrices += band_matrices(prediction, target, self.num_classes, self.widths, self.ignore_index)
+
+    def compute(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the mean IoU and the foreground IoU of each width, NaN where there are no edges."""
+        return band_scores(self.widths, self.matrices.numpy())
+
+
+def band_scores(widths: Sequence[int], matrices: np.ndarray) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the mean IoU and the foreground IoU by width, from one matrix (K, K) per width."""
+    return tuple(
+        dict(zip(widths, METRICS[name](matrices).tolist(), strict=True)) for name in ("mean_iou", "foreground_iou")
+    )
+
+
+def trimap_curve(
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    num_classes: int,
+    widths: Sequence[int] = (1, 2, 3, 5, 8, 12, 20),
+    ignore_index: int = 255,
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Score (prediction, target) pairs, uint8 (H, W) each, in bands of several widths: see `BoundaryScores.compute`."""
+    curve = BoundaryScores(num_classes, widths, ignore_index)
+    for prediction, target in pairs:
+        curve.update(prediction, target)
+    return curve.compute()

@@ -1,0 +1,195 @@
+"""The one evaluator of all labs: whole set, one matrix, the label's own resolution."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from labhelpers.data.colour import to_input
+from labhelpers.evaluation.boundary import band_matrices, band_scores
+from labhelpers.evaluation.confusion import Scores, confusion_matrix, scores, to_labels
+from labhelpers.evaluation.protocol import Protocol
+
+_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MAX_WAITING = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The scores of a model on a set, and under what conditions they were measured.
+
+    `matrices` int32 (N, K, K) and `band_matrices` {width: int32 (N, K, K)} hold the images in the set's order, for
+    intervals and paired comparisons; None and {} without per_image. `seconds` is the wall time, reading included.
+    """
+
+    scores: Scores
+    band_mean_iou: dict[int, float]
+    band_foreground_iou: dict[int, float]
+    protocol: Protocol
+    seconds: float
+    matrix: np.ndarray = field(repr=False)
+    matrices: np.ndarray | None = field(repr=False)
+    band_matrices: dict[int, np.ndarray] = field(repr=False)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset,
+    *,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    precision: str = "no",
+    bands: Sequence[int] = (5,),
+    per_image: bool = True,
+    accelerator=None,
+) -> Evaluation:
+    """Score a model on every image of a set at its own resolution.
+
+    Images of equal size share a batch. They are never padded to a common size: zeros change what batch statistics and
+    global pooling (ASPP's image branch) see, and with it the predictions inside the image.
+
+    Args:
+        model: maps float (B, 3, H, W) to logits (B, K, H, W); it runs in eval mode and leaves in the mode it came in.
+        dataset: a `SegmentationDataset`.
+        device: where to run, and where the model is moved to; by default where the model is.
+        precision: "no" (float32), "bf16" or "fp16" autocast.
+        bands: widths in pixels of the boundary bands to score; () for none.
+        per_image: keep each image's matrices (4 N K K bytes per band and for the whole).
+        accelerator: an `accelerate.Accelerator`; each of its processes then takes its share of the images, and all of
+            them return the same evaluation.
+
+    Raises:
+        ValueError: the model does not return logits of the label's size, the set is empty, or a label is unknown.
+    """
+    start = time.perf_counter()
+    if len(dataset) == 0:
+        raise ValueError(f"{dataset.name} {dataset.split} holds no image to evaluate. Check the split's list.")
+    if accelerator is not None:
+        model = accelerator.unwrap_model(model)
+    num_classes, bands = dataset.num_classes, tuple(bands)
+
+    shape = (len(dataset), 1 + len(bands), num_classes, num_classes)
+    kept = torch.zeros(shape if per_image else (1, *shape[1:]), dtype=torch.int32 if per_image else torch.int64)
+    facts = torch.zeros(len(dataset), num_classes + 2, dtype=torch.int64)  # true pixels per class, height, width
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+    with inference(model, precision, device) as device:
+        for indices, images, targets in _equal_sizes(dataset, range(rank, len(dataset), world), batch_size):
+            predictions = _predictions(model, images.to(device), num_classes)
+            for index, prediction, target in zip(indices, predictions, targets.to(device), strict=True):
+                matrix = confusion_matrix(prediction, target, num_classes, dataset.ignore_index)
+                facts[index] = torch.cat([matrix.sum(1), torch.tensor(target.shape)])
+                row = kept[index if per_image else 0]
+                row[0] += matrix
+                if bands:
+                    row[1:] += band_matrices(prediction, target, num_classes, bands, dataset.ignore_index)
+    if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
+        kept, facts = (accelerator.reduce(part.to(device), "sum").cpu() for part in (kept, facts))
+
+    total = kept.sum(0, dtype=torch.int64).numpy()
+    band_mean_iou, band_foreground_iou = band_scores(bands, total[1:])
+    return Evaluation(
+        scores=scores(total[0]),
+        band_mean_iou=band_mean_iou,
+        band_foreground_iou=band_foreground_iou,
+        protocol=_protocol(dataset, facts.numpy(), device, precision),
+        seconds=time.perf_counter() - start,
+        matrix=total[0],
+        matrices=kept[:, 0].numpy() if per_image else None,
+        band_matrices={w: kept[:, 1 + i].numpy() for i, w in enumerate(bands)} if per_image else {},
+    )
+
+
+def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> torch.Tensor:
+    """Label one image, uint8 (3, H, W), at its own resolution, where the model is; returns uint8 (H, W) on the CPU."""
+    if image.dtype is not torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"predict needs a uint8 image (3, H, W), got {image.dtype} {tuple(image.shape)}. "
+            "Take it from the data set as it is: normalising happens in here."
+        )
+    with inference(model, precision) as device:
+        return _predictions(model, image[None].to(device))[0].cpu()
+
+
+@contextmanager
+def inference(
+    model: nn.Module, precision: str = "no", device: torch.device | str | None = None
+) -> Iterator[torch.device]:
+    """Inside, the model runs in eval mode, without gradients, in the given precision; yields its device.
+
+    Afterwards every module has its own mode back: a frozen encoder stays frozen inside a model that trains.
+    """
+    if precision not in _AUTOCAST:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(_AUTOCAST)}.")
+    if device is not None:
+        model.to(device)
+    anchor = next(model.parameters(), None)
+    device = anchor.device if anchor is not None else torch.device(device or "cpu")
+    modes = [(module, module.training) for module in model.modules()]
+    autocast = torch.autocast(device.type, dtype=_AUTOCAST[precision], enabled=precision != "no")
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast:
+            yield device
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _predictions(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+    """Run the model on uint8 (B, 3, H, W) and return uint8 labels (B, H, W)."""
+    logits = model(to_input(images))
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"the model returned a {type(logits).__name__}; evaluation needs logits (B, K, H, W).")
+    found, wanted = tuple(logits.shape), (len(images), num_classes or "K", *images.shape[-2:])
+    if len(found) != 4 or any(w not in (f, "K") for w, f in zip(wanted, found, strict=True)):
+        raise ValueError(
+            f"the model returned logits {found} for images {tuple(images.shape)}; wanted {wanted}. "
+            "Upsample the logits to the input's size inside the model, and build it with the data set's num_classes."
+        )
+    return to_labels(logits, found[1])
+
+
+def _equal_sizes(
+    dataset, indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Yield (indices, images (B, 3, H, W), targets (B, H, W)): each image once, only equal sizes together."""
+    waiting: dict[tuple[int, ...], list] = {}
+    count = 0
+    for index in indices:
+        image, target = dataset[index]
+        group = waiting.setdefault(tuple(image.shape), [])
+        group.append((index, image, target))
+        count += 1
+        if count >= _MAX_WAITING:  # sets of many sizes: do not hold them all in memory
+            group = max(waiting.values(), key=len)
+        if len(group) >= batch_size or count >= _MAX_WAITING:
+            count -= len(group)
+            yield _stack(waiting.pop(tuple(group[0][1].shape)))
+    for group in waiting.values():
+        yield _stack(group)
+
+
+def _stack(group: list) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    indices, images, targets = zip(*group, strict=True)
+    return list(indices), torch.stack(images), torch.stack(targets)
+
+
+def _protocol(dataset, facts: np.ndarray, device: torch.device, precision: str) -> Protocol:
+    sizes = sorted({(int(width), int(height)) for height, width in facts[:, -2:]})
+    named = " to ".join(f"{width}x{height}" for width, height in sorted({sizes[0], sizes[-1]}))
+    return Protocol(
+        dataset=dataset.name,
+        split=dataset.split,
+        images=len(dataset),
+        num_classes=dataset.num_classes,
+        labels=hashlib.sha256(facts.tobytes()).hexdigest()[:12],
+        size=named,
+        void=f"{dataset.ignore_index} ignored",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision=precision,
+    )

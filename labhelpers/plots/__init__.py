@@ -1,0 +1,33 @@
+"""Figures with one look: make one with a function of this package, show it with `show`, keep it with `save`.
+
+Every function returns a matplotlib Figure that pyplot does not know of, so nothing stays open. Label maps appear in the
+VOC colours with a legend, series in colours that colour-blind readers can tell apart and with their own markers and
+dashes. matplotlib is imported when the first figure is made, not before.
+"""
+
+from labhelpers.data.base import decode_target as colorize
+from labhelpers.plots.bars import bars, class_bars, class_distribution
+from labhelpers.plots.curves import curves, lines, trimap_curve
+from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
+from labhelpers.plots.heat import confusion_heatmap, heat_images
+from labhelpers.plots.images import class_legend, overlay
+from labhelpers.plots.output import save, show
+
+__all__ = [
+    "augmentation_grid",
+    "bars",
+    "category_grid",
+    "class_bars",
+    "class_distribution",
+    "class_legend",
+    "colorize",
+    "confusion_heatmap",
+    "curves",
+    "heat_images",
+    "image_grid",
+    "lines",
+    "overlay",
+    "save",
+    "show",
+    "trimap_curve",
+]

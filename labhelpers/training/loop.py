@@ -1,0 +1,86 @@
+"""The training loop, on one page.
+
+Devices, mixed precision and several GPUs come from ``accelerate``: the same function trains on a CPU, on one GPU and,
+started by ``accelerate launch`` or ``accelerate.notebook_launcher``, on several.
+
+Whatever is random in step s depends on (seed, s) alone: the batch (see ``data.loader``) and dropout, because torch is
+seeded anew at each step. A run that is interrupted and continued therefore ends with the same weights and the same log.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.colour import to_input
+
+from .recipe import Recipe
+from .session import Callback, Event, Session
+from .tracking import History
+
+
+def train(
+    model: nn.Module,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+    recipe: Recipe,
+    run_dir: str | Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Trains the model in place; an interrupted run found in ``run_dir`` is continued.
+
+    The model ends with the weights of the last step, on the device it was trained on; ``run_dir`` also keeps those of
+    the best evaluation. Each callback is called with an :class:`Event` after every step.
+
+    Raises:
+        RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full; checkpoints stay.
+        ValueError: ``run_dir`` holds a run of another recipe or architecture.
+    """
+    with Session(model, train_set, val_set, recipe, Path(run_dir)) as run, run.progress() as progress:
+        for images, targets, colour in run.batches():
+            lr = run.schedule.step(run.step)
+            run.prepare_step()  # seeds torch, sets the train mode, freezes or unfreezes the encoder
+
+            loss = run.retry_smaller(forward_backward, run, images, targets, colour)
+            if not math.isfinite(loss):
+                raise RuntimeError(run.explain(loss))
+            if recipe.clip_norm is not None:
+                run.accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+            run.step += 1
+
+            row = {"step": run.step, "loss": loss, "lr": lr}
+            evaluation = None
+            if run.step == recipe.steps or (recipe.eval_every and run.step % recipe.eval_every == 0):
+                evaluation = run.evaluate(row)  # adds the scores to the row, tells the schedule, remembers the best
+            run.log(row)
+            if evaluation or run.step % recipe.save_every == 0:
+                run.save()
+            for callback in callbacks:
+                callback(Event(run.step, row, model, val_set, evaluation))
+            progress.update(loss=loss)
+    return History.read(run.log_path)
+
+
+def forward_backward(run: Session, images: Tensor, targets: Tensor, colour: Tensor) -> float:
+    """Gradients of the whole batch's loss, computed one micro-batch after another; returns that loss.
+
+    ``total`` is what the loss divides by, counted over all micro-batches and processes: each part is divided by the
+    whole, so that the parts add up to exactly the loss of the batch, however unevenly void pixels are spread.
+    """
+    images, targets, colour = (t.to(run.device, non_blocking=True) for t in (images, targets, colour))
+    total = run.accelerator.reduce(run.loss.total(targets), "sum")
+    loss_sum = 0.0
+    size = run.micro_batch
+    for x, y, c in zip(images.split(size), targets.split(size), colour.split(size), strict=True):
+        x = run.layout(to_input(x, c))
+        with run.accelerator.autocast():
+            logits = run.wrapped_model(x)
+        loss = run.loss(logits, y, total)
+        run.accelerator.backward(loss * run.accelerator.num_processes)  # processes average their gradients
+        loss_sum += loss.detach()
+    return run.accelerator.reduce(loss_sum, "sum").item()

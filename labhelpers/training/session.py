@@ -1,0 +1,279 @@
+"""What surrounds the training loop: device, precision, continuing, evaluation, log and checkpoints of one run."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.loader import training_loader
+from labhelpers.data.voc import comparison_indices
+from labhelpers.evaluation import Evaluation, evaluate, predict
+
+from . import checkpoints
+from .losses import build_loss
+from .optim import build_optimizer, build_schedule
+from .progress import Progress
+from .recipe import METRICS, Recipe
+from .tracking import CsvLog, Wandb
+
+Callback = Callable[["Event"], None]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback sees after a step; ``evaluation`` is None unless the step ended with one."""
+
+    step: int  # optimizer steps done
+    row: dict[str, float]  # the row of the log: step, loss, lr, and the scores of an evaluation
+    model: nn.Module
+    val_set: SegmentationDataset
+    evaluation: Evaluation | None
+
+    def predictions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(image (3, H, W), target (H, W), prediction (H, W)), uint8, of the images shown in every comparison."""
+        pairs = [self.val_set[index] for index in comparison_indices(self.val_set)]
+        return [(image, target, predict(self.model, image)) for image, target in pairs]
+
+
+class Session:
+    """One run of :func:`loop.train`, as a context manager; continues what its folder holds."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: SegmentationDataset,
+        val_set: SegmentationDataset,
+        recipe: Recipe,
+        run_dir: Path,
+    ):
+        from accelerate import Accelerator, DataLoaderConfiguration
+        from accelerate.state import AcceleratorState
+
+        self.model, self.train_set, self.val_set, self.recipe, self.run_dir = model, train_set, val_set, recipe, run_dir
+        self.precision = resolve_precision(recipe.precision)
+        AcceleratorState._reset_state()  # it refuses a second run of another precision in the same process
+        split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
+        self.accelerator = Accelerator(mixed_precision=self.precision, dataloader_config=split)
+        self.device = self.accelerator.device
+        if recipe.batch_size % self.accelerator.num_processes:
+            raise ValueError(
+                f"batch_size={recipe.batch_size} must be a multiple of the {self.accelerator.num_processes} processes"
+            )
+
+        model.to(self.device)
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # tensor cores want it; on a CPU it does not pay
+        self.loss = build_loss(recipe.loss, self._class_weights(), train_set.ignore_index)
+        optimizer = build_optimizer(model, recipe)
+        self.schedule = build_schedule(optimizer, recipe)
+        self.optimizer = self.accelerator.prepare(optimizer)
+        self.micro_batch = -(-recipe.batch_size // self.accelerator.num_processes // recipe.accumulate)
+        self.step, self.best_step, self.best_score, self.seconds = 0, None, None, 0.0
+        self._continue()
+        self._frozen = None
+        self.wrapped_model = model
+        self._stack = ExitStack()
+
+    # --- the run's beginning and end -------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        return self.run_dir / "log.csv"
+
+    def __enter__(self) -> "Session":
+        devices = [self.device] if self.device.type == "cuda" else []
+        self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
+        self._start = time.monotonic() - self.seconds
+        self._logs = []
+        self.accelerator.wait_for_everyone()  # all have read the checkpoint
+        if self.accelerator.is_main_process:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            checkpoints.discard_after(self.run_dir, self.step)
+            columns = ["step", "loss", "lr", *METRICS, *(f"iou_{name}" for name in self.val_set.class_names)]
+            self._logs.append(CsvLog(self.log_path, columns, self.step))
+            if Wandb.wanted(self.recipe.wandb):
+                self._logs.append(Wandb(self.run_dir, self.recipe.identity()))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for log in self._logs:
+            log.close()
+        if self.recipe.freeze_encoder_steps:
+            self.model.encoder.requires_grad_(True)
+        self.optimizer.zero_grad()
+        self._stack.close()
+        if error is None:
+            self.accelerator.wait_for_everyone()  # the main process has written its last checkpoint
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """The remaining batches, one for each step: this process' part of each."""
+        recipe = self.recipe
+        weights = None
+        if recipe.oversample_rare:
+            from labhelpers.data.statistics import rare_class_sample_weights
+
+            weights = rare_class_sample_weights(self.train_set)
+        loader = training_loader(
+            self.train_set,
+            recipe.augmentation,
+            recipe.batch_size,
+            steps=recipe.steps,
+            start_step=self.step,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            sample_weights=weights,
+        )
+        return self.accelerator.prepare(loader) if self.accelerator.num_processes > 1 else loader
+
+    def progress(self) -> Progress:
+        """The bar of this run, named after its folder."""
+        return Progress(self.run_dir.name, self.step, self.recipe.steps, self.recipe.batch_size)
+
+    def _class_weights(self) -> Tensor | None:
+        weights = self.recipe.class_weights
+        if isinstance(weights, str):
+            from labhelpers.data.statistics import class_statistics, class_weights
+
+            return torch.as_tensor(class_weights(class_statistics(self.train_set), weights))
+        return None if weights is None else torch.tensor(weights)
+
+    # --- around one step -------------------------------------------------------------------------------------------
+
+    def prepare_step(self) -> None:
+        """Seeds torch for this step and sets the train mode; a frozen encoder keeps its batch-norm statistics too."""
+        seed = np.random.SeedSequence((self.recipe.seed, self.step, self.accelerator.process_index))
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+        frozen = self.step < self.recipe.freeze_encoder_steps
+        self.model.train()
+        if frozen:
+            self.model.encoder.eval()
+        if self.recipe.freeze_encoder_steps:
+            self.model.encoder.requires_grad_(not frozen)
+
+    def layout(self, x: Tensor) -> Tensor:
+        """The memory format of the model."""
+        return x.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else x
+
+    def retry_smaller(self, forward_backward: Callable[..., float], *batch: Any) -> float:
+        """Calls it; while the memory is too small, halves the micro-batch and calls it again for the same batch."""
+        while True:
+            try:
+                return forward_backward(*batch)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split(". ")[0]
+            # Outside `except`: the traceback held the activations.
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve(reason)
+            self.prepare_step()
+
+    def _halve(self, reason: str) -> None:
+        before = self.micro_batch
+        if before == 1 or self.accelerator.num_processes > 1:
+            more = "or use precision='auto'" if before == 1 else f"or set accumulate={2 * self.recipe.accumulate}"
+            raise RuntimeError(
+                f"out of memory at step {self.step + 1} with {before} image(s) at once ({reason}). Lower the crop "
+                f"({self.recipe.augmentation.crop}), the backbone's size or its width, {more}."
+            )
+        self.micro_batch = -(-before // 2)
+        print(
+            f"out of memory at step {self.step + 1}: {before} images at once are too many, continuing with "
+            f"{self.micro_batch} and gradient accumulation. The batch stays {self.recipe.batch_size} and cross-entropy "
+            f"and focal losses the same; batch norm now sees {self.micro_batch} images at a time, Dice is averaged."
+        )
+
+    def explain(self, loss: float) -> str:
+        """What to do about a loss that is not finite."""
+        last = checkpoints.latest(self.run_dir, parts=())
+        kept = f"the checkpoint of step {last.step} in {self.run_dir} is kept" if last else "there is no checkpoint yet"
+        return (
+            f"the loss is {loss} at step {self.step + 1} (lr {self.schedule.lr:.3g}, precision {self.precision}); "
+            f"training stops before it reaches the weights, {kept}. Remedies, in this order: a lower lr, "
+            "warmup_steps, clip_norm=1.0, precision='no'; then look for broken images or class weights."
+        )
+
+    # --- scores, log, checkpoints ----------------------------------------------------------------------------------
+
+    def evaluate(self, row: dict[str, float]) -> Evaluation:
+        """Evaluates on every process' share of the set and adds the scores to ``row``."""
+        evaluation = evaluate(
+            self.model,
+            self.val_set,
+            device=self.device,
+            precision=self.precision,
+            bands=(),
+            per_image=False,
+            accelerator=self.accelerator,
+        )
+        scores = evaluation.scores
+        row |= {metric: float(getattr(scores, metric)) for metric in METRICS}
+        row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
+        score = row[self.recipe.best_metric]
+        self.schedule.observe(score)
+        if self.best_step is None or score > self.best_score:
+            self.best_step, self.best_score = self.step, score
+        return evaluation
+
+    def log(self, row: dict[str, float]) -> None:
+        """Writes one row everywhere."""
+        for log in self._logs:
+            log.write(row)
+
+    def save(self) -> None:
+        """Writes a checkpoint; the log's rows up to here reach the disk before it."""
+        if not self.accelerator.is_main_process:
+            return
+        self._logs[0].sync()
+        scaler = self.accelerator.scaler
+        info = {
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "micro_batch": self.micro_batch,
+            "seconds": time.monotonic() - self._start,
+            "saved_at": time.time(),
+            "recipe": self.recipe.identity(),
+        }
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": checkpoints.optimizer_tensors(self.optimizer.optimizer),
+        }
+        checkpoints.save(self.run_dir, self.step, parts, info)
+
+    def _continue(self) -> None:
+        """Takes up the newest undamaged checkpoint, if there is one."""
+        saved = checkpoints.latest(self.run_dir)
+        if saved is None:
+            return
+        info, own, there = saved.info, self.recipe.identity(), saved.info["recipe"]
+        differing = "; ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in own.items() if there.get(k) != v)
+        if differing:
+            raise ValueError(f"{self.run_dir} holds a run of another recipe ({differing}); use another folder for this")
+        checkpoints.load_model(self.model, saved.parts["model"], self.run_dir)
+        checkpoints.load_optimizer(self.optimizer.optimizer, saved.parts["optimizer"])
+        self.schedule.load_state_dict(info["schedule"])
+        if info["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(info["scaler"])
+        self.micro_batch = info["micro_batch"]
+        self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
+        self.seconds = info["seconds"]
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` -> what this machine computes fast: bf16 or fp16 on a GPU, bf16 on a CPU that has it, else ``no``."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    on_cpu = not torch.backends.mps.is_available()
+    return "bf16" if on_cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) else "no"

@@ -1,0 +1,87 @@
+"""The band around true edges, against its definition."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labhelpers.evaluation import BoundaryScores, boundary_band, confusion_matrix, edge_distance, scores, trimap_curve
+
+
+@st.composite
+def label_maps(draw):
+    """Blocks of labels, so that there are insides and edges, with some void."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    block, rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    labels = rng.choice([0, 1, 2, 255], (rows, columns)).repeat(block, 0).repeat(block, 1)
+    return torch.from_numpy(labels.astype(np.uint8))
+
+
+def distance_by_definition(labels: np.ndarray, limit: int) -> np.ndarray:
+    distance = np.full(labels.shape, limit + 1)
+    for y, x in np.ndindex(labels.shape):
+        for d in range(limit, 0, -1):
+            square = labels[max(0, y - d) : y + d + 1, max(0, x - d) : x + d + 1]
+            if (square != labels[y, x]).any():
+                distance[y, x] = d
+    return distance
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps(), st.integers(1, 6))
+def test_distance_follows_its_definition(labels, limit):
+    distance = edge_distance(labels, limit)
+    np.testing.assert_array_equal(distance, distance_by_definition(labels.numpy(), limit))
+    for width in range(1, limit + 1):
+        expected = (distance <= width) & (labels != 255)
+        assert torch.equal(boundary_band(labels, width), expected)
+    assert torch.equal(edge_distance(torch.stack([labels, labels.flip(0)]), limit)[1].flip(0), distance)
+
+
+def test_both_sides_of_a_void_rim():
+    row = torch.tensor([[0] * 6 + [255] * 2 + [3] * 6], dtype=torch.uint8)
+    band = boundary_band(row, 2)[0].int().tolist()
+    assert band == [0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0]
+
+
+def test_no_edge_means_no_score():
+    flat = torch.zeros(8, 8, dtype=torch.uint8)
+    assert not boundary_band(flat, 5).any()
+    mean_iou, foreground = trimap_curve([(flat, flat)], 3, widths=(1, 5))
+    assert np.isnan(list(mean_iou.values())).all()
+    assert np.isnan(list(foreground.values())).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(label_maps(), min_size=1, max_size=3), st.integers(0, 1000))
+def test_curve_equals_masking_by_hand(targets, seed):
+    rng = torch.Generator().manual_seed(seed)
+    pairs = [(torch.randint(0, 3, t.shape, generator=rng, dtype=torch.uint8), t) for t in targets]
+    mean_iou, foreground = trimap_curve(pairs, 3, widths=(1, 3))
+    for width in (1, 3):
+        inside = [boundary_band(target, width) for _, target in pairs]
+        prediction = torch.cat([p[band] for (p, _), band in zip(pairs, inside, strict=True)])
+        target = torch.cat([t[band] for (_, t), band in zip(pairs, inside, strict=True)])
+        expected = scores(confusion_matrix(prediction, target, 3).numpy()).mean_iou
+        either, both = (prediction > 0) | (target > 0), (prediction > 0) & (target > 0)
+        np.testing.assert_allclose(mean_iou[width], expected)
+        np.testing.assert_allclose(foreground[width], both.sum() / either.sum() if either.any() else np.nan)
+
+
+def test_foreground_iou_forgives_the_class_but_not_the_edge():
+    target = torch.zeros(20, 20, dtype=torch.uint8)
+    target[5:15, 5:15] = 1
+    named_wrong, moved = target * 2, target.roll(2, 1)
+    for prediction, expected in ((target, 1.0), (named_wrong, 1.0)):
+        curve = BoundaryScores(3, widths=(2,))
+        curve.update(prediction, target)
+        assert curve.compute()[1][2] == expected
+    curve = trimap_curve([(moved, target)], 3, widths=(2, 9))[1]
+    assert curve[2] < curve[9] < 1
+
+
+@pytest.mark.parametrize("width", [0, 255])
+def test_bad_width(width):
+    with pytest.raises(ValueError, match="1 to 254 pixels"):
+        boundary_band(torch.zeros(4, 4, dtype=torch.uint8), width)

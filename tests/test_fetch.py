@@ -1,0 +1,418 @@
+import hashlib
+import io
+import re
+import socket
+import tarfile
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_server import serve
+from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_photo
+
+from labhelpers.data import (
+    DownloadError,
+    VOCSegmentation,
+    download,
+    fetch,
+    fetch_sbd,
+    fetch_voc,
+    open_course_data,
+    transfer,
+)
+
+EXTRA = ("2008_000002", "2009_000006")  # images that only SBD has labelled
+DATA = np.random.default_rng(0).bytes(300_000)
+MD5 = hashlib.md5(DATA).hexdigest()
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Limits of a fraction of a second, and no proxy between the tests and loopback."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(transfer, "READ_SECONDS", 0.4)
+    monkeypatch.setattr(transfer, "RETRY_SECONDS", 0.01)
+
+
+@pytest.fixture
+def server():
+    with serve({"archive.tar": DATA}) as running:
+        yield running
+
+
+def get(server, tmp_path, *behaviours, **hashes):
+    urls = [server.url(behaviour, "archive.tar") for behaviour in behaviours]
+    return download(urls, tmp_path / "archive.tar", **(hashes or {"md5": MD5, "size": len(DATA)}))
+
+
+def behaviours(server):
+    return [behaviour for behaviour, _ in server.requests]
+
+
+class TestDownload:
+    @pytest.mark.parametrize("behaviour", ["good", "slow", "drops", "no-length", "moved"])
+    @pytest.mark.parametrize("hashes", [{"md5": MD5, "size": len(DATA)}, {"sha256": SHA256}])
+    def test_arrives_whole(self, server, tmp_path, behaviour, hashes):
+        path = get(server, tmp_path, behaviour, **hashes)
+        assert path.read_bytes() == DATA
+        assert [p.name for p in tmp_path.iterdir()] == ["archive.tar"]
+
+    def test_a_dropped_connection_is_resumed(self, server, tmp_path):
+        get(server, tmp_path, "drops")
+        third = len(DATA) // 3 + 1
+        assert server.requests == [("drops", None), ("drops", f"bytes={third}-"), ("drops", f"bytes={2 * third}-")]
+
+    def test_a_part_from_an_earlier_call_is_resumed(self, server, tmp_path):
+        (tmp_path / "archive.tar.part").write_bytes(DATA[:1000])
+        assert get(server, tmp_path, "good").read_bytes() == DATA
+        assert server.requests == [("good", "bytes=1000-")]
+
+    def test_a_whole_part_is_not_fetched_again(self, server, tmp_path):
+        (tmp_path / "archive.tar.part").write_bytes(DATA)
+        assert get(server, tmp_path, "good").read_bytes() == DATA
+        assert server.requests == []
+
+    def test_an_interrupted_call_keeps_what_arrived(self, server, tmp_path, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(transfer.time, "sleep", interrupt)  # the pause after the first broken connection
+        with pytest.raises(KeyboardInterrupt):
+            get(server, tmp_path, "drops")
+        assert (tmp_path / "archive.tar.part").read_bytes() == DATA[: len(DATA) // 3 + 1]
+
+    def test_a_server_that_ignores_range_starts_over(self, server, tmp_path):
+        (tmp_path / "archive.tar.part").write_bytes(DATA[:1000])
+        assert get(server, tmp_path, "no-range").read_bytes() == DATA
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("part", [b"x" * 1000, b"x" * len(DATA), b"x" * (len(DATA) + 1)])
+    @pytest.mark.parametrize("hashes", [{"md5": MD5, "size": len(DATA)}, {"md5": MD5}])
+    def test_a_foreign_part_does_not_spoil_the_file(self, server, tmp_path, part, hashes):
+        (tmp_path / "archive.tar.part").write_bytes(part)
+        assert get(server, tmp_path, "good", **hashes).read_bytes() == DATA
+        assert len(server.requests) <= 2
+
+    def test_the_next_address_continues_the_part(self, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+        assert get(server, tmp_path, "drops", "good").read_bytes() == DATA
+        assert server.requests[1] == ("good", f"bytes={len(DATA) // 3 + 1}-")
+
+    @pytest.mark.parametrize("bad", ["missing", "wrong", "short", "dead", "silent", "crawls"])
+    def test_addresses_are_tried_in_order(self, server, tmp_path, monkeypatch, bad):
+        monkeypatch.setattr(transfer, "RATE_WINDOW_SECONDS", 0.2)
+        assert get(server, tmp_path, bad, "good").read_bytes() == DATA
+        assert behaviours(server)[0] == bad
+        assert behaviours(server)[-1] == "good"
+        assert len(server.requests) <= transfer.ATTEMPTS + 1
+
+    def test_the_error_lists_each_address_with_its_reason(self, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(transfer, "RATE_WINDOW_SECONDS", 0.2)
+        bad = ["missing", "wrong", "short", "dead", "silent", "crawls"]
+        with socket.socket() as unused:  # bound but not listening: connections are refused
+            unused.bind(("127.0.0.1", 0))
+            closed = f"http://127.0.0.1:{unused.getsockname()[1]}/archive.tar"
+            urls = [*(server.url(behaviour, "archive.tar") for behaviour in bad), closed]
+            with pytest.raises(DownloadError) as caught:
+                download(urls, tmp_path / "archive.tar", md5=MD5, size=len(DATA))
+        head, *lines = str(caught.value).splitlines()
+        assert "put the file at" in head
+        reasons = dict(zip([*bad, "closed"], lines, strict=True))
+        for url, line in zip(urls, lines, strict=True):
+            assert url in line
+        for key, reason in {
+            "missing": "HTTP 404",
+            "wrong": f"another file (md5 {hashlib.md5(DATA[::-1]).hexdigest()}, expected {MD5})",
+            "short": "offers 299,999 bytes, expected 300,000",
+            "dead": "after 0 of 300,000 bytes; gave up after 3 connections",
+            "silent": "timed out",
+            "crawls": "too slow",
+            "closed": "cannot connect",
+        }.items():
+            assert reason in reasons[key]
+        assert not (tmp_path / "archive.tar").exists()
+
+    def test_without_a_network_the_decision_takes_about_a_second(self, tmp_path, monkeypatch):
+        over = threading.Event()
+
+        def hang(*_, **__):
+            over.wait(20)
+            raise TimeoutError
+
+        monkeypatch.setattr(socket, "create_connection", hang)
+        urls = [f"https://mirror{i}.example/archive.tar" for i in range(6)]
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match="no connection within 1 s") as caught:
+            download(urls, tmp_path / "archive.tar", md5=MD5)
+        assert time.monotonic() - start < 2
+        assert all(url in str(caught.value) for url in urls)
+        over.set()
+
+    def test_the_proxy_is_what_must_be_reachable(self, tmp_path, monkeypatch, server):
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        assert transfer.connection_problems(["http://no.such.host.invalid/archive.tar"]) == {}
+        monkeypatch.setenv("no_proxy", "*")
+        assert transfer.connection_problems(["http://no.such.host.invalid/archive.tar"])
+
+    def test_a_whole_file_needs_no_network(self, server, tmp_path, capsys):
+        (tmp_path / "archive.tar").write_bytes(DATA)
+        get(server, tmp_path, "good")
+        assert server.requests == []
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("damage", [DATA[:-1], b"x" + DATA[1:], b""])
+    def test_a_damaged_file_is_fetched_again_and_said(self, server, tmp_path, capsys, damage):
+        (tmp_path / "archive.tar").write_bytes(damage)
+        assert get(server, tmp_path, "good").read_bytes() == DATA
+        assert re.fullmatch(r".*archive\.tar is damaged \(.*\), so it is fetched again\.\n", capsys.readouterr().out)
+
+    def test_a_full_disk_is_found_before_the_download(self, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match=r"0\.00 GB free.*Make room"):
+            get(server, tmp_path, "good")
+        assert server.requests == []
+
+    def test_a_hash_is_needed(self, tmp_path):
+        with pytest.raises(ValueError, match="an md5 or sha256"):
+            download(["http://127.0.0.1/x"], tmp_path / "x")
+
+
+def make_tar(path, files: dict[str, bytes], mode="w") -> bytes:
+    with tarfile.open(path, mode) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path.read_bytes()
+
+
+def voc_files(folder) -> dict[str, bytes]:
+    """The members of a tiny VOC archive: what is wanted, and pictures without label maps, annotations and so on."""
+    root = make_tiny_voc(folder / "VOC2012")
+    save_photo(root / "JPEGImages/2008_000001.jpg", 20, 20)
+    (root / "Annotations").mkdir()
+    (root / "Annotations/2007_000032.xml").write_text("<annotation/>")
+    (root / "ImageSets/Main").mkdir()
+    (root / "ImageSets/Main/train.txt").write_text("2008_000001\n")
+    paths = sorted((p for p in root.rglob("*") if p.is_file()), reverse=True)  # the lists do not come first
+    return {f"VOCdevkit/VOC2012/{p.relative_to(root).as_posix()}": p.read_bytes() for p in paths}
+
+
+def mat(labels) -> bytes:
+    from scipy.io import savemat
+
+    buffer = io.BytesIO()
+    savemat(buffer, {"GTcls": {"Segmentation": labels, "CategoriesPresent": np.unique(labels[labels > 0])}})
+    return buffer.getvalue()
+
+
+def sbd_files(folder) -> dict[str, bytes]:
+    """The members of a tiny SBD archive: images of VOC train and val (to be left out) and two of its own."""
+    save_photo(folder / "photo.jpg", 24, 18)
+    files = {"benchmark_RELEASE/benchmark_code_RELEASE/demo/datadir/cls/2008_000051.mat": b"not this one"}
+    for number, item in enumerate((TRAIN[0], VAL[0], *EXTRA)):
+        labels = np.where(make_labels(24, 18, number + 11) == number + 11, np.uint8(number + 11), np.uint8(0))
+        files[f"benchmark_RELEASE/dataset/cls/{item}.mat"] = mat(labels)
+        files[f"benchmark_RELEASE/dataset/img/{item}.jpg"] = (folder / "photo.jpg").read_bytes()
+    files["benchmark_RELEASE/dataset/train.txt"] = f"{VAL[0]}\n{EXTRA[1]}\n".encode()
+    files["benchmark_RELEASE/dataset/val.txt"] = f"{TRAIN[0]}\n{EXTRA[0]}\n".encode()
+    return files
+
+
+def entry(server, name, data, behaviours=("good",)) -> fetch.Archive:
+    server.files[name] = data
+    urls = tuple(server.url(behaviour, name) for behaviour in behaviours)
+    return fetch.Archive(name=name, urls=urls, md5=hashlib.md5(data).hexdigest(), size=len(data))
+
+
+@pytest.fixture
+def archives(server, tmp_path, monkeypatch):
+    """The table of archives, replaced by tiny ones on loopback."""
+    source = tmp_path / "source"
+    source.mkdir()
+    table = {
+        "voc2012": entry(server, "voc.tar", make_tar(source / "voc.tar", voc_files(source))),
+        "sbd": entry(server, "sbd.tgz", make_tar(source / "sbd.tgz", sbd_files(source), "w:gz")),
+    }
+    monkeypatch.setattr(fetch, "ARCHIVES", table)
+    return table
+
+
+def tree(root):
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+class TestFetchVOC:
+    def test_keeps_the_segmentation_part_and_nothing_else(self, archives, tmp_path):
+        root = fetch_voc(tmp_path / "data")
+        assert root == tmp_path / "data/VOCdevkit/VOC2012"
+        ids = (*TRAIN, *VAL)
+        wanted = [f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val", "trainval")]
+        wanted += [f"JPEGImages/{item}.jpg" for item in ids]
+        wanted += [f"{kind}/{item}.png" for kind in ("SegmentationClass", "SegmentationObject") for item in ids]
+        assert tree(tmp_path / "data") == sorted(
+            f"VOCdevkit/VOC2012/{name}" for name in [*wanted, "voc2012-manifest.json"]
+        )
+        source = tmp_path / "source/VOC2012"
+        assert all((root / name).read_bytes() == (source / name).read_bytes() for name in wanted)
+        dataset = VOCSegmentation(root, "train")
+        assert dataset[2][1].unique().tolist() == [0, 3, 255]
+
+    def test_a_second_call_fetches_nothing(self, archives, tmp_path, server, capsys):
+        fetch_voc(tmp_path / "data")
+        server.requests.clear()
+        for split in ("train", "val", "trainval"):
+            fetch_voc(tmp_path / "data", split)
+        assert server.requests == []
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("change", [lambda data: None, lambda data: data[:-3], lambda data: data[:-1] + b"?"])
+    def test_a_damaged_folder_is_completed_and_said(self, archives, tmp_path, capsys, change):
+        root = fetch_voc(tmp_path / "data")
+        path = root / f"SegmentationClass/{VAL[0]}.png"
+        whole = path.read_bytes()
+        (root / "notes.txt").write_text("mine")
+        path.unlink()
+        if change(whole) is not None:
+            path.write_bytes(change(whole))
+        fetch_voc(tmp_path / "data")
+        assert path.read_bytes() == whole
+        assert (root / "notes.txt").read_text() == "mine"
+        assert re.fullmatch(rf".*{VAL[0]}\.png is missing or damaged, so voc\.tar .*\n", capsys.readouterr().out)
+        assert tree(root.parent) == [f"VOC2012/{name}" for name in tree(root)]
+
+    def test_a_damaged_manifest(self, archives, tmp_path, server):
+        root = fetch_voc(tmp_path / "data")
+        manifest = root / "voc2012-manifest.json"
+        whole = manifest.read_text()
+        manifest.write_text(whole[:100])
+        fetch_voc(tmp_path / "data")
+        assert manifest.read_text() == whole
+
+    def test_what_an_interrupted_call_left_is_no_data_set(self, archives, tmp_path, monkeypatch):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fetch, "_move_in", stop)
+            with pytest.raises(KeyboardInterrupt):
+                fetch_voc(tmp_path / "data")
+        assert not (tmp_path / "data/VOCdevkit/VOC2012").exists()
+        assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "trainval")) == 5
+        assert [p.name for p in (tmp_path / "data/VOCdevkit").iterdir()] == ["VOC2012"]
+
+    def test_an_archive_put_there_by_hand_is_used_and_kept(self, archives, tmp_path, server):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/voc.tar").write_bytes(server.files["voc.tar"])
+        fetch_voc(tmp_path / "data")
+        assert server.requests == []
+        assert (tmp_path / "data/voc.tar").exists()
+
+    def test_a_damaged_archive_is_fetched_again(self, archives, tmp_path, server, capsys):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/voc.tar").write_bytes(server.files["voc.tar"][:-512])
+        assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "train")) == 3
+        assert "voc.tar is damaged" in capsys.readouterr().out
+        assert behaviours(server) == ["good"]
+
+    def test_another_mirror_steps_in(self, archives, tmp_path, server):
+        archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("missing", "wrong", "good"))
+        assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "val")) == 2
+        assert behaviours(server) == ["missing", "wrong", "good"]
+
+    def test_names_that_lead_outside_are_refused(self, archives, tmp_path, server):
+        files = voc_files(tmp_path / "evil")
+        files["VOCdevkit/VOC2012/ImageSets/Segmentation/trainval.txt"] = b"../../../evil"
+        for kind in ("JPEGImages/../../../evil.jpg", "SegmentationClass/../../../evil.png"):
+            files[f"VOCdevkit/VOC2012/{kind}"] = b"bad"
+        archives["voc2012"] = entry(server, "voc.tar", make_tar(tmp_path / "evil.tar", files))
+        with pytest.raises(RuntimeError, match="leads outside"):
+            fetch_voc(tmp_path / "data")
+        assert not list(tmp_path.rglob("evil.jpg"))
+
+    def test_an_archive_that_lacks_a_file(self, archives, tmp_path, server):
+        files = voc_files(tmp_path / "less")
+        del files[f"VOCdevkit/VOC2012/SegmentationObject/{TRAIN[1]}.png"]
+        archives["voc2012"] = entry(server, "voc.tar", make_tar(tmp_path / "less.tar", files))
+        with pytest.raises(RuntimeError, match=rf"does not hold VOC2012/SegmentationObject/{TRAIN[1]}\.png"):
+            fetch_voc(tmp_path / "data")
+        assert not (tmp_path / "data/VOCdevkit/VOC2012").exists()
+
+    def test_unknown_split(self, tmp_path):
+        with pytest.raises(ValueError, match="no split 'test'. Known: train, val, trainval, trainaug"):
+            fetch_voc(tmp_path, "test")
+
+
+class TestFetchSBD:
+    def test_trainaug_is_train_and_sbd_without_val(self, archives, tmp_path, server):
+        root = fetch_sbd(tmp_path / "data")
+        dataset = VOCSegmentation(root, "trainaug")
+        assert dataset.ids == [*TRAIN, *EXTRA]
+        labels = [dataset.load_target(i).unique().tolist() for i in range(5)]
+        assert labels == [[0, 1, 255], [0, 2, 255], [0, 3, 255], [0, 13], [0, 14]]
+        assert all(len(dataset[i]) == 2 for i in range(5))
+        assert sorted(p.stem for p in (root / "SegmentationClassAug").iterdir()) == list(EXTRA)
+        assert [p.name for p in (tmp_path / "data").iterdir()] == ["VOCdevkit"]
+        server.requests.clear()
+        assert fetch_voc(tmp_path / "data", "trainaug") == root
+        assert server.requests == []
+
+    def test_an_incomplete_archive(self, archives, tmp_path, server):
+        files = sbd_files(tmp_path)
+        del files[f"benchmark_RELEASE/dataset/img/{EXTRA[1]}.jpg"]
+        archives["sbd"] = entry(server, "sbd.tgz", make_tar(tmp_path / "less.tgz", files, "w:gz"))
+        with pytest.raises(RuntimeError, match=rf"lists {EXTRA[1]} without"):
+            fetch_sbd(tmp_path / "data")
+        assert not (tmp_path / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").exists()
+
+
+def test_the_real_table():
+    voc, sbd = fetch.ARCHIVES["voc2012"], fetch.ARCHIVES["sbd"]
+    assert (voc.md5, voc.size) == ("6cd6e144f989b92b3379bac3b3de84fd", 1_999_639_040)
+    assert sbd.md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
+    assert "robots.ox.ac.uk" in voc.urls[0]
+    for archive in (voc, sbd):
+        assert len(set(archive.urls)) == len(archive.urls) >= 2
+        assert all(url.endswith(f"/{archive.name}") for url in archive.urls)
+
+
+class TestOpenCourseData:
+    @pytest.fixture(autouse=True)
+    def _home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("LAB_HOME", str(tmp_path))
+        monkeypatch.delenv("LAB_VOC_ROOT", raising=False)
+
+    @staticmethod
+    def profile(data):
+        return SimpleNamespace(name="tiny", data=data, scenes=(4, 2), scene_size=64)
+
+    def test_a_folder_of_ones_own_wins(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("LAB_VOC_ROOT", str(make_tiny_voc(tmp_path / "mine")))
+        train, val = open_course_data(self.profile("voc"))
+        assert (train.name, len(train), len(val)) == ("mine", 3, 2)
+        assert capsys.readouterr().out == "Data: mine from LAB_VOC_ROOT: 3 training and 2 validation images.\n"
+
+    def test_scenes(self, capsys):
+        train, val = open_course_data(self.profile("scenes"))
+        assert (train.name, len(train), len(val)) == ("scenes", 4, 2)
+        assert train[0][0].shape == (3, 64, 64)
+        assert "Data: synthetic scenes of 64 px: 4 training and 2 validation images.\n" in capsys.readouterr().out
+
+    def test_voc(self, archives, capsys):
+        train, val = open_course_data(self.profile("voc"))
+        assert (train.name, len(train), len(val)) == ("VOC2012", 3, 2)
+        assert capsys.readouterr().out == "Data: PASCAL VOC 2012: 3 training and 2 validation images.\n"
+
+    def test_voc_out_of_reach(self, archives, server, capsys):
+        archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("missing",))
+        train, _ = open_course_data(self.profile("voc"))
+        assert train.name == "scenes"
+        said = capsys.readouterr().out
+        reason = (
+            r"PASCAL VOC 2012 cannot be fetched \(127\.0\.0\.1: HTTP 404 .*\), so the synthetic scenes take its place\."
+        )
+        assert re.search(reason, said)

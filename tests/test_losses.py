@@ -1,0 +1,169 @@
+"""Losses against formulas written out with one-hot targets, their gradients, void, and sums over parts of a batch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from labhelpers.training.losses import LOSSES, _SoftDice, build_loss, cross_entropy, dice, focal, parse_loss
+
+
+def naive(name: str, logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The definitions, one-hot and slow."""
+    k = logits.shape[1]
+    valid = (target != 255)[:, None].double()
+    one_hot = functional.one_hot(torch.where(target == 255, 0, target).long(), k).movedim(-1, 1) * valid
+    p, log_p = logits.softmax(1), logits.log_softmax(1)
+    w = weights.double()[None, :, None, None]
+    pixels = valid.sum().clamp_min(1)
+    if name == "ce":
+        return -(one_hot * log_p).sum() / pixels
+    if name == "weighted_ce":
+        return -(w * one_hot * log_p).sum() / (w * one_hot).sum().clamp_min(1e-9)
+    if name == "focal":
+        return -(0.25 * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
+    if name == "weighted_focal":
+        return -(w * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
+    present = one_hot.sum((0, 2, 3)) > 0
+    score = (2 * (p * one_hot).sum((0, 2, 3)) + 1) / ((p * valid).sum((0, 2, 3)) + one_hot.sum((0, 2, 3)) + 1)
+    return (1 - score)[present].mean() if present.any() else logits.sum() * 0
+
+
+@st.composite
+def batches(draw):
+    b, k, h, w = (draw(st.integers(low, high)) for low, high in ((1, 3), (2, 6), (1, 7), (1, 7)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    logits = torch.randn(b, k, h, w, generator=generator, dtype=torch.float64) * draw(st.sampled_from([0.1, 1, 10]))
+    used = draw(st.integers(1, k))  # classes beyond are absent
+    target = torch.randint(0, used, (b, h, w), generator=generator, dtype=torch.uint8)
+    target[torch.rand(b, h, w, generator=generator) < draw(st.sampled_from([0.0, 0.3, 1.0]))] = 255
+    weights = torch.rand(k, generator=generator) + 0.1
+    return logits, target, weights
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(), st.sampled_from(LOSSES))
+def test_value_and_gradient_equal_the_one_hot_formula(batch, name):
+    logits, target, weights = batch
+    loss = build_loss(name, weights if name.startswith("weighted") else None)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    a, b = loss(ours, target), naive(name, theirs, target, weights)
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+    a.backward()
+    b.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches(), st.sampled_from(["ce", "weighted_ce", "focal", "weighted_focal", "ce+2*focal"]))
+def test_parts_of_a_batch_add_up_to_the_batch(batch, name):
+    logits, target, weights = batch
+    loss = build_loss(name, weights if "weighted" in name else None)
+    total = loss.total(target)
+    parts = sum(loss(x[None], y[None], total) for x, y in zip(logits, target, strict=True))
+    torch.testing.assert_close(parts, loss(logits, target), rtol=1e-6, atol=1e-9)
+
+
+def test_weighted_sum_is_the_sum_of_its_terms():
+    logits, target = torch.randn(2, 4, 8, 8), torch.randint(0, 4, (2, 8, 8))
+    expected = cross_entropy(logits, target) + 0.5 * dice(logits, target) + 2 * focal(logits, target)
+    torch.testing.assert_close(build_loss("ce + 0.5*dice+2 * focal")(logits, target), expected)
+
+
+def test_a_sum_computes_one_log_softmax(monkeypatch):
+    calls = []
+    original = functional.log_softmax
+    monkeypatch.setattr(functional, "log_softmax", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    build_loss("ce+dice+focal")(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8))
+    assert len(calls) == 1
+
+
+def test_cross_entropy_is_torch_s():
+    logits, weights = torch.randn(2, 5, 9, 7), torch.rand(5)
+    target = torch.randint(0, 5, (2, 9, 7), dtype=torch.uint8)
+    target[0, :3] = 255
+    expected = functional.cross_entropy(logits, target.long(), weights, ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, target, weights), expected)
+
+
+def test_focal_with_gamma_0_and_alpha_1_is_cross_entropy():
+    logits, target = torch.randn(2, 5, 9, 7, requires_grad=True), torch.randint(0, 5, (2, 9, 7))
+    (focal(logits, target, alpha=1.0, gamma=0.0) - cross_entropy(logits, target)).backward()
+    assert logits.grad.abs().max() < 1e-7
+
+
+def test_dice_is_near_0_when_right_and_near_1_when_wrong():
+    target = torch.randint(0, 3, (2, 32, 32))
+    right = functional.one_hot(target, 3).movedim(-1, 1) * 50.0
+    assert dice(right, target) < 1e-3
+    assert dice(right.roll(1, dims=1), target) > 0.99
+
+
+def test_dice_gradcheck():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 3, (2, 6), generator=generator)  # class 3 is absent
+    target[0, :2] = 255
+    assert torch.autograd.gradcheck(lambda x: _SoftDice.apply(x.log_softmax(1), target, 255, 1.0), (logits,))
+
+
+@pytest.mark.parametrize("name", ["ce", "weighted_ce", "dice", "focal", "ce+dice+focal"])
+def test_void_everywhere_gives_no_loss_and_no_gradient(name):
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    loss = build_loss(name, [1.0, 2.0, 3.0] if "weighted" in name else None)
+    value = loss(logits, torch.full((2, 8, 8), 255, dtype=torch.uint8))
+    value.backward()
+    assert value == 0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", ["ce", "dice", "focal"])
+def test_extreme_logits_stay_finite(name):
+    logits = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).repeat(1, 1, 4, 4).requires_grad_()
+    value = build_loss(name)(logits, torch.arange(16).view(1, 4, 4) % 3)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ce", "dice", "focal"])
+def test_bf16_logits_under_autocast_are_summed_in_float32(name):
+    logits = torch.randn(2, 4, 32, 32).bfloat16()
+    target = torch.randint(0, 4, (2, 32, 32), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = build_loss(name)(logits.requires_grad_(), target)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert logits.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(value, build_loss(name)(logits.float(), target), rtol=1e-6, atol=0)
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match=r"unknown loss 'lovasz'.*known: ce, weighted_ce, dice, focal"):
+        build_loss("ce+lovasz")
+    assert parse_loss("ce+.5*dice") == [(1.0, "ce"), (0.5, "dice")]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("weighted_ce", None, "needs class_weights"),
+        ("ce", [1.0, 2.0], "uses none"),
+        ("weighted_ce", [1.0, float("nan")], "finite"),
+        ("weighted_ce", [1.0, -1.0], "finite numbers >= 0"),
+    ],
+)
+def test_class_weights_that_do_not_fit(name, weights, message):
+    with pytest.raises(ValueError, match=message):
+        build_loss(name, weights)
+
+
+def test_logits_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\).*\(1, 8, 8\)"):
+        cross_entropy(torch.randn(1, 3, 4, 4), torch.zeros(1, 8, 8, dtype=torch.uint8))
+
+
+def test_focal_gamma_between_0_and_1_is_refused():
+    with pytest.raises(ValueError, match="gamma=0.5"):
+        focal(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), gamma=0.5)

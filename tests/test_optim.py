@@ -1,0 +1,131 @@
+"""Recipes, optimizers and schedules."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from training_toys import tiny_net, tiny_recipe
+
+from labhelpers.training import Recipe, build_optimizer, build_schedule, learning_rates
+from labhelpers.training.recipe import SCHEDULES
+
+SCHEDULE_NEEDS = {"step": {"step_size": 10}, "milestones": {"milestones": (30, 60)}, "plateau": {"eval_every": 5}}
+
+
+def recipe(schedule: str, **changes) -> Recipe:
+    return Recipe(steps=100, lr=0.1, schedule=schedule, **SCHEDULE_NEEDS.get(schedule, {}), **changes)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        ("constant", 99, 0.1),
+        ("step", 9, 0.1),
+        ("step", 10, 0.01),
+        ("milestones", 29, 0.1),
+        ("milestones", 30, 0.01),
+        ("milestones", 99, 0.001),
+        ("poly", 0, 0.1),
+        ("poly", 50, 0.1 * 0.5**0.9),
+        ("cosine", 50, 0.05),
+        ("plateau", 99, 0.1),
+    ],
+)
+def test_learning_rates(schedule, step, expected):
+    assert learning_rates(recipe(schedule))[step] == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(SCHEDULES), st.integers(0, 50))
+def test_warmup_rises_to_the_full_rate_and_then_never_rises(schedule, warmup):
+    rates = learning_rates(recipe(schedule, warmup_steps=warmup))
+    assert len(rates) == 100
+    assert all(0 < rate <= 0.1 + 1e-12 for rate in rates)
+    if schedule not in ("step", "milestones") and warmup:
+        assert rates[:warmup] == pytest.approx([0.1 * (s + 1) / warmup for s in range(warmup)])
+    assert all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_optimizers_are_fused_and_slow_on_the_backbone(name):
+    model, numbers = tiny_net(), tiny_recipe(optimizer=name, backbone_factor=0.1, weight_decay=0.01)
+    optimizer = build_optimizer(model, numbers)
+    head, encoder = optimizer.param_groups
+    assert (head["lr"], encoder["lr"]) == pytest.approx((0.01, 0.001))
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
+    assert len(head["params"]) + len(encoder["params"]) == len(list(model.parameters()))
+    assert all(group["fused"] and group["weight_decay"] == 0.01 for group in optimizer.param_groups)
+    build_schedule(optimizer, numbers).step(3)
+    assert encoder["lr"] == pytest.approx(0.1 * head["lr"])
+
+
+def test_fused_equals_torch_s_plain_adamw():
+    models = [tiny_net(), tiny_net()]
+    optimizers = [build_optimizer(models[0], tiny_recipe()), torch.optim.AdamW(models[1].parameters(), 1e-2, weight_decay=1e-4)]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        model.eval()
+        for _ in range(3):
+            model(torch.ones(1, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(list(models[0].parameters()), list(models[1].parameters()))
+
+
+def test_backbone_factor_needs_an_encoder():
+    model = nn.Conv2d(3, 2, 1)
+    assert len(build_optimizer(model, tiny_recipe()).param_groups) == 1
+    with pytest.raises(ValueError, match=r"backbone_factor=0.1 needs model.encoder, which Conv2d has not"):
+        build_optimizer(model, tiny_recipe(backbone_factor=0.1))
+
+
+def test_plateau_halves_after_patience_and_restores():
+    numbers = recipe("plateau", plateau_patience=2)
+    optimizer = build_optimizer(tiny_net(), numbers)
+    schedule = build_schedule(optimizer, numbers)
+    for score in (0.5, 0.4, 0.5):  # two in a row no better: patience holds
+        schedule.observe(score)
+    assert schedule.step(0) == pytest.approx(0.1)
+    schedule.observe(math.nan)  # an undefined score is no better one
+    assert schedule.step(1) == pytest.approx(0.05)
+
+    other = build_schedule(build_optimizer(tiny_net(), numbers), numbers)
+    other.load_state_dict(schedule.state_dict())
+    for each in (schedule, other):
+        for score in (0.6, 0.1, 0.1, 0.1):
+            each.observe(score)
+        assert each.step(2) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adamw, adam, sgd"),
+        ({"schedule": "exp"}, "unknown schedule 'exp'; known: constant, step, milestones, poly, cosine, plateau"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'.*known: ce"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; known: auto"),
+        ({"best_metric": "miou"}, "unknown best_metric 'miou'; known: mean_iou"),
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"lr": -1e-3}, "lr=-0.001"),
+        ({"lr": math.nan}, "lr=nan"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"plateau_factor": 2.0}, "plateau_factor=2.0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"warmup_steps": 6}, "warmup_steps=6.*below steps=6"),
+        ({"accumulate": 9}, "accumulate=9.*at most batch_size=4"),
+        ({"schedule": "step"}, "step_size=0"),
+        ({"schedule": "milestones"}, "milestones"),
+        ({"schedule": "milestones", "milestones": (5, 3)}, "milestones"),
+        ({"schedule": "plateau", "eval_every": 0}, "eval_every=0"),
+        ({"loss": "weighted_ce"}, "class_weights"),
+        ({"class_weights": (1.0, 2.0)}, "class_weights"),
+        ({"augmentation": None}, "augmentation"),
+    ],
+)
+def test_a_wrong_recipe_names_the_argument(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(tiny_recipe(), **change)

@@ -1,0 +1,104 @@
+"""A run killed with SIGKILL anywhere and started again ends with the same bytes as one that was not.
+
+Run as a script, this file trains in forked children (so that torch is imported once) that kill themselves.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Where a child dies: after this step's callback; or while the n-th file of its life is written (half of it on disk),
+# or just before or after it gets its name. Each child continues where the one before it died.
+KILLS = [
+    ("step", 1),  # nothing is saved yet
+    ("step", 3),  # saved at 2 and, with an evaluation, at 3
+    ("half", 2),  # in the model file of step 4 (file 1 is the log, cut to its length)
+    ("half", 3),  # in the optimizer file of step 4
+    ("before", 4),  # all of step 4 is there but the JSON's name
+    ("after", 4),  # step 4 is complete, nothing is pruned
+    ("step", 7),  # one step after saving
+    ("evaluation", 1),  # in the evaluation after step 9
+    ("half", 5),  # step 9 again: then in the model file of step 10
+    ("step", 12),  # done, but not closed
+]
+STEPS = 12
+
+
+def main(folder: Path, precision: str) -> None:
+    import accelerate  # noqa: F401  (before the forks: the loop imports these itself)
+    import safetensors.torch  # noqa: F401
+    from training_toys import Squares, tiny_net, tiny_recipe
+
+    from labhelpers.training import checkpoints, session, train
+
+    def one_run(name: str, kill: tuple[str, int] | None, workers: int) -> int:
+        """Trains in a child process; returns how it ended."""
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        callbacks = []
+        if kill is not None:
+            where, count = kill
+            if where == "step":
+                callbacks.append(lambda event: die() if event.step == count else None)
+            elif where == "evaluation":
+                session.evaluate = lambda *args, **options: die()
+            else:
+                checkpoints.write_atomic = deadly_write(checkpoints.write_atomic, where, count)
+                session.CsvLog.__init__.__globals__["write_atomic"] = checkpoints.write_atomic
+        recipe = tiny_recipe(steps=STEPS, save_every=2, eval_every=3, workers=workers, precision=precision)
+        train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder / name, callbacks=callbacks)
+        os._exit(0)
+
+    assert one_run("whole", None, workers=0) == 0
+    for kill in KILLS if precision == "no" else KILLS[3:4]:
+        assert one_run("killed", kill, workers=2) == -signal.SIGKILL, kill
+    assert one_run("killed", None, workers=2) == 0
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly_write(write, where: str, count: int):
+    """``write_atomic`` that dies in its ``count``-th call."""
+    calls = []
+
+    def wrapped(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) < count:
+            return write(path, data)
+        if where == "after":
+            write(path, data)
+        else:
+            size = len(data) // 2 if where == "half" else len(data)
+            path.with_name(path.name + ".partial").write_bytes(data[:size])
+        return die()
+
+    return wrapped
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_killed_and_continued_equals_uninterrupted(tmp_path, precision):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with open(tmp_path / "output", "w") as output:  # a file: orphaned workers would hold a pipe open
+        command = [sys.executable, __file__, str(tmp_path), precision]
+        code = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=300).returncode
+    assert code == 0, (tmp_path / "output").read_text()[-3000:]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    assert len((whole / "log.csv").read_text().splitlines()) == STEPS + 1
+    weights = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert weights == sorted(path.name for path in killed.glob("*.safetensors"))
+    assert f"step-{STEPS:08d}.model.safetensors" in weights
+    for name in weights:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

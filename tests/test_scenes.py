@@ -1,0 +1,237 @@
+"""The synthetic scenes: same bytes everywhere, honest masks, VOC layout, and a folder that survives interruption."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from labhelpers.data import VOC_CLASSES, VOCSegmentation
+from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
+from labhelpers.data.synthetic.figures import FIGURES, Kit
+from labhelpers.data.synthetic.shapes import Part, grow, paint
+from labhelpers.data.synthetic.textures import Look
+
+# sha256 of image, class map and object map, in that order. Whoever changes a picture on purpose raises GENERATOR in
+# labhelpers/data/scenes.py (so that old folders are refused) and renews these.
+EXPECTED = {
+    (0, "train", 0, 128): "",
+    (0, "train", 7, 256): "",
+    (0, "val", 3, 128): "",
+    (5, "train", 41, 200): "",
+}
+
+
+def digest(seed, split, index, size):
+    scene = draw_scene(seed, split, index, size)
+    return hashlib.sha256(scene.image.tobytes() + scene.classes.tobytes() + scene.objects.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("key", EXPECTED, ids=str)
+def test_scenes_are_these_bytes(key):
+    assert digest(*key) == EXPECTED[key]
+
+
+def test_scenes_do_not_depend_on_the_instruction_set():
+    """NumPy picks other code on other processors; without its wide instructions the bytes must be the same."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    wide = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+    if not wide:
+        pytest.skip("this NumPy build has no wider instructions to turn off on this processor")
+    key = (0, "train", 7, 256)
+    code = f"import sys; sys.path.insert(0, 'tests'); import test_scenes; print(test_scenes.digest(*{key!r}))"
+    env = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(wide)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == EXPECTED[key]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**63), st.sampled_from(["train", "val"]), st.integers(0, 10**6), st.integers(64, 160))
+def test_any_scene_is_consistent(seed, split, index, size):
+    scene = draw_scene(seed, split, index, size)
+    assert scene.image.shape == (size, size, 3)
+    assert scene.classes.shape == scene.objects.shape == (size, size)
+    numbers = sorted(set(np.unique(scene.objects)) - {0, 255})
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert 1 <= len(numbers) <= 6
+    for number in numbers:
+        assert len(np.unique(scene.classes[scene.objects == number])) == 1  # an object has one class
+    np.testing.assert_array_equal(scene.objects == 255, scene.classes == 255)
+    np.testing.assert_array_equal(scene.objects == 0, scene.classes == 0)
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_rims_separate_objects_and_are_about_one_pixel_at_128(size):
+    for index in range(6):
+        objects = draw_scene(0, "train", index, size).objects.astype(int)
+        for a, b in ((objects[1:], objects[:-1]), (objects[:, 1:], objects[:, :-1])):
+            touching = (a != b) & (a != 255) & (b != 255)
+            assert not touching.any()
+        width = size // 128
+        known = objects != 255
+        assert (grow(known, width) | known).mean() > 0.99  # void is thin: growing what is known closes it
+
+
+def test_every_block_of_twenty_shows_every_category():
+    for block in (0, 3):
+        seen = set()
+        for index in range(20 * block, 20 * block + 20):
+            seen |= set(np.unique(draw_scene(0, "train", index, 64).classes))
+        assert seen >= set(range(1, 21))
+
+
+def test_statistics_are_like_voc():
+    pixels, images, longest = np.zeros(256, dtype=int), np.zeros(256, dtype=int), []
+    for index in range(160):
+        scene = draw_scene(0, "train", index, 128)
+        pixels += np.bincount(scene.classes.ravel(), minlength=256)
+        images[np.unique(scene.classes)] += 1
+        for number in range(1, scene.objects[scene.objects < 255].max() + 1):
+            rows, columns = np.nonzero(scene.objects == number)
+            longest.append(1 + max(np.ptp(rows), np.ptp(columns)))
+    assert 0.69 < pixels[0] / pixels[:21].sum() < 0.77
+    assert images[15] == images[1:21].max()  # persons are the most frequent, several times as frequent as the rarest
+    assert 5 < images[15] / images[1:21].min() < 10
+    assert max(longest) / min(longest) > 8
+
+
+def parts_of(name, seed=1):
+    kit = Kit(np.random.default_rng(seed), 1.0)
+    FIGURES[name](kit)
+    return kit.parts
+
+
+def test_context_pairs_share_their_look():
+    (bus, train, _), (chair, sofa, _) = CONTEXT_PAIRS
+    assert parts_of(bus) == parts_of(train)
+    one, three = parts_of(chair), parts_of(sofa)
+    assert {p.shader for p in one} == {p.shader for p in three}
+    assert {p.radius for p in one} == {p.radius for p in three}
+    extent = [max(p.box()[2] for p in parts) - min(p.box()[0] for p in parts) for parts in (one, three)]
+    assert extent[1] > 2 * extent[0]
+    assert [max(p.box()[3] for p in parts) for parts in (one, three)] == pytest.approx([0.56, 0.56])
+
+
+def test_all_voc_categories_have_a_silhouette_of_their_size():
+    assert SCENE_CLASSES == VOC_CLASSES
+    assert set(FIGURES) == set(VOC_CLASSES[1:])
+    for name in FIGURES:
+        x0, y0, x1, y1 = (np.array([p.box() for p in parts_of(name)]).T[i] for i in range(4))
+        assert 0.5 < max(x1.max() - x0.min(), y1.max() - y0.min()) <= 1.1, name
+        assert -0.06 <= y0.min() <= 0.06, name  # it stands on the ground
+
+
+def test_polygon_covers_exactly_the_pixels_inside():
+    picture, mask = np.zeros((9, 9, 3), dtype=np.float32), np.zeros((9, 9), dtype=bool)
+    look = Look((200, 100, 0))
+    paint(picture, Part("polygon", [(2, 1), (6, 1), (6, 4), (2, 4)], 0.0, look), mask)
+    assert mask.sum() == 12
+    assert mask[1:4, 2:6].all()
+    concave = [(0, 0), (9, 0), (9, 9), (6, 9), (6, 3), (3, 3), (3, 9), (0, 9)]
+    mask[:] = False
+    paint(picture, Part("polygon", concave, 0.0, look), mask)
+    assert mask.sum() == 81 - 18
+    assert not mask[3:, 3:6].any()
+
+
+def test_thin_strokes_keep_their_width_and_leave_no_gap():
+    part = Part("stroke", [(0.0, 0.0), (1.0, 0.37)], 0.001, Look((0, 0, 0))).placed(10, 90, 80, False, 0.0, 0.65)
+    mask = np.zeros((100, 100), dtype=bool)
+    paint(np.zeros((100, 100, 3), dtype=np.float32), part, mask)
+    assert mask[:, 12:88].any(axis=0).all()
+    assert mask.sum() == pytest.approx(1.3 * 80 * (1 + 0.37**2) ** 0.5, rel=0.1)
+
+
+def snapshot(root):
+    return {p.relative_to(root): (p.read_bytes(), p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "set", (4, 2), seed=3, size=64)
+
+
+def test_folder_is_read_as_voc(scenes):
+    train, val, both = (VOCSegmentation(scenes, split) for split in ("train", "val", "trainval"))
+    assert (len(train), len(val), len(both)) == (4, 2, 6)
+    image, target = train[1]
+    drawn = draw_scene(3, "train", 1, 64)
+    np.testing.assert_array_equal(target.numpy(), drawn.classes)
+    np.testing.assert_array_equal(train.instances(1).numpy(), drawn.objects)
+    assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - drawn.image).mean() < 6  # JPEG at quality 95
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        with Image.open(scenes / folder / "train_00000.png") as label:
+            assert label.mode == "P"
+            assert label.getpalette()[3 * 15 : 3 * 15 + 3] == [192, 128, 128]  # person
+            assert label.getpalette()[-3:] == [224, 224, 192]
+
+
+def test_finished_folder_is_left_alone_and_larger_one_completed(scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "set")
+    before = snapshot(root)
+    make_scenes(root, (4, 2), seed=3, size=64)
+    assert snapshot(root) == before
+    make_scenes(root, (6, 2), seed=3, size=64)
+    after = snapshot(root)
+    assert len(VOCSegmentation(root, "train")) == 6
+    assert all(after[path] == before[path] for path in before if path.suffix != ".txt")
+    make_scenes(root, (3, 1), seed=3, size=64)
+    assert VOCSegmentation(root, "trainval").ids == ["train_00000", "train_00001", "train_00002", "val_00000"]
+
+
+def test_interrupted_folder_is_completed_with_the_same_bytes(scenes, tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    real, calls = os.replace, []
+
+    def power_cut(source, target):
+        calls.append(target)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        make_scenes(root, (4, 2), seed=3, size=64)
+    monkeypatch.undo()
+    assert not (root / "ImageSets/Segmentation/train.txt").exists()
+    make_scenes(root, (4, 2), seed=3, size=64)
+    whole, again = snapshot(scenes), snapshot(root)
+    assert {path: data for path, (data, _) in again.items()} == {path: data for path, (data, _) in whole.items()}
+
+
+@pytest.mark.parametrize(("change", "named"), [({"seed": 4}, "seed"), ({"size": 96}, "size")])
+def test_other_settings_are_refused(scenes, change, named):
+    before = snapshot(scenes)
+    with pytest.raises(ValueError, match=rf"{named}=.* is asked for.*another folder"):
+        make_scenes(scenes, (4, 2), **{"seed": 3, "size": 64, **change})
+    assert snapshot(scenes) == before
+
+
+def test_foreign_and_damaged_folders_are_refused(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    with pytest.raises(ValueError, match="not made here"):
+        make_scenes(tmp_path, 10)
+    root = tmp_path / "own"
+    root.mkdir()
+    (root / "scenes.json").write_text("{")
+    with pytest.raises(ValueError, match=r"scenes\.json is damaged"):
+        make_scenes(root, 10)
+
+
+@pytest.mark.parametrize(("n", "size"), [(4, 64), ((3, 0), 64), ((1, 2, 3), 64), (10, 32)])
+def test_bad_arguments(tmp_path, n, size):
+    with pytest.raises(ValueError, match=r"^(n|size)="):
+        make_scenes(tmp_path / "set", n, size=size)
+    assert not (tmp_path / "set").exists()
+
+
+def test_one_number_is_split_four_to_one(tmp_path):
+    root = make_scenes(tmp_path / "set", 5, size=64)
+    assert (len(VOCSegmentation(root, "train")), len(VOCSegmentation(root, "val"))) == (4, 1)

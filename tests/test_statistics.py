@@ -1,0 +1,119 @@
+"""Class counts against counting by hand, and the weights against their formulas."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.statistics import (
+    WEIGHT_METHODS,
+    ClassStatistics,
+    class_statistics,
+    class_weights,
+    rare_class_sample_weights,
+)
+
+TARGETS = [
+    [[0, 0, 0, 255], [0, 0, 1, 255]],
+    [[0, 0, 0, 0], [0, 0, 0, 0]],
+    [[0, 0, 2, 2], [1, 1, 2, 2]],
+    [[0, 0, 0, 1], [255, 255, 1, 1]],
+]
+
+
+class Labels(SegmentationDataset):
+    """Label maps without pictures: whoever decodes an image fails."""
+
+    def __init__(self, targets=TARGETS, key="labels"):
+        super().__init__(
+            "labels", "train", ["ground", "a", "b", "never"], [str(i) for i in range(len(targets))], [], []
+        )
+        self.targets, self.key, self.reads = targets, key, 0
+
+    def load_target(self, index):
+        self.reads += 1
+        return torch.tensor(self.targets[index], dtype=torch.uint8)
+
+    def fingerprint(self):
+        return self.key
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+
+
+def test_counts():
+    stats = class_statistics(Labels())
+    assert stats.pixels.tolist() == [18, 6, 4, 0]
+    assert stats.images.tolist() == [4, 3, 1, 0]
+    assert stats.void == 4
+    assert stats.class_names == ("ground", "a", "b", "never")
+    np.testing.assert_allclose(stats.frequency, np.array([18, 6, 4, 0]) / 28)
+
+
+def test_the_second_call_reads_the_counts_and_a_changed_set_is_counted_anew():
+    class_statistics(Labels())
+    again = Labels()
+    assert class_statistics(again).pixels.tolist() == [18, 6, 4, 0]
+    assert again.reads == 0
+    changed = Labels(TARGETS[:2], key="changed")
+    assert class_statistics(changed).images.tolist() == [2, 1, 0, 0]
+    assert changed.reads == 2
+
+
+def weights_of(method, **options):
+    return class_weights(class_statistics(Labels()), method, **options)
+
+
+def mean_one(*values):
+    return [*(np.array(values) / np.mean(values)), 1.0]
+
+
+def test_weights_follow_their_formulas():
+    np.testing.assert_allclose(weights_of("inverse"), mean_one(1 / 18, 1 / 6, 1 / 4), rtol=1e-6)
+    np.testing.assert_allclose(weights_of("inverse_sqrt"), mean_one(18**-0.5, 6**-0.5, 4**-0.5), rtol=1e-6)
+    # Labelled pixels of the images that hold the class: 28, 6 + 8 + 6 = 20, 8.
+    np.testing.assert_allclose(weights_of("median_frequency"), mean_one(28 / 18, 20 / 6, 8 / 4), rtol=1e-6)
+    expected = mean_one(*[(1 - 0.9) / (1 - 0.9**n) for n in (4, 3, 1)])
+    np.testing.assert_allclose(weights_of("effective_number", beta=0.9), expected, rtol=1e-6)
+    np.testing.assert_allclose(weights_of("effective_number", beta=0), [1, 1, 1, 1])
+    near_one = weights_of("effective_number", beta=1 - 1e-9)
+    np.testing.assert_allclose(near_one, mean_one(1 / 4, 1 / 3, 1), rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.lists(st.integers(0, 10**6), min_size=5, max_size=5), min_size=1, max_size=8),
+    method=st.sampled_from(WEIGHT_METHODS),
+)
+def test_weights_are_finite_positive_and_mean_one_over_present_classes(counts, method):
+    counts = np.array(counts)
+    counts[0, 0] += 1  # some pixel has a class
+    stats = ClassStatistics(tuple("abcde"), counts, np.zeros(len(counts), dtype=np.int64))
+    weights = class_weights(stats, method)
+    present = stats.pixels > 0
+    assert weights.dtype == np.float32
+    assert np.isfinite(weights).all()
+    assert (weights > 0).all()
+    assert weights[present].mean() == pytest.approx(1, rel=1e-4)
+    assert (weights[~present] == 1).all()
+    if method in ("inverse", "inverse_sqrt"):
+        order = np.argsort(stats.pixels[present])
+        assert (np.diff(weights[present][order]) <= 1e-6).all()
+
+
+def test_unknown_method_lists_the_known():
+    with pytest.raises(ValueError, match="'inverted'; known: inverse, inverse_sqrt, median_frequency"):
+        weights_of("inverted")
+    with pytest.raises(ValueError, match="beta"):
+        weights_of("effective_number", beta=1)
+
+
+def test_images_with_rare_classes_weigh_more():
+    weights = rare_class_sample_weights(Labels([*TARGETS, [[255, 255]]], key="with void"))
+    # Shares of the five images: ground 4/5, a 3/5, b 1/5; the last image is void alone.
+    expected = np.sqrt([5 / 3, 5 / 4, 5, 5 / 3, 5 / 4])
+    np.testing.assert_allclose(weights, expected / expected.mean())

@@ -1,0 +1,70 @@
+"""A tiny data set in memory and a tiny network with dropout and batch norm, for the tests of training."""
+
+import torch
+from torch import nn
+
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.transforms import Augmentation
+from labhelpers.training import Recipe
+
+CLASSES = ("background", "square", "dog, hot")  # a comma in a name must not break the log
+
+
+class Squares(SegmentationDataset):
+    """Coloured squares of class 1 and 2 on a dark ground, with a void rim; image i is a function of i alone."""
+
+    def __init__(self, n: int = 12, split: str = "train", size: int = 40):
+        super().__init__("squares", split, CLASSES, [f"{split}{i}" for i in range(n)], [], [])
+        self.items = [self._draw(i, size) for i in range(n)]
+
+    @staticmethod
+    def _draw(i: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(i)
+        label = 1 + i % 2
+        x, y = torch.randint(2, size // 2, (2,), generator=generator).tolist()
+        target = torch.zeros(size, size, dtype=torch.uint8)
+        target[y - 1 : y + 15, x - 1 : x + 15] = 255
+        target[y : y + 14, x : x + 14] = label
+        image = torch.randint(0, 60, (3, size, size), generator=generator, dtype=torch.uint8)
+        image[label, target == label] += 150
+        return image, target
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.items[index]
+
+    def fingerprint(self) -> str:
+        return f"{self.split}{len(self)}"
+
+    def load_target(self, index: int) -> torch.Tensor:
+        return self.items[index][1]
+
+
+class TinyNet(nn.Module):
+    """Two convolutions, named as the models are: encoder and the rest."""
+
+    def __init__(self, num_classes: int = 3, width: int = 8, dropout: float = 0.2, norm: bool = True):
+        super().__init__()
+        layers = [nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width) if norm else nn.Identity(), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(width, num_classes, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x))
+
+
+def tiny_net(seed: int = 0, **options) -> TinyNet:
+    torch.manual_seed(seed)
+    return TinyNet(**options)
+
+
+def tiny_recipe(**changes) -> Recipe:
+    numbers = {
+        "steps": 6,
+        "batch_size": 4,
+        "augmentation": Augmentation(crop=32, scale=(0.8, 1.2), brightness=0.2),
+        "lr": 1e-2,
+        "eval_every": 3,
+        "save_every": 2,
+        "precision": "no",
+    }
+    return Recipe(**(numbers | changes))
