@@ -28,7 +28,7 @@ TARGET[30:33, 10:40] = 255
 SCORES = np.linspace(0.2, 0.9, 21)
 SCORES[[5, 9]] = np.nan
 STATISTICS = SimpleNamespace(pixels=np.array([730, 0, 270]), images=np.array([12, 0, 7]))
-ROWS = [{"step": s, "loss": 1 / s, "val_mean_iou": 0.1 * s if s % 2 == 0 else None} for s in range(1, 9)]
+ROWS = [{"step": s, "loss": 1 / s, "mean_iou": 0.1 * s if s % 2 == 0 else None} for s in range(1, 9)]
 
 FIGURES = {
     "image_grid": lambda: plots.image_grid({"image": [IMAGE] * 2, "truth": [TARGET] * 2}, row_titles=["a", "b"]),
@@ -242,7 +242,7 @@ def test_signed_maps_are_centred_on_zero():
         (lambda: plots.image_grid({"image": [IMAGE], "truth": []}), "same number of items"),
         (lambda: plots.image_grid({"image": [IMAGE.float()]}), "denormalize"),
         (lambda: plots.image_grid({"truth": [TARGET]}, names=["background", "piece"]), "label 15 has no name"),
-        (lambda: plots.curves({"a": ROWS}, y=["dice"]), "they have: loss, step, val_mean_iou"),
+        (lambda: plots.curves({"a": ROWS}, y=["dice"]), "they have: loss, mean_iou, step"),
         (lambda: plots.class_bars({"a": SCORES}, ["cat"]), "21 values but 1 names"),
         (lambda: plots.confusion_heatmap(np.eye(3), ["a", "b"]), "shape"),
         (lambda: plots.confusion_heatmap(np.eye(2), ["a", "b"], normalise="rows"), "known: target, prediction"),

@@ -1,26 +1,68 @@
 """What goes in: data sets, downloads, synthetic scenes, joint transforms, loaders and statistics."""
 
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, decode_target, voc_palette
+from labhelpers.data.colour import IMAGENET_MEAN, IMAGENET_STD, denormalize, to_input
 from labhelpers.data.fetch import fetch_sbd, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
+from labhelpers.data.jigsaw import JIGSAW_CLASSES, make_jigsaw
+from labhelpers.data.loader import (
+    CachedDataset,
+    SubsetDataset,
+    cache,
+    steps_per_epoch,
+    subset,
+    training_loader,
+)
 from labhelpers.data.open import open_course_data
+from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
+from labhelpers.data.statistics import (
+    WEIGHT_METHODS,
+    ClassStatistics,
+    class_statistics,
+    class_weights,
+    rare_class_sample_weights,
+)
 from labhelpers.data.transfer import DownloadError, download
+from labhelpers.data.transforms import Augmentation, View, sample_rng
 from labhelpers.data.voc import COMPARISON_IDS, VOC_CLASSES, VOCSegmentation, comparison_indices
 
 __all__ = [
     "CAMVID_CLASSES",
     "COMPARISON_IDS",
+    "CONTEXT_PAIRS",
     "IGNORE_INDEX",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "JIGSAW_CLASSES",
+    "SCENE_CLASSES",
     "VOC_CLASSES",
+    "WEIGHT_METHODS",
+    "Augmentation",
+    "CachedDataset",
+    "ClassStatistics",
     "DownloadError",
     "FolderSegmentation",
     "SegmentationDataset",
+    "SubsetDataset",
     "VOCSegmentation",
+    "View",
+    "cache",
+    "class_statistics",
+    "class_weights",
     "comparison_indices",
     "decode_target",
+    "denormalize",
     "download",
     "fetch_sbd",
     "fetch_voc",
+    "make_jigsaw",
+    "make_scenes",
     "open_course_data",
+    "rare_class_sample_weights",
+    "sample_rng",
+    "steps_per_epoch",
+    "subset",
+    "to_input",
+    "training_loader",
     "voc_palette",
 ]

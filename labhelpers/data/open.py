@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.fetch import fetch_voc
+from labhelpers.data.scenes import make_scenes
 from labhelpers.data.transfer import DownloadError
 from labhelpers.data.voc import VOCSegmentation
 
@@ -34,8 +35,6 @@ def open_course_data(profile: config.Profile) -> tuple[SegmentationDataset, Segm
 
 
 def _open_scenes(profile: config.Profile) -> tuple[SegmentationDataset, SegmentationDataset]:
-    from labhelpers.data.scenes import make_scenes
-
     train, val = profile.scenes
     folder = config.data_root() / "scenes" / f"{profile.scene_size}px-{train}-{val}"
     root = make_scenes(folder, (train, val), size=profile.scene_size)

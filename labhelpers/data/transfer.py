@@ -125,7 +125,7 @@ def connection_problems(urls: Sequence[str], seconds: float | None = None) -> di
             socket.create_connection(_host_and_port(url), timeout=seconds).close()
             outcome[url] = None
         except OSError as error:
-            outcome[url] = f"cannot connect ({error})"
+            outcome[url] = f"cannot connect ({error.strerror or error})"
 
     threads = [threading.Thread(target=attempt, args=(url,), daemon=True) for url in urls]
     for thread in threads:

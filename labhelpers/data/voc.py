@@ -39,7 +39,10 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 
-COMPARISON_IDS = {"VOC2012": ("2007_000033", "2007_000042", "2007_000061", "2007_000123", "2007_000129")}
+COMPARISON_IDS = {
+    "VOC2012": ("2007_000033", "2007_000042", "2007_000061", "2007_000123", "2007_000129"),
+    "scenes": ("val_00000", "val_00004", "val_00007", "val_00008", "val_00009"),
+}
 """The five validation images that every comparison shows, for each data set that has a fixed list."""
 
 

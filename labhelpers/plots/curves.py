@@ -13,13 +13,9 @@ if TYPE_CHECKING:
 
 _AXIS_LABELS = {
     "step": "optimizer step",
-    "epoch": "epoch",
-    "seconds": "training time (s)",
-    "minutes": "training time (min)",
     "loss": "training loss",
     "lr": "learning rate",
-    "val_loss": "validation loss",
-    "val_mean_iou": "validation mean IoU",
+    "mean_iou": "validation mean IoU",
 }
 _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on top
 
@@ -28,7 +24,7 @@ _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on
 def curves(
     histories: Mapping[str, Any],
     x: str = "step",
-    y: Sequence[str] = ("loss", "val_mean_iou"),
+    y: Sequence[str] = ("loss", "mean_iou"),
     title: str | None = None,
 ) -> "Figure":
     """Draw training histories side by side, one panel per quantity.
@@ -36,8 +32,8 @@ def curves(
     A series of more than 60 points is drawn faint, with the mean of the last twentieth of them on top as a line.
 
     Args:
-        histories: name -> rows (dicts), or an object with `.rows`. Rows without a quantity, or with None or "" for it,
-            are left out of its panel: validation scores stand in few rows.
+        histories: name -> rows (dicts), or an object with `.rows`, such as `History`. Rows without a quantity, or with
+            None for it, are left out of its panel: validation scores stand in few rows.
         x: the quantity on the horizontal axis.
         y: one quantity per panel.
         title: written above the panels.
@@ -56,7 +52,7 @@ def curves(
             known = sorted({key for history in rows.values() for row in history for key in row})
             raise ValueError(f"no history has {quantity!r} against {x!r}; they have: {', '.join(known) or 'nothing'}.")
         axes.set(xlabel=_AXIS_LABELS.get(x, x), ylabel=_AXIS_LABELS.get(quantity, quantity))
-        if x in ("step", "epoch"):
+        if x == "step":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if quantity.endswith("iou"):
             axes.set_ylim(bottom=0)
@@ -112,10 +108,8 @@ def trimap_curve(
 
 
 def _column(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [
-        (float(row[x]), float(row[y])) for row in rows if row.get(x) not in (None, "") and row.get(y) not in (None, "")
-    ]
-    return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
+    found = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
+    return np.array([float(row[x]) for row in found]), np.array([float(row[y]) for row in found])
 
 
 def _history_line(axes: "Axes", index: int, name: str, x: np.ndarray, y: np.ndarray) -> bool:

@@ -1,0 +1,34 @@
+"""Runs a check on an answer, for the tests of the checks."""
+
+import contextlib
+import io
+
+from labhelpers.course import checks
+
+
+def judge(name: str, answer) -> str:
+    """What the check ``name`` prints about an answer; the answer must be handed back exactly when it passed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        handed_back = getattr(checks, name)(answer)
+    text = printed.getvalue()
+    if ": passed (" in text:
+        assert handed_back is answer
+        assert text.count("\n") == 1
+    else:
+        assert checks.is_reference(handed_back)
+        assert "going on with the reference" in text
+    return text
+
+
+def assert_passes(name: str, answer) -> None:
+    text = judge(name, answer)
+    assert ": passed (" in text, text
+
+
+def assert_hint(name: str, answer, *keywords: str) -> None:
+    """The answer is rejected, and the hint has all the keywords."""
+    text = judge(name, answer)
+    assert ": passed (" not in text
+    for keyword in keywords:
+        assert keyword in text, text
