@@ -7,6 +7,9 @@ workers. The contenders take turns in rounds, so that a busy machine slows them 
     python benchmarks/augmentation.py [--rounds 9]       LAB_VOC_ROOT names the images, else scenes of 500 px are made
 """
 
+import labhelpers  # noqa: F401, I001  before torch: it sets how OpenMP waits
+
+# isort: split
 import argparse
 import json
 import os
@@ -15,7 +18,6 @@ import time
 from math import ceil, cos, radians, sin
 from pathlib import Path
 
-import labhelpers  # noqa: F401  (before torch: it sets how OpenMP waits)
 import numpy as np
 import torch
 from PIL import Image
@@ -148,9 +150,10 @@ def measure(voc: SegmentationDataset, crop: int, cached: bool, rotation: bool, r
     streams = {name: make(voc, crop, cached, rotation) for name, make in CONTENDERS.items()}
     speeds = {name: [] for name in streams}
     for stream in streams.values():  # the first batches pay for imports, caches and memory
-        images, targets = next(stream), next(stream)[1]
-        assert images[0].shape == (BATCH, 3, crop, crop) and images[0].dtype == torch.float32, images[0].shape
-        assert targets.shape == (BATCH, crop, crop) and targets.dtype == torch.uint8, (targets.shape, targets.dtype)
+        next(stream)
+        images, targets = next(stream)
+        assert (images.shape, images.dtype) == ((BATCH, 3, crop, crop), torch.float32)
+        assert (targets.shape, targets.dtype) == ((BATCH, crop, crop), torch.uint8)
     for _ in range(rounds):
         for name, stream in streams.items():
             start = time.perf_counter()

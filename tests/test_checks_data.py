@@ -163,20 +163,24 @@ class VOCDataset(Dataset):
         return self.to_image(self.image(self.names[i])), self.to_target(self.mask(self.names[i]))
 
 
-class WithTorchvision(VOCDataset):
+class ListOfFiles(Dataset):
+    """The same without a method for each step, with lists and as_tensor."""
+
     def __init__(self, root, split):
         with open(f"{root}/ImageSets/Segmentation/{split}.txt") as lines:
-            self.names = [line.strip() for line in lines]
-        self.root = Path(root)
+            names = [line.strip() for line in lines]
+        self.files = [(f"{root}/JPEGImages/{name}.jpg", f"{root}/SegmentationClass/{name}.png") for name in names]
+
+    def __len__(self):
+        return len(self.files)
 
     def __getitem__(self, i):
-        from torchvision.transforms.v2 import functional as to
+        image, mask = (Image.open(file) for file in self.files[i])
+        red, green, blue = (torch.as_tensor(np.array(channel)) for channel in image.split())
+        return [torch.stack([red, green, blue]), torch.tensor(mask.getdata(), dtype=torch.uint8).view(mask.height, -1)]
 
-        image, mask = self.image(self.names[i]), self.mask(self.names[i])
-        return [to.pil_to_tensor(image), to.pil_to_tensor(mask).squeeze(0)]
 
-
-@pytest.mark.parametrize("answer", [VOCDataset, WithTorchvision])
+@pytest.mark.parametrize("answer", [VOCDataset, ListOfFiles])
 def test_voc_dataset_accepts(answer):
     assert_passes("voc_dataset", answer)
 

@@ -29,8 +29,9 @@ STEPS = 12
 
 
 def main(folder: Path, precision: str) -> None:
-    import accelerate  # noqa: F401  (before the forks: the loop imports these itself)
+    import accelerate  # noqa: F401  (what takes seconds to import, before the forks)
     import safetensors.torch  # noqa: F401
+    import torch._dynamo  # noqa: F401  (by the first optimizer)
     from training_toys import Squares, tiny_net, tiny_recipe
 
     from labhelpers.training import checkpoints, session, train

@@ -91,7 +91,7 @@ def lines(
 def trimap_curve(
     curves: Mapping[str, Mapping[int, float]], ylabel: str = "mean IoU in the band", title: str | None = None
 ) -> "Figure":
-    """Draw a score inside a band around the true edges against the band's width (Krähenbühl and Koltun, 2011, fig. 5).
+    """Draw a score inside a band around the true edges against the band's width (Krähenbühl and Koltun, NIPS 2011).
 
     Args:
         curves: model -> {width in pixels: score}; models may have different widths.

@@ -48,7 +48,7 @@ def transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0
 
 
 def transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds its multiple of the kernel."""
+    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds x times the kernel."""
     height, width = x.shape
     k = len(kernel)
     out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)

@@ -11,9 +11,10 @@ from labhelpers.course.checks.core import Check, exercise
 
 @exercise("mean_iou", references.mean_iou)
 def mean_iou(check: Check, answer) -> None:
-    """A matrix with an absent class, one never found and one invented; then a perfect one; then large counts."""
-    # class 2 occurs nowhere, class 3 is never predicted, class 4 is predicted but never there
-    matrix = torch.tensor([[50, 3, 0, 0, 2], [4, 20, 0, 0, 1], [0] * 5, [6, 2, 0, 0, 0], [0] * 5])
+    """A matrix with an absent class, two never found and one invented; then a perfect one; then large counts."""
+    # class 2 occurs nowhere, classes 3 and 5 are never predicted, class 4 is predicted but never there
+    rows = [[50, 3, 0, 0, 2, 0], [4, 20, 0, 0, 1, 0], [0] * 6, [6, 2, 0, 0, 0, 0], [0] * 6, [3, 0, 0, 0, 1, 0]]
+    matrix = torch.tensor(rows)
     hit, row, column = (x.double() for x in (matrix.diagonal(), matrix.sum(1), matrix.sum(0)))
     union = row + column - hit
     present = union > 0
@@ -40,7 +41,7 @@ def mean_iou(check: Check, answer) -> None:
                 "this is Dice, 2 I / (row + column): IoU divides by the union.",
             ),
             (iou.sum() / (row > 0).sum(), "class 4 is predicted but not in the target: it counts, as 0."),
-            (iou.sum() / (column > 0).sum(), "class 3 is in the target but never predicted: it counts, as 0."),
+            (iou.sum() / (column > 0).sum(), "class 3 is in the target though never predicted: it counts, as 0."),
             (iou.sum() / (hit > 0).sum(), "it leaves out classes that occur but have no hit: they count, as 0."),
             ((hit / row)[row > 0].mean(), "this is mean accuracy (diagonal / row sum): IoU divides by the union."),
             ((hit / column)[column > 0].mean(), "this is mean precision (diagonal / column sum): divide by the union."),

@@ -12,12 +12,12 @@ from labhelpers.data.voc import VOC_CLASSES
 
 SPLITS = ("train", "val")
 
-# Size of a figure in the foreground, as a fraction of the picture's height.
-SMALLEST, LARGEST = 0.09, 0.9  # sizes of objects, as a fraction of the picture's height: 1 to 10
+SMALLEST, LARGEST = 0.09, 0.9  # sizes of objects, as a fraction of the picture's height: a range of 1 to 10
+# Size of a figure in the foreground, in the same unit.
 SIZES = {
-    "aeroplane": 0.78, "bicycle": 0.71, "bird": 0.45, "boat": 0.94, "bottle": 0.64, "bus": 1.02, "car": 0.86,
-    "cat": 0.56, "chair": 1.12, "cow": 0.79, "diningtable": 0.92, "dog": 0.58, "horse": 0.83, "motorbike": 0.73,
-    "person": 0.90, "pottedplant": 0.71, "sheep": 0.66, "sofa": 1.12, "train": 1.02, "tvmonitor": 0.66,
+    "aeroplane": 0.81, "bicycle": 0.74, "bird": 0.47, "boat": 0.98, "bottle": 0.67, "bus": 1.06, "car": 0.89,
+    "cat": 0.58, "chair": 1.16, "cow": 0.82, "diningtable": 0.96, "dog": 0.60, "horse": 0.86, "motorbike": 0.76,
+    "person": 0.94, "pottedplant": 0.74, "sheep": 0.69, "sofa": 1.16, "train": 1.06, "tvmonitor": 0.69,
 }  # fmt: skip
 
 
