@@ -2,8 +2,8 @@
 
     python benchmarks/confusion_matrix.py [rounds]
 
-Prints the median of interleaved rounds, and how many times slower than ours the others are, as Markdown; the numbers are
-kept in build/benchmarks/confusion_matrix.json.
+Prints the median of interleaved rounds, and how many times slower than ours the others are, as Markdown; the numbers
+are kept in build/benchmarks/confusion_matrix.json.
 """
 
 import json

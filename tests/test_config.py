@@ -75,5 +75,5 @@ def test_reachable():
 def test_an_unanswered_look_up_does_not_hold_anybody_up(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(5))
     start = time.perf_counter()
-    assert not reachable("https://example.invalid/file", timeout=0.2)
+    assert not reachable("https://example.invalid/file", seconds=0.2)
     assert time.perf_counter() - start < 2

@@ -30,7 +30,7 @@ def batches(draw):
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     present = rng.permutation(num_classes)[: draw(st.integers(1, num_classes))]
     guessed = rng.permutation(num_classes)[: draw(st.integers(1, num_classes))]
-    right, void = draw(st.sampled_from([0.0, 0.5, 1.0])), draw(st.sampled_from([0.0, 0.2, 1.0]))
+    right, void = draw(st.sampled_from([0.0, 0.5, 1.0])), draw(st.sampled_from([0.0, 0.1, 0.3, 0.9]))
     pairs = []
     for size in [draw(st.integers(1, 3))] * draw(st.integers(0, 2)) + [draw(st.integers(1, 3))]:
         target = rng.choice(present, (size, height, width)).astype(np.uint8)

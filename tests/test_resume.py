@@ -28,7 +28,7 @@ KILLS = [
 STEPS = 12
 
 
-def main(folder: Path, precision: str) -> None:
+def main(folder: Path) -> None:
     import accelerate  # noqa: F401  (what takes seconds to import, before the forks)
     import safetensors.torch  # noqa: F401
     import torch._dynamo  # noqa: F401  (by the first optimizer)
@@ -36,7 +36,7 @@ def main(folder: Path, precision: str) -> None:
 
     from labhelpers.training import checkpoints, session, train
 
-    def one_run(name: str, kill: tuple[str, int] | None, workers: int) -> int:
+    def one_run(name: str, kill: tuple[str, int] | None, workers: int, precision: str) -> int:
         """Trains in a child process; returns how it ended."""
         child = os.fork()
         if child:
@@ -55,10 +55,11 @@ def main(folder: Path, precision: str) -> None:
         train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder / name, callbacks=callbacks)
         os._exit(0)
 
-    assert one_run("whole", None, workers=0) == 0
-    for kill in KILLS if precision == "no" else KILLS[3:4]:
-        assert one_run("killed", kill, workers=2) == -signal.SIGKILL, kill
-    assert one_run("killed", None, workers=2) == 0
+    for precision, kills in {"no": KILLS, "bf16": KILLS[3:4]}.items():
+        assert one_run(f"whole-{precision}", None, 0, precision) == 0
+        for kill in kills:
+            assert one_run(f"killed-{precision}", kill, 2, precision) == -signal.SIGKILL, kill
+        assert one_run(f"killed-{precision}", None, 2, precision) == 0
 
 
 def die() -> None:
@@ -83,15 +84,20 @@ def deadly_write(write, where: str, count: int):
     return wrapped
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_killed_and_continued_equals_uninterrupted(tmp_path, precision):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with open(tmp_path / "output", "w") as output:  # a file: orphaned workers would hold a pipe open
-        command = [sys.executable, __file__, str(tmp_path), precision]
+    with open(folder / "output", "w") as output:  # a file: orphaned workers would hold a pipe open
+        command = [sys.executable, __file__, str(folder)]
         code = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=300).returncode
-    assert code == 0, (tmp_path / "output").read_text()[-3000:]
+    assert code == 0, (folder / "output").read_text()[-3000:]
+    return folder
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_killed_and_continued_equals_uninterrupted(folder, precision):
+    whole, killed = folder / f"whole-{precision}", folder / f"killed-{precision}"
     assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     assert len((whole / "log.csv").read_text().splitlines()) == STEPS + 1
     weights = sorted(path.name for path in whole.glob("*.safetensors"))
@@ -102,4 +108,4 @@ def test_killed_and_continued_equals_uninterrupted(tmp_path, precision):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

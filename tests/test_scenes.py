@@ -14,17 +14,20 @@ from PIL import Image
 
 from labhelpers.data import VOC_CLASSES, VOCSegmentation
 from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
-from labhelpers.data.synthetic.figures import FIGURES, Kit
+from labhelpers.data.synthetic.figures import FIGURES
+from labhelpers.data.synthetic.kit import Kit
 from labhelpers.data.synthetic.shapes import Part, grow, paint
 from labhelpers.data.synthetic.textures import Look
+
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 # sha256 of image, class map and object map, in that order. Whoever changes a picture on purpose raises GENERATOR in
 # labhelpers/data/scenes.py (so that old folders are refused) and renews these.
 EXPECTED = {
-    (0, "train", 0, 128): "",
-    (0, "train", 7, 256): "",
-    (0, "val", 3, 128): "",
-    (5, "train", 41, 200): "",
+    (0, "train", 0, 128): "04e96ce911512208e18eb64c50b9618b09d3b918adf02c8553ccd6d12db736da",
+    (0, "train", 7, 256): "a5c24f36ecb81caf0d6e41481309a2cd8ea4f4d54f70296977bef91b18cd6ad4",
+    (0, "val", 3, 128): "c8d21e7f1fe7a38b77b51ca5d4429dc99f492f1e2b8532ce40508e48bc8ae132",
+    (5, "train", 41, 200): "ea59a26220c716071c66416598b2ddc9d87273e260d1117b940ee4a7aa70f38a",
 }
 
 

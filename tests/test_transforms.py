@@ -159,6 +159,8 @@ def test_boxes_that_leave_are_nan_and_keep_their_row():
     boxes = view.boxes(np.array([far, [x + 2, y + 3, x + 40, y + 5]], dtype=float))
     assert boxes[0].isnan().all()
     assert boxes[1].tolist() == [2, 3, 19, 5]
+    assert view.boxes(torch.empty(0, 4)).shape == (0, 4)
+    assert view.points(torch.empty(0, 2)).shape == (0, 2)
 
 
 def test_whole_image_at_scale_one_is_the_image():

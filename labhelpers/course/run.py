@@ -58,6 +58,7 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
     client = NotebookClient(
         notebook,
         timeout=None,
+        coalesce_streams=True,
         kernel_name="python3",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # each start would warn of its loopback connection
         resources={"metadata": {"path": str(source.parent)}},
@@ -84,7 +85,7 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
 
 def first_words(source: str, length: int = 70) -> str:
     """The first line of a cell that says something, cut to ``length`` characters."""
-    lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("### ", "%"))]
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith("# NBVAL")]
     line = lines[0] if lines else ""
     return line if len(line) <= length else line[: length - 1] + "…"
 

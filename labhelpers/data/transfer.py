@@ -4,16 +4,14 @@ import hashlib
 import http.client
 import os
 import shutil
-import socket
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
-CONNECT_SECONDS = 1.0  # an address that does not answer by then is passed over; all are tried at the same time
+from labhelpers.network import connection_problems
+
 READ_SECONDS = 20.0  # silence after which a connection counts as broken
 RATE_WINDOW_SECONDS = 30.0  # over each such window ...
 LOWEST_RATE = 20_000  # ... an address must deliver at least this many bytes a second (2 GB would take a day)
@@ -108,42 +106,6 @@ def find_damage(path: Path, hashes: dict[str, str], size: int | None) -> str | N
         if digest.hexdigest() != hashes[name].lower():
             return f"{name} {digest.hexdigest()}, expected {hashes[name].lower()}"
     return None
-
-
-def connection_problems(urls: Sequence[str], seconds: float | None = None) -> dict[str, str]:
-    """Connect to the hosts of all addresses at the same time; return the reason for each that fails.
-
-    Takes at most `seconds` (default `CONNECT_SECONDS`) for all of them together. Looking a name up has no
-    time limit in the standard library, so the attempts run in threads that are left behind when the time is
-    over.
-    """
-    seconds = CONNECT_SECONDS if seconds is None else seconds
-    outcome: dict[str, str | None] = {}
-
-    def attempt(url: str) -> None:
-        try:
-            socket.create_connection(_host_and_port(url), timeout=seconds).close()
-            outcome[url] = None
-        except OSError as error:
-            outcome[url] = f"cannot connect ({error.strerror or error})"
-
-    threads = [threading.Thread(target=attempt, args=(url,), daemon=True) for url in urls]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    answers = {url: outcome.get(url, f"no connection within {seconds:g} s") for url in urls}
-    return {url: reason for url, reason in answers.items() if reason is not None}
-
-
-def _host_and_port(url: str) -> tuple[str, int]:
-    """Where a request for `url` connects to: the proxy the environment names for it, else its own host."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _refuse_full_disk(part: Path, size: int | None) -> None:

@@ -19,6 +19,7 @@ class Progress:
 
         self._stream = _NotebookLine() if _in_notebook() else sys.stderr
         self._live = isinstance(self._stream, _NotebookLine) or sys.stderr.isatty()
+        self._nothing_to_do = start >= total
         self._bar = tqdm(
             desc=name,
             initial=start,
@@ -26,7 +27,7 @@ class Progress:
             file=self._stream if self._live else _Nowhere(),
             ascii=" =",
             mininterval=0.5,
-            disable=start >= total,
+            disable=self._nothing_to_do,
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",
         )
 
@@ -43,7 +44,7 @@ class Progress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._bar.close()
-        if not self._live and not self._bar.disable:
+        if not self._live and not self._nothing_to_do:
             print(str(self._bar).strip())
 
 

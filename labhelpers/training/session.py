@@ -78,8 +78,8 @@ class Session:
         self.micro_batch = -(-recipe.batch_size // self.accelerator.num_processes // recipe.accumulate)
         self.step, self.best_step, self.best_score, self.seconds = 0, None, None, 0.0
         self._continue()
-        self._frozen = None
-        self.wrapped_model = model
+        self.wrapped_model = model  # by accelerate, where there are several processes
+        self._wrapped_frozen = None
         self._stack = ExitStack()
 
     # --- the run's beginning and end -------------------------------------------------------------------------------
@@ -109,6 +109,7 @@ class Session:
         if self.recipe.freeze_encoder_steps:
             self.model.encoder.requires_grad_(True)
         self.optimizer.zero_grad()
+        self._unwrap()
         self._stack.close()
         if error is None:
             self.accelerator.wait_for_everyone()  # the main process has written its last checkpoint
@@ -157,6 +158,12 @@ class Session:
             self.model.encoder.eval()
         if self.recipe.freeze_encoder_steps:
             self.model.encoder.requires_grad_(not frozen)
+        if self.accelerator.num_processes > 1 and frozen != self._wrapped_frozen:  # which gradients are exchanged
+            self._unwrap()
+            self.wrapped_model, self._wrapped_frozen = self.accelerator.prepare(self.model), frozen
+
+    def _unwrap(self) -> None:
+        self.accelerator.unwrap_model(self.wrapped_model, keep_fp32_wrapper=False)
 
     def layout(self, x: Tensor) -> Tensor:
         """The memory format of the model."""
@@ -204,7 +211,11 @@ class Session:
     # --- scores, log, checkpoints ----------------------------------------------------------------------------------
 
     def evaluate(self, row: dict[str, float]) -> Evaluation:
-        """Evaluates on every process' share of the set and adds the scores to ``row``."""
+        """Evaluates, each process its share of the set, and adds the scores to ``row``."""
+        from accelerate.utils import broadcast
+
+        for buffer in self.model.buffers():  # each process has its own batch-norm statistics; those of the first count
+            broadcast(buffer)
         evaluation = evaluate(
             self.model,
             self.val_set,

@@ -1,5 +1,7 @@
 """Checks of lab 02, before the networks: a linear layer as a convolution, transposed convolutions, bilinear weights."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,8 +17,10 @@ def linear_to_conv(check: Check, answer) -> None:
     """Kernel, channels, bias and numbers of the convolution; then slid over a larger input. Height and width differ."""
     channels, height, width, features = 3, 2, 4, 5
     linear = nn.Linear(channels * height * width, features)
-    before = linear.weight.detach().clone()
-    conv = check.call(answer, linear, channels, height, width)
+    given = copy.deepcopy(linear)
+    conv = check.call(answer, given, channels, height, width)
+    same = torch.equal(given.weight, linear.weight) and torch.equal(given.bias, linear.bias)
+    check.that(same, "the linear layer itself has changed: only copy from it.")
     check.that(isinstance(conv, nn.Conv2d), f"it returns {kind_of(conv)}, expected an nn.Conv2d.")
     layout = (conv.in_channels, conv.out_channels, *conv.kernel_size)
     known = {
@@ -66,7 +70,6 @@ def linear_to_conv(check: Check, answer) -> None:
     windows = [[linear(large[:, :, i : i + height, j : j + width].flatten(1)) for j in range(4)] for i in range(3)]
     slid = torch.stack([torch.stack(row, -1) for row in windows], -2)
     check.equal(check.call(conv, large), slid, "the output slid over a larger input")
-    check.that(torch.equal(linear.weight.detach(), before), "the linear layer itself has changed: only copy from it.")
 
 
 @exercise("transposed_output_size", references.transposed_output_size)

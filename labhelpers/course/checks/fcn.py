@@ -1,7 +1,7 @@
 """Checks of lab 02's networks: FCN-32s, FCN-16s and FCN-8s as classes ``(encoder, num_classes)``.
 
-One inspection serves all three; what differs is the list of layers. Narrow encoders (width 8) stand for ResNet-18 and
-ResNet-50, so that numbers of channels written by hand are noticed.
+One inspection serves all three; what differs is the list of layers. Narrow encoders (width 8) with the blocks of ResNet-18
+and ResNet-50 show numbers of channels written by hand; the forward pass is judged on the small one.
 """
 
 import copy
@@ -46,27 +46,28 @@ def fcn8s(check: Check, answer) -> None:
 def _inspect(check: Check, answer: Callable, reference: Callable, factors: Mapping[str, int]) -> None:
     scores = list(STAGES)[: len(factors)]
     for backbone in ("resnet18", "resnet50"):
-        encoder = _encoder(backbone)
-        right = reference(copy.deepcopy(encoder), _NUM_CLASSES).eval()
+        encoder = models.ResNetEncoder(backbone, width=8)
         model = check.call(answer, encoder, _NUM_CLASSES, when="while it is made")
         check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
         check.that(
             getattr(model, "encoder", None) is encoder,
-            "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to "
-            "give it a learning rate of its own.",
+            "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to give "
+            "it a learning rate of its own.",
         )
         _check_score_layers(check, model, scores, encoder.channels)
         for name, factor in factors.items():
             _check_upsampling_layer(check, model, name, factor)
-        model.eval()
-        _copy_weights(right, model, [*scores, *factors])
-        _check_forward(check, model, right, factors)
-        _check_odd_size(check, model, right, factors)
+    encoder = _calibrated_encoder()
+    right = reference(copy.deepcopy(encoder), _NUM_CLASSES).eval()
+    model = check.call(answer, encoder, _NUM_CLASSES).eval()
+    _copy_weights(right, model, [*scores, *factors])
+    _check_forward(check, model, right, factors)
+    _check_odd_size(check, model, right, factors)
 
 
-def _encoder(backbone: str) -> models.ResNetEncoder:
-    """A narrow encoder whose batch norm is calibrated, so that the features of all strides have a similar size."""
-    encoder = models.ResNetEncoder(backbone, width=8)
+def _calibrated_encoder() -> models.ResNetEncoder:
+    """An encoder whose batch norm is calibrated, so that the features of all strides have a similar size."""
+    encoder = models.ResNetEncoder("resnet18", width=8)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the running statistics become those of the one batch below
@@ -168,7 +169,8 @@ def _copy_weights(right: nn.Module, model: nn.Module, names: list[str]) -> None:
 
 def _check_forward(check: Check, model: nn.Module, right: nn.Module, factors: Mapping[str, int]) -> None:
     images = torch.randn(2, 3, 64, 64)
-    expected = right(images)
+    with torch.no_grad():
+        expected = right(images)
     sizes = {
         "must match the size": "two summands differ in size: enlarge the coarser scores before adding; an upsampling "
         "layer enlarges exactly n times with kernel 2n, stride n, padding n / 2."

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labhelpers.data.synthetic.figures import FIGURES, Kit, bird
+from labhelpers.data.synthetic.figures import FIGURES, bird
+from labhelpers.data.synthetic.kit import Kit
 from labhelpers.data.synthetic.settings import SETTINGS, Backdrop, Setting
 from labhelpers.data.synthetic.shapes import Part, grow, paint
 from labhelpers.data.synthetic.textures import finish, grain, shadow

@@ -1,56 +1,17 @@
 """The silhouettes of the synthetic scenes: one function for each of the 20 VOC categories.
 
 A figure faces right and stands on y = 0 (y up); 1 is its size, the longer side of its bounding box. A function adds the
-figure's parts to a `Kit`, back to front, and draws its few variations (pose, colour) from the kit's dice.
+figure's parts to a `Kit`, back to front, and draws its few variations (pose, colour) from the kit's dice. (A chair is
+smaller than that: it is drawn in the unit of the sofa, whose seat it shares.)
 """
 
 from collections.abc import Callable
 
-import numpy as np
-
-from labhelpers.data.synthetic.shapes import Part, Points
-from labhelpers.data.synthetic.textures import Colour, Look
-
-LIMB = 0.0225  # half the width of thin parts: limbs are 4.5 % of the size
+from labhelpers.data.synthetic.kit import LIMB, Kit
+from labhelpers.data.synthetic.textures import Look
 
 INK, GLASS, WHITE = (38, 36, 44), (150, 200, 226), (238, 236, 230)
 SKIN = ((240, 196, 160), (206, 150, 108), (134, 88, 60))
-
-
-class Kit:
-    """Collects the parts of one figure. `unit` is a pixel at 128 px image size; `rng` decides the variations."""
-
-    def __init__(self, rng: np.random.Generator, unit: float):
-        self.rng = rng
-        self.unit = unit
-        self.parts: list[Part] = []
-        self._light = 0.92 + 0.16 * rng.random()
-        self._period = (4 + 3 * rng.random()) * unit
-
-    def pick(self, choices):
-        """Choose one of `choices`."""
-        return choices[int(self.rng.integers(len(choices)))]
-
-    def look(self, colour: Colour, second: Colour | None = None, pattern: str = "solid", coarse: float = 1.0) -> Look:
-        """Return a shader whose brightness and period (4 to 7 px at 128, times `coarse`) are this object's own."""
-        first, second = (c and tuple(min(255, int(v * self._light)) for v in c) for c in (colour, second))
-        return Look(first, second, pattern, coarse * self._period, 1.5 * self.unit)
-
-    def poly(self, look: Look, points: Points, round: float = 0.0) -> None:
-        self.parts.append(Part("polygon", points, round, look))
-
-    def stroke(self, look: Look, points: Points, radius: float = LIMB) -> None:
-        self.parts.append(Part("stroke", points, radius, look))
-
-    def oval(self, look: Look, x: float, y: float, rx: float, ry: float) -> None:
-        self.parts.append(Part("ellipse", [(x, y), (x + rx, y), (x, y + ry)], 0.0, look))
-
-    def ring(self, look: Look, x: float, y: float, r: float, radius: float = LIMB) -> None:
-        self.parts.append(Part("ring", [(x, y), (x + r, y), (x, y + r)], radius, look))
-
-    def box(self, look: Look, x0: float, y0: float, x1: float, y1: float, round: float = 0.0) -> None:
-        x0, y0, x1, y1 = x0 + round, y0 + round, x1 - round, y1 - round
-        self.poly(look, [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], round)
 
 
 def aeroplane(kit: Kit) -> None:
@@ -137,7 +98,7 @@ def car(kit: Kit) -> None:
     kit.oval(kit.look((255, 240, 150)), 0.45, 0.19, 0.03, 0.03)
 
 
-def _legs(kit: Kit, look: Look, xs: Points | tuple[float, ...], top: float, radius: float) -> None:
+def _legs(kit: Kit, look: Look, xs: tuple[float, ...], top: float, radius: float) -> None:
     stride = 0.05 * kit.rng.random()
     for i, x in enumerate(xs):
         kit.stroke(look, [(x, top), (x + (stride if i % 2 else -stride), radius)], radius)
@@ -171,31 +132,24 @@ def dog(kit: Kit) -> None:
     kit.oval(kit.look(INK), 0.28, 0.73, 0.022, 0.026)
 
 
-def _upholstery(kit: Kit) -> Look:
-    return kit.look((150, 48, 160), (214, 140, 214), "checks")
-
-
 def chair(kit: Kit) -> None:
-    _seat(kit, seats=1, size=0.26)
+    _seat(kit, seats=1)
 
 
 def sofa(kit: Kit) -> None:
-    _seat(kit, seats=3, size=0.26)
+    _seat(kit, seats=3)
 
 
-def _seat(kit: Kit, seats: int, size: float) -> None:
+def _seat(kit: Kit, seats: int) -> None:
     """Chair and sofa: the same cloth, arms and feet; only how far the seat extends tells them apart."""
-    cloth, wood = _upholstery(kit), kit.look((112, 70, 40))
-    half = seats * size / 2
-    for x in (-half, half):
+    cloth, wood, width = kit.look((150, 48, 160), (214, 140, 214), "checks"), kit.look((112, 70, 40)), 0.26
+    left, right = -seats * width / 2, seats * width / 2
+    for x in (left, right):
         kit.stroke(wood, [(x, 0.10), (x, LIMB)])
-    for i in range(seats):
-        x = -half + i * size
-        kit.box(cloth, x, 0.24, x + size, 0.56, 0.04)
-    for i in range(seats):
-        x = -half + i * size
-        kit.box(cloth, x, 0.10, x + size, 0.28, 0.03)
-    for x in (-half, half):
+    for bottom, top, rounding in ((0.24, 0.56, 0.04), (0.10, 0.28, 0.03)):  # backs, then cushions
+        for i in range(seats):
+            kit.box(cloth, left + i * width, bottom, left + (i + 1) * width, top, rounding)
+    for x in (left, right):
         kit.box(cloth, x - 0.055, 0.08, x + 0.055, 0.38, 0.05)
 
 

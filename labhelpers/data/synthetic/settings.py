@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labhelpers.data.synthetic.shapes import Part, Shader, paint
+from labhelpers.data.synthetic.shapes import Part, Points, Shader, paint
 from labhelpers.data.synthetic.textures import Colour, Look, smooth_noise, two_tone
 
 
@@ -28,7 +28,7 @@ class Backdrop:
         self.rng, self.size, self.horizon = rng, size, horizon
         self.unit = size / 128
         self.row = int(horizon * size)
-        self.picture = np.empty((size, size, 3), dtype=np.float32)
+        self.picture = np.zeros((size, size, 3), dtype=np.float32)
 
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * self.rng.random()
@@ -43,7 +43,7 @@ class Backdrop:
         ramp = np.arange(bottom - top, dtype=np.float32) / np.float32(max(bottom - top, 1))
         self.picture[top:bottom] *= (np.float32(start) + ramp * np.float32(end - start))[:, None, None]
 
-    def shape(self, kind: str, shader: Shader, points, radius: float = 0.0, opacity: float = 1.0) -> None:
+    def shape(self, kind: str, shader: Shader, points: Points, radius: float = 0.0, opacity: float = 1.0) -> None:
         """Draw a part given in fractions of the picture, y down."""
         points = [(x * self.size, y * self.size) for x, y in points]
         paint(self.picture, Part(kind, points, radius * self.size, shader), opacity=opacity)

@@ -1,0 +1,239 @@
+"""The machinery of the checks: what is handed back, graded, reported; that nothing is disturbed and nothing crashes."""
+
+import itertools
+import linecache
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judging import judge
+from torch import nn
+
+from labhelpers import data
+from labhelpers.course import checks
+from labhelpers.course.checks.compare import difference
+from labhelpers.course.checks.core import EXERCISES
+
+_cells = itertools.count()
+
+
+def own(reference):
+    """An answer as right as the reference, but not the same object."""
+    if isinstance(reference, type):
+        return type(reference.__name__, (reference,), {})
+    return lambda *given, **named: reference(*given, **named)
+
+
+def run_cell(source: str) -> dict:
+    """Executes a cell as a notebook does, with its source known to tracebacks."""
+    source = textwrap.dedent(source).strip()
+    name = f"<cell {next(_cells)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace = {}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace
+
+
+def test_there_is_a_check_for_every_exercise():
+    assert set(checks.__all__) == set(EXERCISES) | {"grade", "is_reference"}
+    assert all(getattr(checks, name).__doc__ for name in checks.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(EXERCISES))
+def test_right_answer_passes_and_the_line_is_always_the_same(name):
+    answer = own(EXERCISES[name].reference)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    text = judge(name, answer)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+    assert text.startswith(f"{EXERCISES[name].title}: passed (")
+    torch.manual_seed(1)
+    assert judge(name, answer) == text
+    assert checks.grade(name, answer) is None
+
+
+def test_wrong_answer_hands_on_the_reference_and_fails_the_grade_with_its_hint(capsys):
+    wrong = lambda target: data.decode_target(target)[..., ::-1]  # noqa: E731
+    handed_on = checks.decode_target(wrong)
+    assert handed_on is data.decode_target
+    assert checks.is_reference(handed_on)
+    assert not checks.is_reference(wrong)
+    for answer in (wrong, handed_on):
+        with pytest.raises(AssertionError, match="decode_target: red and blue"):
+            checks.grade("decode_target", answer)
+    capsys.readouterr()
+    assert checks.decode_target(handed_on) is handed_on
+    assert "not your answer" in capsys.readouterr().out
+
+
+def test_handing_in_the_library_function_is_not_an_answer():
+    with pytest.raises(AssertionError, match="reference"):
+        checks.grade("voc_palette", data.voc_palette)
+
+
+def test_unknown_exercise_lists_the_known():
+    with pytest.raises(ValueError, match="decode_taget.*known: .*decode_target"):
+        checks.grade("decode_taget", None)
+
+
+def test_exception_is_reported_with_its_line_in_the_cell():
+    cell = run_cell(
+        """
+        def helper(matrix):
+            return matrix.no_such_thing
+
+        def mean_iou(matrix):
+            return helper(matrix)
+        """
+    )
+    text = judge("mean_iou", cell["mean_iou"])
+    assert "AttributeError in line 2 (`return matrix.no_such_thing`)" in text
+    assert "has no attribute 'no_such_thing'" in text
+
+
+def test_exception_inside_a_library_points_at_the_line_that_called_it():
+    cell = run_cell(
+        """
+        import torch
+
+        def class_weights(pixels):
+            return torch.nn.functional.cross_entropy(pixels, "no")
+        """
+    )
+    assert "in line 4 (`return torch.nn.functional" in judge("class_weights", cell["class_weights"])
+
+
+STUBS = [
+    "def mean_iou(matrix):\n    raise NotImplementedError()",
+    "def mean_iou(matrix):\n    # your code here\n    raise NotImplementedError('write it')",
+    "def mean_iou(matrix):\n    ...",
+    "def mean_iou(matrix):\n    return ...",
+    "def mean_iou(matrix):\n    pass",
+    "mean_iou = None",
+    "mean_iou = ...",
+]
+
+
+@pytest.mark.parametrize("stub", STUBS)
+def test_stub_is_not_written_yet(stub):
+    assert "mean_iou: not written yet" in judge("mean_iou", run_cell(stub)["mean_iou"])
+
+
+def test_torch_saying_not_implemented_is_an_ordinary_error():
+    cell = run_cell(
+        """
+        import torch
+
+        def class_weights(pixels):
+            return torch.empty(3, device="meta").to("cpu")
+        """
+    )
+    text = judge("class_weights", cell["class_weights"])
+    assert "not written yet" not in text
+    assert "NotImplementedError in line 4" in text
+
+
+def test_value_instead_of_function():
+    assert "without calling it" in judge("voc_palette", data.voc_palette())
+
+
+def test_wrong_number_of_arguments():
+    assert "TypeError" in judge("transposed_conv", lambda x: x)
+
+
+def test_argument_changed_in_place_is_named():
+    def add_in_place(matrix):
+        matrix += 1
+        return 0.5
+
+    assert "argument number 1 in place" in judge("mean_iou", add_in_place)
+
+
+class Odd:
+    def __getattr__(self, name):
+        raise RuntimeError("odd")
+
+
+ODD_RESULTS = [
+    0,
+    1.5,
+    True,
+    "text",
+    (),
+    (1, 2),
+    [torch.zeros(2), None],
+    {"out": torch.zeros(2)},
+    Odd,
+    object(),
+    np.zeros(0),
+    np.array("text"),
+    np.array([None, 1]),
+    torch.zeros(()),
+    torch.full((3, 4), torch.nan),
+    torch.zeros(2, 3, dtype=torch.complex64),
+    torch.zeros(2, 3, dtype=torch.bfloat16),
+    torch.zeros(2, 3, dtype=torch.bool),
+    (torch.zeros(3, 5, 5), np.zeros((5, 5))),
+    nn.Linear(2, 2),
+    nn.Conv2d(3, 5, (2, 4)),
+]
+
+
+@pytest.mark.parametrize("name", sorted(EXERCISES))
+def test_whatever_comes_back_the_check_ends_with_a_hint(name):
+    for odd in ODD_RESULTS:
+        text = judge(name, lambda *given, odd=odd, **named: odd)
+        assert "going on with the reference" in text
+        assert len(text.splitlines()[0]) < 600
+
+
+ARRAYS = {
+    "voc_palette": (256, 3),
+    "decode_target": (7, 9, 3),
+    "confusion_matrix": (21, 21),
+    "class_weights": (6,),
+    "transposed_conv": (5, 6),
+    "bilinear_kernel": (4, 4),
+}
+
+
+@given(st.sampled_from(sorted(ARRAYS)), st.data())
+@settings(max_examples=60, deadline=None)
+def test_one_wrong_value_anywhere_is_rejected_and_located(name, draw):
+    place = tuple(draw.draw(st.integers(0, side - 1)) for side in ARRAYS[name])
+
+    def answer(*given, **named):
+        out = EXERCISES[name].reference(*given, **named)
+        out = out.copy() if isinstance(out, np.ndarray) else out.clone()
+        if out.shape == ARRAYS[name]:
+            out[place] = out[place] + 1 if out.dtype not in (np.uint8, torch.uint8) else 255 - out[place]
+        return out
+
+    assert f"differs in 1 of {np.prod(ARRAYS[name])} values, first at {list(place)}" in judge(name, answer)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "hint"),
+    [
+        (torch.ones(2, 3), torch.ones(2, 3), ""),
+        (torch.ones(2, 3) + 1e-7, torch.ones(2, 3), ""),
+        (torch.ones(3, 2), torch.ones(2, 3), "axes in another order"),
+        (torch.ones(2, 4), torch.ones(2, 3), "shape (2, 4), expected (2, 3)"),
+        (torch.ones(2, 3).double(), torch.ones(2, 3), "dtype is torch.float64; expected torch.float32"),
+        (torch.ones(2, 3).bfloat16(), torch.ones(2, 3), "dtype is torch.bfloat16"),
+        (np.ones((2, 3)), torch.ones(2, 3), "is a NumPy array, expected a torch tensor"),
+        (torch.tensor([0.0, torch.nan]), torch.zeros(2), "first at [1]: expected 0, found nan"),
+        (np.uint8([250]), np.uint8([4]), "first at [0]: expected 4, found 250"),
+        (np.float64(0.5), 0.5, ""),
+        (1, 1.0, "is a Python int, expected a Python float"),
+        (True, 1, "a value of type bool"),
+        (torch.zeros(2, dtype=torch.complex64), torch.zeros(2), "dtype torch.complex64"),
+    ],
+)
+def test_difference(found, expected, hint):
+    text = difference(found, expected, "it")
+    assert hint in text
+    assert bool(text) == bool(hint)
