@@ -195,8 +195,8 @@ def step_clipped(model, images, targets, optimizer):
     [
         (changed_step(zero="never"), "zero_grad() before backward"),
         (changed_step(zero="between"), "come between them"),
-        (changed_step(mode=False), "evaluation mode"),
-        (step_without_mode, "evaluation mode"),
+        (changed_step(mode=False), "call model.train()"),
+        (step_without_mode, "call model.train()"),
         (changed_step(ignore_index=-100), "ignore_index=255"),
         (changed_step(change=lambda logits: logits.softmax(1)), "softmax before cross_entropy"),
         (changed_step(change=torch.sigmoid), "sigmoid before cross_entropy"),

@@ -208,8 +208,7 @@ def _share_of_work(rank: int, port: int, folder: str) -> None:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
-    model = accelerator.prepare(Pooling())
-    evaluation = evaluate(model, Pictures(), batch_size=2, accelerator=accelerator)
+    evaluation = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=accelerator)
     own = ConfusionMatrix(2)
     own.update(torch.tensor([[rank]], dtype=torch.uint8), torch.tensor([[rank]], dtype=torch.uint8))
     own.reduce(accelerator)
@@ -232,6 +231,25 @@ def test_two_processes_share_the_images_and_agree(tmp_path):
             np.testing.assert_array_equal(shared["matrices"], alone.matrices)
             assert shared["labels"] == alone.protocol.labels
             assert shared["own"].tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_distributed_wrapper_is_taken_off():
+    """Its forward exchanges buffers, and would wait for ever for a process with fewer images."""
+
+    class Wrapped(nn.Module):
+        module = Pooling()
+
+    class OneProcess:
+        process_index, num_processes = 0, 1
+
+        def unwrap_model(self, model):
+            return model.module
+
+        def reduce(self, tensor, reduction):
+            return tensor
+
+    evaluation = evaluate(Wrapped(), Pictures(), accelerator=OneProcess())
+    np.testing.assert_array_equal(evaluation.matrices, evaluate(Pooling(), Pictures()).matrices)
 
 
 def test_object_recall():

@@ -13,6 +13,7 @@ from training_toys import Squares, TinyNet, tiny_net, tiny_recipe
 from labhelpers.data.transforms import Augmentation
 from labhelpers.training import History, checkpoints, overfit_one_batch, train, train_or_load
 from labhelpers.training.progress import Progress
+from labhelpers.training.run import describe
 from labhelpers.training.tracking import Wandb
 
 
@@ -125,9 +126,7 @@ def test_class_weights_come_from_the_data(sets, tmp_path):
 
 
 def test_bf16_is_near_float32(sets, tmp_path):
-    a, b = (
-        train(tiny_net(), *sets, tiny_recipe(precision=p), tmp_path / p).column("loss")[1] for p in ("no", "bf16")
-    )
+    a, b = (train(tiny_net(), *sets, tiny_recipe(precision=p), tmp_path / p).column("loss")[1] for p in ("no", "bf16"))
     assert a == pytest.approx(b, rel=0.02)
     assert (a != b).any()
 
@@ -247,7 +246,8 @@ def test_a_shortened_log_is_noticed(sets, tmp_path):
 def test_train_or_load_trains_once_and_says_which(sets, capsys):
     first = train_or_load("net", tiny_net(), *sets, tiny_recipe())
     assert not first.loaded
-    assert re.search(r"^net: trained \(now, [\d.]+ min, key \w{10}\): mean_iou 0.\d+ at step", capsys.readouterr().out, re.M)
+    said = capsys.readouterr().out
+    assert re.search(r"^net: trained \(now, [\d.]+ min, key \w{10}\): mean_iou 0.\d+ at step", said, re.MULTILINE)
     second = train_or_load("net", tiny_net(), *sets, tiny_recipe(workers=1, save_every=9))
     assert second.loaded
     assert capsys.readouterr().out.startswith("net: loaded (trained 20")
@@ -290,6 +290,28 @@ def test_whatever_decides_about_the_result_changes_the_key(sets):
     assert tuned.key != runs[2].key
 
 
+def notebook_class(forward):
+    """A class as a cell defines it."""
+    members = {"forward": forward, "__module__": "__main__"}
+    return type("Net", (TinyNet,), members)
+
+
+def test_a_changed_forward_of_a_notebook_s_class_is_another_run(sets):
+    def facts(forward):
+        torch.manual_seed(0)
+        return describe(notebook_class(forward)(), *sets, tiny_recipe())
+
+    once = facts(lambda self, x: self.head(self.encoder(x)))
+    assert once == facts(lambda self, x: self.head(self.encoder(x)))
+    assert once != facts(lambda self, x: self.head(self.encoder(x)) * 2)
+    assert once != facts(lambda self, x: self.head(self.encoder(x).relu()))
+
+
+def test_freezing_needs_an_encoder(sets, tmp_path):
+    with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, which Conv2d"):
+        train(nn.Conv2d(3, 3, 1), *sets, tiny_recipe(freeze_encoder_steps=1), tmp_path)
+
+
 def test_an_interrupted_cell_continues_when_it_is_run_again(sets, capsys):
     def interrupt(event):
         if event.step == 5:
@@ -300,7 +322,7 @@ def test_an_interrupted_cell_continues_when_it_is_run_again(sets, capsys):
     with pytest.raises(KeyboardInterrupt):
         train_or_load("net", model, *sets, tiny_recipe(), callbacks=[interrupt])
     assert_same(before, weights(model))
-    capsys.readouterr()
+    assert "net: interrupted; the same call continues" in capsys.readouterr().out
     run = train_or_load("net", model, *sets, tiny_recipe())
     assert "continued from step 4 (now" in capsys.readouterr().out
     assert not run.loaded

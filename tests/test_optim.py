@@ -65,7 +65,8 @@ def test_optimizers_are_fused_and_slow_on_the_backbone(name):
 
 def test_fused_equals_torch_s_plain_adamw():
     models = [tiny_net(), tiny_net()]
-    optimizers = [build_optimizer(models[0], tiny_recipe()), torch.optim.AdamW(models[1].parameters(), 1e-2, weight_decay=1e-4)]
+    plain = torch.optim.AdamW(models[1].parameters(), 1e-2, weight_decay=1e-4)
+    optimizers = [build_optimizer(models[0], tiny_recipe()), plain]
     for model, optimizer in zip(models, optimizers, strict=True):
         model.eval()
         for _ in range(3):

@@ -81,8 +81,8 @@ def _save(path: Path, dataset: SegmentationDataset, counts: np.ndarray) -> None:
 def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: float = 0.999) -> np.ndarray:
     """Weights for a loss: the rarer a class, the larger its weight.
 
-    Scaled to a mean of 1 over the classes that occur. A class that never occurs gets 1: there is nothing to balance,
-    and neither infinity nor zero (which leaves a batch of that class alone undefined) belongs into a loss.
+    Scaled to a mean of 1 over the classes that occur. A class that never occurs gets 0, not infinity: it has no pixel
+    to weigh, and in other data its pixels count as little as void.
 
     Args:
         method:
@@ -117,7 +117,7 @@ def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: fl
         weights = np.median(frequency) / frequency
     else:
         weights = (1 - beta) / (1 - beta**images)
-    result = np.ones(len(stats.pixels), dtype=np.float32)
+    result = np.zeros(len(stats.pixels), dtype=np.float32)
     result[present] = weights / weights.mean()
     return result
 

@@ -82,7 +82,7 @@ class View:
         Points that fall outside are kept, with coordinates outside. Exact but for rounding; with `elastic`, to within
         1/1000 pixel for amplitudes up to 64.
         """
-        return torch.from_numpy(self._forward(_array(xy, 2) + 0.5) - 0.5).float()
+        return torch.from_numpy(self._mirror(self._forward(_array(xy, 2) + 0.5)) - 0.5).float()
 
     def to_image(self, xy: torch.Tensor | np.ndarray) -> torch.Tensor:
         """The inverse of `points`: from pixels of the output back to pixels of the image, float32 (N, 2)."""
@@ -99,11 +99,13 @@ class View:
         boxes = _array(xyxy, 4)
         low, high = boxes[:, None, :2], boxes[:, None, 2:] + 1  # from the corner of the first pixel to that of the last
         outline = self._forward((low + (high - low) * _OUTLINE).reshape(-1, 2)).reshape(-1, len(_OUTLINE), 2)
-        limit = np.array(self.size[::-1])
+        limit = np.array(self.size[::-1]) - 1
         first = np.clip(np.ceil(_snap(outline.min(1)) - 0.5), 0, None)
-        last = np.clip(np.ceil(_snap(outline.max(1)) - 0.5) - 1, None, limit - 1)
+        last = np.clip(np.ceil(_snap(outline.max(1)) - 0.5) - 1, None, limit)
         moved = np.concatenate([first, last], axis=1)
         moved[(first > last).any(1)] = np.nan
+        if self.flip:  # only now, so that an edge on a pixel's centre is decided as the mask decides it
+            moved[:, [2, 0]] = limit[0] - moved[:, [0, 2]]
         return torch.from_numpy(moved).float()
 
     @property
@@ -133,13 +135,14 @@ class View:
         return np.stack([self.size[1] - p[:, 0], p[:, 1]], axis=1) if self.flip else p
 
     def _forward(self, p: np.ndarray) -> np.ndarray:
+        """From the image to the output, as it is before mirroring."""
         scale, source, placed = self._scale()
         p = (p - source) * scale + placed
         if self.angle:
             p = self._turn(p, self.angle)
         if self.elastic is not None:
             p = self.elastic.inverse(p)
-        return self._mirror(p)
+        return p
 
     def _backward(self, p: np.ndarray) -> np.ndarray:
         scale, source, placed = self._scale()

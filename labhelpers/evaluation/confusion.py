@@ -66,8 +66,8 @@ def confusion_matrix(
     # different lanes: a run of equal pixels would otherwise wait for its own last addition each time.
     bins = 256 * num_classes
     dtype = torch.int16 if _LANES * bins <= 2**15 else torch.int32
-    lane = torch.arange(target.shape[-1], dtype=dtype, device=target.device).remainder_(_LANES).mul_(bins)
-    index = torch.add(prediction, target.to(dtype), alpha=num_classes).add_(lane)
+    lane = torch.arange(target.shape[-1], dtype=dtype, device=target.device) % _LANES * bins
+    index = target.to(dtype).mul_(num_classes).add_(prediction).add_(lane)
     counts = torch.bincount(index.reshape(-1), minlength=_LANES * bins)
     counts = counts.view(_LANES, 256, num_classes).sum(0).cpu()
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 PARTS = ("model", "optimizer")
+_NUMBERED = "step-" + 8 * "[0-9]"
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -118,7 +119,7 @@ def latest(run_dir: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint | None:
 
 def discard_after(run_dir: Path, step: int) -> None:
     """Removes what is newer than ``step`` (damaged or unfinished), so that it cannot be taken for a result later."""
-    for path in run_dir.glob("step-*"):
+    for path in run_dir.glob(f"{_NUMBERED}.*"):
         if int(path.name[5:13]) > step or path.name.endswith(".partial"):
             path.unlink()
 
@@ -169,13 +170,13 @@ def _file(run_dir: Path, step: int, part: str | None = None) -> Path:
 
 def _steps(run_dir: Path) -> list[int]:
     """Steps of the finished checkpoints, newest first."""
-    return sorted((int(path.name[5:13]) for path in run_dir.glob("step-????????.json")), reverse=True)
+    return sorted((int(path.name[5:13]) for path in run_dir.glob(f"{_NUMBERED}.json")), reverse=True)
 
 
 def _prune(run_dir: Path) -> None:
     last = [step for step in _steps(run_dir) if _file(run_dir, step, "optimizer").exists()][:2]
     best = {_best_step(_file(run_dir, step)) for step in last}
-    for path in run_dir.glob("step-*"):
+    for path in run_dir.glob(f"{_NUMBERED}.*"):
         step = int(path.name[5:13])
         if step not in last and (step not in best or ".optimizer." in path.name):
             path.unlink()

@@ -29,17 +29,18 @@ def train(
     run_dir: str | Path,
     *,
     callbacks: Sequence[Callback] = (),
+    name: str = "train",
 ) -> History:
     """Trains the model in place; an interrupted run found in ``run_dir`` is continued.
 
     The model ends with the weights of the last step, on the device it was trained on; ``run_dir`` also keeps those of
-    the best evaluation. Each callback is called with an :class:`Event` after every step.
+    the best evaluation. Each callback is called with an :class:`Event` after every step. ``name`` labels the bar.
 
     Raises:
         RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full; checkpoints stay.
         ValueError: ``run_dir`` holds a run of another recipe or architecture.
     """
-    with Session(model, train_set, val_set, recipe, Path(run_dir)) as run, run.progress() as progress:
+    with Session(model, train_set, val_set, recipe, Path(run_dir), name) as run, run.progress() as progress:
         for images, targets, colour in run.batches():
             lr = run.schedule.step(run.step)
             run.prepare_step()  # seeds torch, sets the train mode, freezes or unfreezes the encoder

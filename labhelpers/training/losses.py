@@ -28,19 +28,19 @@ class _SoftDice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_p: Tensor, target: Tensor, ignore_index: int, smooth: float) -> Tensor:
         """log_p (B, K, N) float, target (B, N) int64 -> scalar."""
-        num_classes = log_p.shape[1]
-        valid = target != ignore_index
-        index = torch.where(valid, target, 0).unsqueeze(1)  # (B, 1, N); void pixels are weighted by zero below
-        weight = valid.to(log_p.dtype)
-        p = log_p.exp()
-        predicted = (p @ weight.unsqueeze(2)).sum((0, 2))
-        per_image = log_p.new_zeros(len(log_p), num_classes)  # one image at a time: short sums stay exact in float32
-        hit = per_image.scatter_add(1, index[:, 0], p.gather(1, index)[:, 0] * weight).sum(0)
-        present = per_image.scatter_add(1, index[:, 0], weight).sum(0)
+        predicted, hit, true = log_p.new_zeros(3, len(log_p), log_p.shape[1])
+        p = torch.empty_like(log_p[0])
+        for i, (log_p_i, target_i) in enumerate(zip(log_p, target, strict=True)):  # one image stays in a CPU's cache
+            index, weight = _index_and_weight(target_i, ignore_index, log_p.dtype)
+            torch.exp(log_p_i, out=p)
+            predicted[i] = p @ weight
+            hit[i].scatter_add_(0, index, p.gather(0, index[None])[0] * weight)
+            true[i].scatter_add_(0, index, weight)
+        predicted, hit, true = predicted.sum(0), hit.sum(0), true.sum(0)
 
-        counted = (present > 0).to(log_p.dtype)
+        counted = (true > 0).to(log_p.dtype)
         counted /= counted.sum().clamp_min(1)
-        size = predicted + present + smooth
+        size = predicted + true + smooth
         dice = (2 * hit + smooth) / size
         # dL/dp at a pixel of class t: -2/size_t on its own class, + dice_k/size_k on every class k.
         ctx.save_for_backward(log_p, target, counted * dice / size, -2 * counted / size)
@@ -50,13 +50,20 @@ class _SoftDice(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         log_p, target, every_class, own_class = ctx.saved_tensors
-        valid = target != ctx.ignore_index
-        index = torch.where(valid, target, 0)
-        # dL/dlog_p = p dL/dp
-        grad = log_p.exp().mul_((grad_output * every_class)[:, None])
-        own = log_p.gather(1, index[:, None]).exp_().mul_((grad_output * own_class)[index][:, None])
-        grad.scatter_add_(1, index[:, None], own)
-        return grad.mul_(valid[:, None]), None, None, None
+        every_class, own_class = grad_output * every_class, grad_output * own_class
+        grad = torch.empty_like(log_p)
+        for log_p_i, target_i, grad_i in zip(log_p, target, grad, strict=True):
+            index, weight = _index_and_weight(target_i, ctx.ignore_index, log_p.dtype)
+            torch.exp(log_p_i, out=grad_i)  # p, and dL/dlog_p = p dL/dp
+            own = grad_i.gather(0, index[None]) * own_class[index]
+            grad_i.mul_(every_class[:, None]).scatter_add_(0, index[None], own).mul_(weight)
+        return grad, None, None, None
+
+
+def _index_and_weight(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """target (N,) -> class (N,) int64 with void as 0, weight (N,) 1 and for void 0."""
+    valid = target != ignore_index
+    return torch.where(valid, target, 0), valid.to(dtype)
 
 
 def _nll(log_p: Tensor, target: Tensor, ignore_index: int, weight: Tensor | None = None) -> Tensor:

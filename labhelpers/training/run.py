@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .checkpoints import write_atomic
 from .loop import train
 from .losses import Loss, build_loss
 from .recipe import Recipe
-from .session import Callback
+from .session import Callback, make_accelerator
 from .tracking import History
 
 
@@ -28,7 +28,7 @@ from .tracking import History
 class Run:
     """A trained model, whether it was trained just now or earlier."""
 
-    model: nn.Module  # with the weights of the best evaluation, in eval mode
+    model: nn.Module  # with the weights of the best evaluation, in eval mode, on the device that trains
     history: History
     loaded: bool  # True: nothing was trained in this call
     minutes: float  # of the training, interruptions left out
@@ -48,14 +48,15 @@ def train_or_load(
     """Trains the model, continues an interrupted training, or loads a finished one; says in one line which.
 
     The run's folder is ``checkpoints/<name>/<key>``. The key is a hash of all that decides about the result: the
-    model (class, layers, shapes, initial weights), both data sets, loss, recipe and seed; ``run.json`` in the folder
-    spells it out. A changed recipe has another key, so that a stale weight is never loaded. For the same reason build
-    the model right after ``torch.manual_seed``: other random weights are another run.
+    model (class, its code if it is the notebook's own, layers, shapes, initial weights), both data sets, loss, recipe
+    and seed; ``run.json`` in the folder spells it out. A changed recipe has another key, so that a stale weight is
+    never loaded. Build the model right after ``torch.manual_seed``: other random weights are another run.
 
     Raises:
         RuntimeError, ValueError: as :func:`loop.train` does. An interrupted or failed call gives the model its initial
             weights back, so that the same call continues from the last checkpoint.
     """
+    accelerator = make_accelerator()
     facts = describe(model, train_set, val_set, recipe)
     earlier = getattr(model, "_trained_by", None)  # the same cell run twice: the model holds its result already
     if earlier is not None and earlier["result"] == facts["initial_weights"]:
@@ -64,7 +65,7 @@ def train_or_load(
             facts = again
     key = _key(name, facts)
     folder = config.checkpoints_root() / name / key
-    if _is_main_process():
+    if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())
 
@@ -73,21 +74,26 @@ def train_or_load(
     if start < recipe.steps:
         initial = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         try:
-            train(model, train_set, val_set, recipe, folder, callbacks=callbacks)
-        except BaseException:
+            train(model, train_set, val_set, recipe, folder, callbacks=callbacks, name=name)
+        except BaseException as error:
             model.load_state_dict(initial)
+            if isinstance(error, KeyboardInterrupt):
+                print(
+                    f"{name}: interrupted; the same call continues from the last checkpoint (every "
+                    f"{recipe.save_every} steps, and at each evaluation)"
+                )
             raise
 
     last = checkpoints.read(folder, recipe.steps, parts=())
     best = checkpoints.read(folder, last.info["best_step"], parts=("model",))
     checkpoints.load_model(model, best.parts["model"], folder)
-    model.eval()
+    model.to(accelerator.device).eval()
     model._trained_by = {"key": key, "initial_weights": facts["initial_weights"], "result": sketch(model)}
     minutes = last.info["seconds"] / 60
     done = f"{recipe.best_metric} {last.info['best_score']:.3f} at step {best.step} of {recipe.steps}"
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.info["saved_at"]))
     how = {recipe.steps: f"loaded (trained {date}", 0: "trained (now"}.get(start, f"continued from step {start} (now")
-    if _is_main_process():
+    if accelerator.is_main_process:
         print(f"{name}: {how}, {minutes:.1f} min, key {key}): {done}")
     return Run(model, History.read(folder / "log.csv"), start == recipe.steps, minutes, key, folder)
 
@@ -97,7 +103,9 @@ def describe(
 ) -> dict[str, object]:
     """What decides about a run's result, as JSON."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    text = json.dumps([type(model).__name__, repr(model), shapes])
+    own = {type(module) for module in model.modules() if type(module).__module__ == "__main__"}
+    code = {kind.__name__: _code(kind) for kind in own}
+    text = json.dumps([type(model).__name__, repr(model), shapes, code], sort_keys=True)
     return {
         "model": type(model).__name__,
         "architecture": hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -120,12 +128,17 @@ def sketch(model: nn.Module) -> list[int]:
     return ((waves.sin() @ values) / spread * 1000).round().long().tolist()
 
 
+def _code(thing: object) -> object:
+    """A class or function as JSON that changes with what it does: a notebook's class has no version but its code."""
+    if isinstance(thing, type):
+        return {name: _code(member.__code__) for name, member in vars(thing).items() if hasattr(member, "__code__")}
+    if isinstance(thing, CodeType):
+        return [thing.co_code.hex(), thing.co_names, [_code(constant) for constant in thing.co_consts]]
+    return sorted(map(repr, thing)) if isinstance(thing, frozenset) else repr(thing)
+
+
 def _key(name: str, facts: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _is_main_process() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0  # set by accelerate's and torch's launchers
 
 
 def overfit_one_batch(

@@ -1,12 +1,13 @@
 """What surrounds the training loop: device, precision, continuing, evaluation, log and checkpoints of one run."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from .optim import build_optimizer, build_schedule
 from .progress import Progress
 from .recipe import METRICS, Recipe
 from .tracking import CsvLog, Wandb
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Callback = Callable[["Event"], None]
 
@@ -53,20 +57,19 @@ class Session:
         val_set: SegmentationDataset,
         recipe: Recipe,
         run_dir: Path,
+        name: str,
     ):
-        from accelerate import Accelerator, DataLoaderConfiguration
-        from accelerate.state import AcceleratorState
-
         self.model, self.train_set, self.val_set, self.recipe, self.run_dir = model, train_set, val_set, recipe, run_dir
         self.precision = resolve_precision(recipe.precision)
-        AcceleratorState._reset_state()  # it refuses a second run of another precision in the same process
-        split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
-        self.accelerator = Accelerator(mixed_precision=self.precision, dataloader_config=split)
+        self.accelerator = make_accelerator(self.precision)
         self.device = self.accelerator.device
         if recipe.batch_size % self.accelerator.num_processes:
             raise ValueError(
                 f"batch_size={recipe.batch_size} must be a multiple of the {self.accelerator.num_processes} processes"
             )
+
+        if recipe.freeze_encoder_steps and not hasattr(model, "encoder"):
+            raise ValueError(f"freeze_encoder_steps needs model.encoder, which {type(model).__name__} has not")
 
         model.to(self.device)
         if self.device.type == "cuda":
@@ -78,6 +81,7 @@ class Session:
         self.micro_batch = -(-recipe.batch_size // self.accelerator.num_processes // recipe.accumulate)
         self.step, self.best_step, self.best_score, self.seconds = 0, None, None, 0.0
         self._continue()
+        self.name = name
         self.wrapped_model = model  # by accelerate, where there are several processes
         self._wrapped_frozen = None
         self._stack = ExitStack()
@@ -135,8 +139,8 @@ class Session:
         return self.accelerator.prepare(loader) if self.accelerator.num_processes > 1 else loader
 
     def progress(self) -> Progress:
-        """The bar of this run, named after its folder."""
-        return Progress(self.run_dir.name, self.step, self.recipe.steps, self.recipe.batch_size)
+        """The bar of this run."""
+        return Progress(self.name, self.step, self.recipe.steps, self.recipe.batch_size)
 
     def _class_weights(self) -> Tensor | None:
         weights = self.recipe.class_weights
@@ -230,7 +234,7 @@ class Session:
         row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
         score = row[self.recipe.best_metric]
         self.schedule.observe(score)
-        if self.best_step is None or score > self.best_score:
+        if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
             self.best_step, self.best_score = self.step, score
         return evaluation
 
@@ -278,6 +282,16 @@ class Session:
         self.micro_batch = info["micro_batch"]
         self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
         self.seconds = info["seconds"]
+
+
+def make_accelerator(precision: str = "no") -> "Accelerator":
+    """accelerate's view of this machine: the device, the processes, mixed precision."""
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # it refuses a second run of another precision in the same process
+    split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
+    return Accelerator(mixed_precision=precision, dataloader_config=split)
 
 
 def resolve_precision(precision: str) -> str:

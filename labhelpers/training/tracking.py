@@ -101,6 +101,8 @@ class Wandb:
 
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
         settings = wandb.Settings(silent=True, console="off", init_timeout=15)
+        if hasattr(settings, "finish_timeout"):  # since 0.2x: do not wait for a network that has gone meanwhile
+            settings.finish_timeout = 30
         options = {"project": "segmentation-labs", "dir": str(run_dir), "config": config, "settings": settings}
         name = "-".join(run_dir.parts[-2:])
         try:

@@ -2,6 +2,7 @@
 
 import operator
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,10 @@ def voc_dataset(check: Check, answer) -> None:
         root = write_voc(Path(folder))
         for split, names in SPLITS.items():
             dataset = check.call(answer, root, split, when="while it is made")
-            _check_length(check, check.call(len, dataset), split, root)
+            _check_length(check, check.call(partial(len, dataset)), split, root)
             expected = data.VOCSegmentation(root, split)
             for index, name in enumerate(names):
-                item = check.call(operator.getitem, dataset, index, when=f"for item {index} of {split}")
+                item = check.call(partial(operator.getitem, dataset), index, when=f"for item {index} of {split}")
                 pair = isinstance(item, (tuple, list)) and len(item) == 2
                 check.that(pair, f"item {index} is {kind_of(item)}, expected the pair (image, target).")
                 image, target = item

@@ -1,7 +1,7 @@
 """Checks of lab 02's networks: FCN-32s, FCN-16s and FCN-8s as classes ``(encoder, num_classes)``.
 
-One inspection serves all three; what differs is the list of layers. Narrow encoders (width 8) with the blocks of ResNet-18
-and ResNet-50 show numbers of channels written by hand; the forward pass is judged on the small one.
+One inspection serves all three; what differs is the list of layers. Narrow encoders (width 8), laid out as
+ResNet-18 and ResNet-50, show numbers of channels written by hand; the forward pass is judged on the small one.
 """
 
 import copy
@@ -51,8 +51,8 @@ def _inspect(check: Check, answer: Callable, reference: Callable, factors: Mappi
         check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
         check.that(
             getattr(model, "encoder", None) is encoder,
-            "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to give "
-            "it a learning rate of its own.",
+            "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to "
+            "give it a learning rate of its own.",
         )
         _check_score_layers(check, model, scores, encoder.channels)
         for name, factor in factors.items():
@@ -184,7 +184,7 @@ def _check_forward(check: Check, model: nn.Module, right: nn.Module, factors: Ma
         "no gradient comes back through forward: is there a no_grad, a detach or an argmax? Training needs all of it.",
     )
     _check_gradients(check, model, logits, [*list(STAGES)[: len(factors)], *factors])
-    check.equal(logits, expected, "the logits", wrong_logits(right, images, factors), _tolerance(expected))
+    check.equal(logits, expected, "the logits", wrong_logits(right, images, list(factors)), _tolerance(expected))
 
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -233,7 +233,7 @@ def _check_odd_size(check: Check, model: nn.Module, right: nn.Module, factors: M
         padded = right(functional.pad(images, (0, -97 % 32, 0, -65 % 32)))[..., :65, :97]
         if not difference(logits, padded, "", tolerance=tolerance):
             expected = padded
-        mistakes = wrong_odd_logits(right, images, factors)
+        mistakes = wrong_odd_logits(right, images, list(factors))
         check.equal(logits, expected, "for a 65x97 image the logits", mistakes, tolerance)
 
 

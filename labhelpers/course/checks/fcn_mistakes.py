@@ -1,10 +1,10 @@
 """What known mistakes in an FCN's forward pass give, so that a check can name them by their numbers.
 
-Everything is computed with the layers of the reference, which has the same weights as the student's network.
+Everything is computed with the layers of the reference, which has the same weights as the student's network, and one by
+one, so that an answer that is right costs nothing.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,37 +13,39 @@ from torch.nn import functional
 STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
 """Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
 
-Mistakes = Iterator[tuple[Tensor, str]]  # computed one by one, and only for an answer that is wrong
+Mistakes = Iterator[tuple[Tensor, str]]
 
 
-def wrong_logits(model: nn.Module, images: Tensor, factors: Mapping[str, int]) -> Mistakes:
-    """Wrong logits for a size divisible by 32; ``factors`` has the upsampling layers in their order."""
-    logits = model(images)
+@torch.no_grad()
+def wrong_logits(model: nn.Module, images: Tensor, ups: Sequence[str]) -> Mistakes:
+    """Wrong logits for a size divisible by 32; ``ups`` names the upsampling layers in their order."""
+    features = model.encoder(images)
+    logits = _forward(model, features, images, ups)
     applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
-    shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
     yield logits.softmax(1), f"there is a softmax {applied}"
     yield logits.log_softmax(1), f"there is a log_softmax {applied}"
     yield logits.sigmoid(), f"there is a sigmoid {applied}"
     yield logits.relu(), "there is a ReLU on the logits: scores may be negative, leave it out."
-    for names in (list(factors), list(factors)[-1:]):
-        yield _without_padding(model, names)(images), shifted
-    if len(factors) == 3:
-        swapped = copy.deepcopy(model)
-        swapped.upscore2, swapped.upscore_pool4 = swapped.upscore_pool4, swapped.upscore2
+    for unpadded in (ups, ups[-1:]):
+        shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
+        yield _forward(model, features, images, ups, unpadded=unpadded), shifted
+    if len(ups) == 3:
         hint = "upscore2 and upscore_pool4 are exchanged: upscore2 enlarges score_fr, upscore_pool4 the sum."
-        yield swapped(images), hint
-    if len(factors) > 1:
+        yield _forward(model, features, images, [ups[1], ups[0], ups[2]]), hint
+    if len(ups) > 1:
         for combine, hint in (
             (torch.mul, "the scores are multiplied: add them."),
             (torch.sub, "the scores are subtracted: add them."),
             (lambda x, skip: (x + skip) / 2, "the scores are averaged: add them."),
             (lambda x, skip: (x + skip).relu(), "there is a ReLU after the sum: scores are added as they are."),
         ):
-            yield _forward(model, images, factors, combine=combine), hint
+            yield _forward(model, features, images, ups, combine=combine), hint
 
 
-def wrong_odd_logits(model: nn.Module, images: Tensor, factors: Mapping[str, int]) -> Mistakes:
+@torch.no_grad()
+def wrong_odd_logits(model: nn.Module, images: Tensor, ups: Sequence[str]) -> Mistakes:
     """Wrong logits for a size that is not divisible by 32."""
+    features = model.encoder(images)
     where = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
     for fit, what in (
         (_keep_centre, "crop around the centre"),
@@ -51,14 +53,7 @@ def wrong_odd_logits(model: nn.Module, images: Tensor, factors: Mapping[str, int
         (_resize, "resize, which shifts the scores"),
         (_resize_corners, "resize, which shifts the scores"),
     ):
-        yield _forward(model, images, factors, fit=fit), f"for an odd size you {what}: {where}"
-
-
-def _without_padding(model: nn.Module, names: list[str]) -> nn.Module:
-    model = copy.deepcopy(model)
-    for name in names:
-        getattr(model, name).padding = (0, 0)
-    return model
+        yield _forward(model, features, images, ups, fit=fit), f"for an odd size you {what}: {where}"
 
 
 def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
@@ -84,16 +79,22 @@ def _resize_corners(x: Tensor, like: Tensor) -> Tensor:
 
 def _forward(
     model: nn.Module,
+    features: list[Tensor],
     images: Tensor,
-    factors: Mapping[str, int],
+    ups: Sequence[str],
+    *,
     fit: Callable[[Tensor, Tensor], Tensor] = _keep_top_left,
     combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    unpadded: Sequence[str] = (),
 ) -> Tensor:
-    """The forward pass of any of the three networks, with another way to make sizes agree or to combine scores."""
-    features = model.encoder(images)
-    scores = [getattr(model, name)(features[stage]) for name, stage in list(STAGES.items())[: len(factors)]]
-    *ups, last = (getattr(model, name) for name in factors)
+    """What follows the encoder in any of the three networks, with one thing done in another way."""
+
+    def enlarge(name: str, x: Tensor) -> Tensor:
+        layer = getattr(model, name)
+        return functional.conv_transpose2d(x, layer.weight, stride=layer.stride) if name in unpadded else layer(x)
+
+    scores = [getattr(model, name)(features[stage]) for name, stage in list(STAGES.items())[: len(ups)]]
     x = scores[0]
-    for up, skip in zip(ups, scores[1:], strict=True):
-        x = combine(fit(up(x), skip), skip)
-    return fit(last(x), images)
+    for name, skip in zip(ups[:-1], scores[1:], strict=True):
+        x = combine(fit(enlarge(name, x), skip), skip)
+    return fit(enlarge(ups[-1], x), images)

@@ -1,7 +1,7 @@
 """Checks of lab 02's training exercises: a loss that counts area, and one step of training."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -152,48 +152,35 @@ def train_step(check: Check, answer) -> None:
         "backward through the graph a second time": "the graph of an earlier step is kept: compute the loss anew "
         "each time.",
     }
-    histories = [(_history(start, batches, variant), hint) for variant, hint in _STEP_MISTAKES]
     for number, (images, targets) in enumerate(batches):
         step = ("the first step", "the second step")[number]
+        wrong = partial(_wrong_steps, start, batches[: number + 1])
         before = copy.deepcopy(model.state_dict())
         loss = check.call(answer, model, images, targets, optimizer, when=f"in {step}", errors=errors)
         expected = references.train_step(right, images, targets, right_optimizer)
         check.that(bool(model.modes), "the model is not run: start with logits = model(images).")
-        check.that(
-            all(model.modes),
-            "the model runs in evaluation mode, so batch norm and dropout behave as in a test: call model.train() "
-            "first.",
-        )
-        check.that(
-            len(model.modes) == number + 1, "the model is run more than once in a step: one forward pass is enough."
-        )
-        wrong_losses = [(history[number][0], hint) for history, hint in histories]
-        check.equal(loss, expected, f"the loss of {step}", wrong_losses)
-        wrong_states = [(history[number][1], hint) for history, hint in histories]
-        _check_weights(check, model, right, before, step, wrong_states)
+        evaluating = "the model runs in evaluation mode, so batch norm and dropout do not train: call model.train()."
+        check.that(all(model.modes), evaluating)
+        once = len(model.modes) == number + 1
+        check.that(once, "the model is run more than once in a step: one forward pass is enough.")
+        check.equal(loss, expected, f"the loss of {step}", ((value, hint) for value, _, hint in wrong()))
+        weights = dict(model.named_parameters())
+        moved = any(not torch.equal(weight, before[name]) for name, weight in weights.items())
+        missing = "is backward() or optimizer.step() missing, or does zero_grad() come between them?"
+        check.that(moved, f"the weights are the same after {step}: {missing}")
+        for name, weight in right.named_parameters():
+            mistakes = ((state[name], hint) for _, state, hint in wrong())
+            check.equal(weights[name], weight, f"after {step} the weight {name}", mistakes)
 
 
-def _check_weights(check: Check, model: nn.Module, right: nn.Module, start: dict, step: str, wrong: list) -> None:
-    """``wrong`` has pairs (state dict, hint)."""
-    weights = dict(model.named_parameters())
-    moved = any(not torch.equal(weight, start[name]) for name, weight in weights.items())
-    missing = "is backward() or optimizer.step() missing, or does zero_grad() come between them?"
-    check.that(moved, f"the weights are the same after {step}: {missing}")
-    for name, expected in right.named_parameters():
-        mistakes = [(state[name], hint) for state, hint in wrong]
-        check.equal(weights[name], expected, f"after {step} the weight {name}", mistakes)
-
-
-def _history(start: nn.Module, batches: list, variant: Callable) -> list[tuple[float, dict[str, Tensor]]]:
-    """Loss and state after each step of a wrong way to train."""
-    model = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    history = []
-    for images, targets in batches:
-        model.train()
-        loss = variant(model, images, targets, optimizer)
-        history.append((loss, copy.deepcopy(model.state_dict())))
-    return history
+def _wrong_steps(start: nn.Module, batches: list) -> Iterator[tuple[float, dict[str, Tensor], str]]:
+    """The last loss, the weights and the hint for each wrong way to train on the batches."""
+    for variant, hint in _STEP_MISTAKES:
+        model = copy.deepcopy(start).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for images, targets in batches:
+            loss = variant(model, images, targets, optimizer)
+        yield loss, model.state_dict(), hint
 
 
 def _step(model, images, targets, optimizer, *, loss=functional.cross_entropy, zero=True, repeat=1):
