@@ -35,7 +35,13 @@ ORDERED = ("mean_iou", "band_foreground_iou")
 def measure(name: str, seed: int, train_set, val_set) -> dict[str, float]:
     """Train one model, or load it, and score it on the whole validation set."""
     profile = config.profile()
-    recipe = Recipe(steps=profile.steps, seed=seed, augmentation=Augmentation(**profile.augmentation), **profile.recipe)
+    recipe = Recipe(
+        steps=profile.steps,
+        seed=seed,
+        save_every=50,
+        augmentation=Augmentation(**profile.augmentation),
+        **profile.recipe,
+    )
     torch.manual_seed(seed)
     run = train_or_load(name, build(name, **profile.model_options), train_set, val_set, recipe)
     found = evaluate(run.model, val_set, batch_size=25, bands=(5,))

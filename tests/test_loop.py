@@ -261,7 +261,8 @@ def test_train_or_load_trains_once_and_says_which(sets, capsys):
 
 
 def test_train_or_load_returns_the_best_weights(sets):
-    run = train_or_load("net", tiny_net(), *sets, tiny_recipe(steps=12, lr=0.1))
+    run = train_or_load("net, CE/Dice", tiny_net(), *sets, tiny_recipe(steps=12, lr=0.1))
+    assert run.folder.parent.name == "net-CE-Dice"
     steps, scores = run.history.column("mean_iou")
     best = int(steps[scores.argmax()])
     assert_same(checkpoints.read(run.folder, best, ("model",)).parts["model"], weights(run.model))
@@ -389,7 +390,7 @@ def test_wandb_is_offline_unless_logged_in_and_survives_a_dead_network(monkeypat
         modes.append(mode)
         if mode == "online":
             raise Error("timed out")
-        return SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda **_: None)
+        return SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda: None)
 
     fake = SimpleNamespace(init=init, Settings=dict, errors=SimpleNamespace(Error=Error))
     monkeypatch.setitem(sys.modules, "wandb", fake)

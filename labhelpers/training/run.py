@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def train_or_load(
         if _key(name, again) == earlier["key"]:
             facts = again
     key = _key(name, facts)
-    folder = config.checkpoints_root() / name / key
+    folder = config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name) / key
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())

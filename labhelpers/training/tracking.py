@@ -101,7 +101,7 @@ class Wandb:
 
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
         settings = wandb.Settings(silent=True, console="off", init_timeout=15)
-        if hasattr(settings, "finish_timeout"):  # since 0.2x: do not wait for a network that has gone meanwhile
+        if hasattr(settings, "finish_timeout"):  # newer versions: do not wait for a network that has gone meanwhile
             settings.finish_timeout = 30
         options = {"project": "segmentation-labs", "dir": str(run_dir), "config": config, "settings": settings}
         name = "-".join(run_dir.parts[-2:])
@@ -121,7 +121,7 @@ class Wandb:
         self._run.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _logged_in() -> bool:
