@@ -67,7 +67,8 @@ def confusion_matrix(
     bins = 256 * num_classes
     dtype = torch.int16 if _LANES * bins <= 2**15 else torch.int32
     lane = torch.arange(target.shape[-1], dtype=dtype, device=target.device) % _LANES * bins
-    index = target.to(dtype).mul_(num_classes).add_(prediction).add_(lane)
+    index = target.to(dtype)
+    torch.add(lane, index, alpha=num_classes, out=index).add_(prediction)
     counts = torch.bincount(index.reshape(-1), minlength=_LANES * bins)
     counts = counts.view(_LANES, 256, num_classes).sum(0).cpu()
 
