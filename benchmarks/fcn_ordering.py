@@ -1,6 +1,6 @@
 """What each skip connection buys: FCN-32s, 16s and 8s, trained for several seeds with the recipe of the smoke profile.
 
-    python benchmarks/fcn_ordering.py [seed ...]          (default: 0 1 2 3 4; about 30 s a model)
+    python benchmarks/fcn_ordering.py [seed ...]          (default: 0 1 2 3 4)
 
 Prints mean IoU and class-agnostic foreground IoU in the 5-pixel band around true edges, mean and standard deviation
 over seeds, and for how many seeds 32s < 16s < 8s holds, as Markdown; the numbers are kept in
