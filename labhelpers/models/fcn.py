@@ -129,4 +129,6 @@ def bilinear_kernel(channels: int, size: int) -> Tensor:
 
 def crop_like(x: Tensor, reference: Tensor) -> Tensor:
     """Cuts what an odd size left over at the bottom and at the right: strides round up, so x is never too small."""
+    if x.shape[-2:] == reference.shape[-2:]:
+        return x  # slicing would copy the whole gradient on the way back
     return x[..., : reference.shape[-2], : reference.shape[-1]]

@@ -223,6 +223,7 @@ class Session:
         evaluation = evaluate(
             self.model,
             self.val_set,
+            batch_size=self.recipe.batch_size,
             device=self.device,
             precision=self.precision,
             bands=(),
