@@ -49,7 +49,7 @@ _SMOKE_RECIPE = {
     "weight_decay": 1e-4,
     "backbone_factor": 1.0,  # nothing is pretrained, so the encoder learns as fast as the rest
     "schedule": "poly",
-    "warmup_steps": 20,
+    "warmup_steps": 15,
 }
 _SMOKE_AUGMENTATION = {"crop": 96, "scale": (1.0, 1.0)}
 # The recipe of the course: AdamW 1e-4, decay 1e-4, batch 8 to 16, crop 256, the encoder at a tenth of the rate.
@@ -95,7 +95,7 @@ PROFILES = {
         backbone="resnet18",
         width=24,
         pretrained=False,
-        steps=150,
+        steps=120,
         epochs=None,
         recipe=MappingProxyType(_SMOKE_RECIPE),
         augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
@@ -114,7 +114,7 @@ PROFILES = {
         epochs=None,
         recipe=MappingProxyType(_COURSE_RECIPE),
         augmentation=MappingProxyType(_COURSE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 10, "02": 45}),
+        minutes=MappingProxyType({"01": 3, "02": 47}),
     ),
     "full": Profile(
         name="full",
@@ -129,7 +129,7 @@ PROFILES = {
         epochs=50,
         recipe=MappingProxyType(_COURSE_RECIPE),
         augmentation=MappingProxyType(_COURSE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 10, "02": 180}),
+        minutes=MappingProxyType({"01": 3, "02": 189}),
     ),
 }
 

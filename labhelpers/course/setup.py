@@ -41,10 +41,13 @@ def begin(lab: str) -> config.Profile:
     profile = config.profile()
     if lab not in profile.minutes:
         raise ValueError(f"unknown lab {lab!r}; known: {', '.join(profile.minutes)}")
+    if not torch.cuda.is_available() and os.cpu_count() <= 2 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # two virtual cores share one real one: small networks are slower on two threads
     if torch.cuda.is_available():
         device = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     else:
-        device = f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        device = f"CPU, {threads} thread{'s' * (threads > 1)}"
     measured = "measured on 2 CPU cores" if profile.name in ("tiny", "smoke") else "an estimate for a T4, not measured"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
     print(f"Device     {device}; training precision {resolve_precision('auto')}")
