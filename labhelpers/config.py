@@ -99,7 +99,7 @@ PROFILES = {
         epochs=None,
         recipe=MappingProxyType(_SMOKE_RECIPE),
         augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 1, "02": 2}),
+        minutes=MappingProxyType({"01": 1, "02": 2.5}),
     ),
     "lab": Profile(
         name="lab",
