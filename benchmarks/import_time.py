@@ -7,10 +7,10 @@ build/benchmarks/import_time.json. The goal is below 0.3 s.
 """
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 TORCH = "import torch"
@@ -23,9 +23,11 @@ from labhelpers.course import checks
 
 
 def seconds(code: str) -> float:
-    start = time.perf_counter()
+    """CPU seconds of an interpreter that runs the code: unlike the wall clock, they do not depend on who else is busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main(rounds: int) -> None:
@@ -33,7 +35,7 @@ def main(rounds: int) -> None:
     pairs = [(seconds(TORCH), seconds(EVERYTHING)) for _ in range(rounds)]
     torch, everything = (statistics.median(times) for times in zip(*pairs, strict=True))
     beyond = statistics.median(e - t for t, e in pairs)
-    print("| import | s |\n|---|---:|")
+    print("| import | CPU s |\n|---|---:|")
     print(f"| torch | {torch:.2f} |\n| torch and all of labhelpers | {everything:.2f} |\n| difference | {beyond:.2f} |")
     output = Path("build/benchmarks/import_time.json")
     output.parent.mkdir(parents=True, exist_ok=True)

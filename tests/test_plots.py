@@ -17,7 +17,7 @@ from PIL import Image
 
 from labhelpers import plots
 from labhelpers.data.voc import VOC_CLASSES, VOCSegmentation
-from labhelpers.plots.output import MAX_BYTES, encode
+from labhelpers.plots.output import MAX_BYTES, SHOWN_BYTES, encode
 from labhelpers.plots.style import STAMP, series_style, stamp
 
 RNG = np.random.default_rng(0)
@@ -266,7 +266,7 @@ def noise_grid():
 def test_pictures_that_do_not_fit_as_png_become_jpeg():
     data, mime = encode(noise_grid())
     assert mime == "image/jpeg"
-    assert len(data) <= MAX_BYTES
+    assert len(data) <= SHOWN_BYTES
     assert encode(FIGURES["class_bars"]())[1] == "image/png"
 
 
