@@ -23,7 +23,7 @@ from labhelpers.course import checks
 
 
 def seconds(code: str) -> float:
-    """CPU seconds of an interpreter that runs the code: unlike the wall clock, they do not depend on who else is busy."""
+    """CPU seconds of an interpreter that runs the code: whoever else is busy."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
