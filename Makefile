@@ -8,6 +8,8 @@ STAMP := .venv/installed
 
 # Threads that wait without spinning: on few cores the default makes a training step up to 30 times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: labs test lint lab release refresh clean
 
@@ -33,13 +35,14 @@ release: $(STAMP)
 refresh: $(STAMP)
 	LAB_PROFILE=smoke $(BIN)/python -m labhelpers.course.run notebooks --out build/labs --in-place
 
-# uv is three times faster than pip; the stamp keeps a second call from installing again.
+# uv is three times faster than pip, which need not compile what is never imported; the stamp keeps a second call from
+# installing again.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	if command -v uv >/dev/null; then \
 	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam]"; \
 	else \
-	  $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[course,dev,sam]"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam]"; \
 	fi
 	touch $@
 
