@@ -52,8 +52,8 @@ def decode_target(target: torch.Tensor | np.ndarray) -> np.ndarray:
 class SegmentationDataset(Dataset):
     """Pairs of image and label files, read when asked for.
 
-    An item is `(image, target)`: uint8 RGB (3, H, W) and uint8 labels (H, W), in which 255 is void. Nothing is normalised
-    or cast here: bytes are cheap to cache and to move, and arithmetic is faster on the device.
+    An item is `(image, target)`: uint8 RGB (3, H, W) and uint8 labels (H, W), in which 255 is void. Nothing is
+    normalised or cast here: bytes are cheap to cache and to move, and arithmetic is faster on the device.
 
     Attributes:
         name: the data set's name, as it appears in protocols and result tables.
