@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from training_toys import Squares, TinyNet, tiny_net, tiny_recipe
 
 from labhelpers.data.transforms import Augmentation
-from labhelpers.training import History, checkpoints, overfit_one_batch, train, train_or_load
+from labhelpers.training import History, checkpoints, load_finished, overfit_one_batch, train, train_or_load
 from labhelpers.training.progress import Progress
 from labhelpers.training.run import describe
 from labhelpers.training.tracking import Wandb
@@ -163,6 +164,23 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(sets, tmp_path, loss
         assert_same(results[0], result, exact=False)
 
 
+def own_ce(logits, target):
+    return functional.cross_entropy(logits, target, ignore_index=255)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_own_loss_trains_as_the_library_s(sets, tmp_path, accumulate):
+    results, losses = [], []
+    for name, loss in {"theirs": "ce", "own": own_ce}.items():
+        model = tiny_net(norm=False)  # AdamW would blow up the rounding in biases before batch norm
+        history = train(model, Unequal(), sets[1], tiny_recipe(loss=loss, accumulate=accumulate), tmp_path / name)
+        results.append(weights(model))
+        losses.append(history.column("loss")[1])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
 class Greedy(TinyNet):
     """Memory for ``limit`` images at once."""
 
@@ -185,7 +203,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(sets, tmp_pa
     model, plain = greedy(1, norm=False, dropout=0.0), tiny_net(norm=False, dropout=0.0)
     train(model, *sets, tiny_recipe(), tmp_path / "greedy")
     said = capsys.readouterr().out
-    assert re.search(r"step 1: 4 images at once are too many, continuing with 2 .*batch norm now sees 2 images", said)
+    assert re.search(r"step 1: 4 images at once are too many, continuing with 2 .*batch norm sees 2 images", said)
     assert "continuing with 1" in said
     train(plain, *sets, tiny_recipe(), tmp_path / "plain")
     assert_same(weights(plain), weights(model), exact=False)
@@ -291,6 +309,46 @@ def test_whatever_decides_about_the_result_changes_the_key(sets):
     assert tuned.key != runs[2].key
 
 
+def test_own_loss_is_part_of_the_key_and_of_what_is_continued(sets, tmp_path):
+    def powered(gamma):
+        def my_loss(logits, target):
+            return own_ce(logits, target) ** gamma
+
+        return tiny_recipe(steps=2, loss=my_loss)
+
+    runs = [train_or_load("net", tiny_net(), *sets, powered(gamma)) for gamma in (1.0, 2.0, 1.0)]
+    assert [run.loaded for run in runs] == [False, False, True]
+    assert runs[0].key == runs[2].key != runs[1].key
+    assert_same(weights(runs[0].model), weights(runs[2].model))
+
+    train(tiny_net(), *sets, powered(1.0), tmp_path)
+    train(tiny_net(), *sets, powered(1.0), tmp_path)  # continues after its last step
+    with pytest.raises(ValueError, match=r"another recipe \(loss: 'my_loss \w{12}' there, 'my_loss \w{12}' now\)"):
+        train(tiny_net(), *sets, powered(2.0), tmp_path)
+
+
+def test_a_loss_that_keeps_a_list_continues(sets, tmp_path):
+    def build():
+        seen = []
+
+        def my_loss(logits, target):
+            seen.append(len(logits))
+            return own_ce(logits, target)
+
+        return tiny_recipe(loss=my_loss)
+
+    def interrupt(event):
+        if event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_net(), *sets, build(), tmp_path / "a", callbacks=[interrupt])
+    model, whole = tiny_net(), tiny_net()
+    train(model, *sets, build(), tmp_path / "a")  # as in a new kernel
+    train(whole, *sets, build(), tmp_path / "b")
+    assert_same(weights(whole), weights(model))
+
+
 def notebook_class(forward):
     """A class as a cell defines it."""
     members = {"forward": forward, "__module__": "__main__"}
@@ -306,6 +364,86 @@ def test_a_changed_forward_of_a_notebook_s_class_is_another_run(sets):
     assert once == facts(lambda self, x: self.head(self.encoder(x)))
     assert once != facts(lambda self, x: self.head(self.encoder(x)) * 2)
     assert once != facts(lambda self, x: self.head(self.encoder(x).relu()))
+
+
+def test_load_finished_finds_the_run_of_another_class(sets, capsys):
+    torch.manual_seed(0)
+    earlier = train_or_load("net", notebook_class(lambda self, x: self.head(self.encoder(x)))(), *sets, tiny_recipe())
+    capsys.readouterr()
+    model = tiny_net(seed=3)
+    assert train_or_load("other", tiny_net(seed=3), *sets, tiny_recipe()).key != earlier.key
+    capsys.readouterr()
+    run = load_finished("net", model, *sets, tiny_recipe(workers=1))
+    said = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"net: loaded \(trained 20[\d: -]+, [\d.]+ min, key {earlier.key}\): mean_iou 0.\d+ at step \d of 6\n", said
+    )
+    assert run.model is model
+    assert run.loaded
+    assert not model.training
+    assert_same(weights(earlier.model), weights(model))
+    assert (run.key, run.folder, run.minutes, run.history) == (
+        earlier.key,
+        earlier.folder,
+        earlier.minutes,
+        earlier.history,
+    )
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+DAMAGES = {
+    "unfinished": lambda folder: (folder / "step-00000006.json").unlink(),
+    "best weights cut": lambda folder: [cut(path) for path in folder.glob("*.model.safetensors")],
+    "bookkeeping cut": lambda folder: cut(folder / "step-00000006.json"),
+    "no log": lambda folder: (folder / "log.csv").unlink(),
+    "description cut": lambda folder: cut(folder / "run.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_load_finished_passes_over_what_is_not_whole(sets, damage, capsys):
+    DAMAGES[damage](train_or_load("net", tiny_net(), *sets, tiny_recipe()).folder)
+    assert_nothing_is_loaded("net", tiny_net(seed=1), *sets, tiny_recipe(), capsys)
+
+
+def test_load_finished_wants_equal_name_data_recipe_and_shapes(sets, capsys):
+    train_set, val_set = sets
+    train_or_load("net CE", tiny_net(), *sets, tiny_recipe())
+    for name, model, sets_, recipe in (
+        ("absent", tiny_net(), sets, tiny_recipe()),
+        ("net-CE", tiny_net(), sets, tiny_recipe()),  # the same folder
+        ("net CE", tiny_net(), (Squares(8), val_set), tiny_recipe()),
+        ("net CE", tiny_net(), (train_set, Squares(3, "val")), tiny_recipe()),
+        ("net CE", tiny_net(), sets, tiny_recipe(lr=0.02)),
+        ("net CE", tiny_net(), sets, tiny_recipe(steps=3)),
+        ("net CE", tiny_net(), sets, tiny_recipe(loss=own_ce)),
+        ("net CE", tiny_net(width=4), sets, tiny_recipe()),
+        ("net CE", tiny_net(norm=False), sets, tiny_recipe()),
+    ):
+        assert_nothing_is_loaded(name, model, *sets_, recipe, capsys)
+    assert load_finished("net CE", tiny_net(seed=1), *sets, tiny_recipe())
+
+
+def assert_nothing_is_loaded(name, model, train_set, val_set, recipe, capsys):
+    before = weights(model)
+    capsys.readouterr()
+    assert load_finished(name, model, train_set, val_set, recipe) is None
+    assert capsys.readouterr().out == ""
+    assert_same(before, weights(model))
+    assert model.training
+
+
+def test_load_finished_takes_the_newest_that_fits(sets):
+    keys = [train_or_load("net", tiny_net(seed=s), *sets, tiny_recipe(steps=1)).key for s in range(3)]
+    train_or_load("net", tiny_net(width=4), *sets, tiny_recipe(steps=1))  # newer, and does not fit
+    train_or_load("net", tiny_net(seed=0), *sets, tiny_recipe(steps=1))  # loading does not make a run newer
+    assert load_finished("net", tiny_net(seed=9), *sets, tiny_recipe(steps=1)).key == keys[2]
+
+    model = load_finished("net", tiny_net(seed=2), *sets, tiny_recipe(steps=1)).model
+    assert train_or_load("net", model, *sets, tiny_recipe(steps=1)).loaded  # its own class: known as that run's result
 
 
 def test_freezing_needs_an_encoder(sets, tmp_path):
@@ -340,6 +478,8 @@ def test_overfit_one_batch(sets):
     losses = overfit_one_batch(tiny_net(dropout=0.0), images, targets, steps=60, lr=1e-2)
     assert len(losses) == 60
     assert losses[-1] < 0.2 * losses[0]
+    named, own = (overfit_one_batch(tiny_net(), images, targets, steps=3, loss=x) for x in ("ce", own_ce))
+    assert named[0] == pytest.approx(own[0])
     with pytest.raises(RuntimeError, match="at step 1"):
         overfit_one_batch(tiny_net(), images, targets, loss=lambda x, y: x.sum() * torch.nan)
 

@@ -1,12 +1,24 @@
 """Losses against formulas written out with one-hot targets, their gradients, void, and sums over parts of a batch."""
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from labhelpers.training.losses import LOSSES, _SoftDice, build_loss, cross_entropy, dice, focal, parse_loss
+from labhelpers.training.dice import _SoftDice
+from labhelpers.training.losses import (
+    LOSSES,
+    build_loss,
+    cross_entropy,
+    dice,
+    exponential_cross_entropy,
+    focal,
+    parse_loss,
+)
 
 
 def naive(name: str, logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -25,6 +37,8 @@ def naive(name: str, logits: torch.Tensor, target: torch.Tensor, weights: torch.
         return -(0.25 * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
     if name == "weighted_focal":
         return -(w * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
+    if name == "exp_ce":
+        return -(one_hot * (1 - p).exp() * log_p).sum() / pixels
     present = one_hot.sum((0, 2, 3)) > 0
     score = (2 * (p * one_hot).sum((0, 2, 3)) + 1) / ((p * valid).sum((0, 2, 3)) + one_hot.sum((0, 2, 3)) + 1)
     return (1 - score)[present].mean() if present.any() else logits.sum() * 0
@@ -56,7 +70,7 @@ def test_value_and_gradient_equal_the_one_hot_formula(batch, name):
 
 
 @settings(max_examples=25, deadline=None)
-@given(batches(), st.sampled_from(["ce", "weighted_ce", "focal", "weighted_focal", "ce+2*focal"]))
+@given(batches(), st.sampled_from(["ce", "weighted_ce", "focal", "weighted_focal", "exp_ce", "ce+2*focal"]))
 def test_parts_of_a_batch_add_up_to_the_batch(batch, name):
     logits, target, weights = batch
     loss = build_loss(name, weights if "weighted" in name else None)
@@ -69,6 +83,8 @@ def test_weighted_sum_is_the_sum_of_its_terms():
     logits, target = torch.randn(2, 4, 8, 8), torch.randint(0, 4, (2, 8, 8))
     expected = cross_entropy(logits, target) + 0.5 * dice(logits, target) + 2 * focal(logits, target)
     torch.testing.assert_close(build_loss("ce + 0.5*dice+2 * focal")(logits, target), expected)
+    expected = exponential_cross_entropy(logits, target) + dice(logits, target)
+    torch.testing.assert_close(build_loss("exp_ce+dice")(logits, target), expected)
 
 
 def test_a_sum_computes_one_log_softmax(monkeypatch):
@@ -93,6 +109,37 @@ def test_focal_with_gamma_0_and_alpha_1_is_cross_entropy():
     assert logits.grad.abs().max() < 1e-7
 
 
+def test_exponential_with_beta_0_is_cross_entropy():
+    logits, target = torch.randn(2, 5, 9, 7, requires_grad=True), torch.randint(0, 5, (2, 9, 7))
+    (exponential_cross_entropy(logits, target, beta=0.0) - cross_entropy(logits, target)).backward()
+    assert logits.grad.abs().max() < 1e-7
+
+
+def test_exponential_weighs_between_1_when_right_and_e_to_the_beta_when_wrong():
+    right = torch.tensor([8.0, 0.0]).view(1, 2, 1, 1)
+    for target, weight in ((0, 1.0), (1, 3.0)):
+        target = torch.full((1, 1, 1), target)
+        ratio = exponential_cross_entropy(right, target, math.log(3)) / cross_entropy(right, target)
+        assert ratio.item() == pytest.approx(weight, rel=2e-3)
+
+
+def test_exponential_gradcheck_with_void():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 4, (2, 3, 2), generator=generator)
+    target[0, :2] = 255
+    assert torch.autograd.gradcheck(lambda x: exponential_cross_entropy(x, target, beta=2.0), (logits,))
+    exponential_cross_entropy(logits, target).backward()
+    assert (logits.grad[0, :, :2] == 0).all()
+    assert (logits.grad[0, :, 2:] != 0).all()
+
+
+@pytest.mark.parametrize("beta", [-0.5, float("nan"), float("inf")])
+def test_exponential_beta_out_of_range_is_refused(beta):
+    with pytest.raises(ValueError, match=f"beta={beta}: must be a number >= 0"):
+        exponential_cross_entropy(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), beta=beta)
+
+
 def test_dice_is_near_0_when_right_and_near_1_when_wrong():
     target = torch.randint(0, 3, (2, 32, 32))
     right = functional.one_hot(target, 3).movedim(-1, 1) * 50.0
@@ -108,7 +155,7 @@ def test_dice_gradcheck():
     assert torch.autograd.gradcheck(lambda x: _SoftDice.apply(x.log_softmax(1), target, 255, 1.0), (logits,))
 
 
-@pytest.mark.parametrize("name", ["ce", "weighted_ce", "dice", "focal", "ce+dice+focal"])
+@pytest.mark.parametrize("name", ["ce", "weighted_ce", "dice", "focal", "exp_ce", "ce+dice+focal"])
 def test_void_everywhere_gives_no_loss_and_no_gradient(name):
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)
     loss = build_loss(name, [1.0, 2.0, 3.0] if "weighted" in name else None)
@@ -118,7 +165,7 @@ def test_void_everywhere_gives_no_loss_and_no_gradient(name):
     assert (logits.grad == 0).all()
 
 
-@pytest.mark.parametrize("name", ["ce", "dice", "focal"])
+@pytest.mark.parametrize("name", ["ce", "dice", "focal", "exp_ce"])
 def test_extreme_logits_stay_finite(name):
     logits = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).repeat(1, 1, 4, 4).requires_grad_()
     value = build_loss(name)(logits, torch.arange(16).view(1, 4, 4) % 3)
@@ -127,7 +174,7 @@ def test_extreme_logits_stay_finite(name):
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["ce", "dice", "focal"])
+@pytest.mark.parametrize("name", ["ce", "dice", "focal", "exp_ce"])
 def test_bf16_logits_under_autocast_are_summed_in_float32(name):
     logits = torch.randn(2, 4, 32, 32).bfloat16()
     target = torch.randint(0, 4, (2, 32, 32), dtype=torch.uint8)
@@ -167,3 +214,74 @@ def test_logits_of_another_size_are_refused():
 def test_focal_gamma_between_0_and_1_is_refused():
     with pytest.raises(ValueError, match="gamma=0.5"):
         focal(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), gamma=0.5)
+
+
+# --- a loss of one's own -------------------------------------------------------------------------------------------
+
+
+def own_ce(logits, target):
+    return functional.cross_entropy(logits, target, ignore_index=255)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches())
+def test_own_mean_over_pixels_is_cross_entropy_whole_and_in_parts(batch):
+    logits, target, _ = batch
+    loss = build_loss(own_ce)
+    ours, parts, theirs = (logits.clone().requires_grad_() for _ in range(3))
+    total = loss.total(target)
+    values = [loss(ours, target), sum(loss(x[None], y[None], total) for x, y in zip(parts, target, strict=True))]
+    expected = cross_entropy(theirs, target)
+    for value in [*values, expected]:
+        value.backward()
+    for value, x in zip(values, (ours, parts), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(x.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_own_loss_sees_float32_logits_and_int64_target_and_is_not_asked_about_void():
+    seen = []
+
+    def loss(logits, target):
+        seen.append((logits.dtype, target.dtype, torch.is_autocast_enabled("cpu"), target.unique().tolist()))
+        return logits.mean()
+
+    logits = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+    target = torch.full((2, 4, 4), 255, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        void = build_loss(loss)(logits, target)
+        target[0, 0, 0] = 2
+        build_loss(loss)(logits, target)
+    assert seen == [(torch.float32, torch.int64, False, [2, 255])]
+    void.backward()
+    assert void == 0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda x, y: functional.cross_entropy(x, y, reduction="none"), r"a tensor of shape \(1, 4, 4\)"),
+        (lambda x, y: x.mean().item(), "a float"),
+        (lambda x, y: x.detach().mean(), "a tensor without a gradient"),
+        (lambda x, y: None, "a NoneType"),
+    ],
+)
+def test_own_loss_that_returns_no_scalar_with_gradient_is_named(function, found):
+    function.__name__ = "hinge"
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    for own in (function, partial(function)):
+        with pytest.raises(ValueError, match=f"loss function hinge returned {found}; it must return a scalar"):
+            build_loss(own)(logits, torch.zeros(1, 4, 4, dtype=torch.uint8))
+
+
+def test_own_loss_without_gradient_is_fine_where_none_is_wanted():
+    logits, target = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8)
+    torch.testing.assert_close(build_loss(own_ce)(logits, target), cross_entropy(logits, target))
+
+
+def test_own_loss_takes_no_class_weights_and_no_logits_of_another_size():
+    with pytest.raises(ValueError, match="own_ce is not told of them"):
+        build_loss(own_ce, [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\).*\(1, 8, 8\)"):
+        build_loss(own_ce)(torch.randn(1, 3, 4, 4), torch.zeros(1, 8, 8, dtype=torch.uint8))

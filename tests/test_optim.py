@@ -1,7 +1,9 @@
 """Recipes, optimizers and schedules."""
 
+import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -125,8 +127,118 @@ def test_plateau_halves_after_patience_and_restores():
         ({"loss": "weighted_ce"}, "class_weights"),
         ({"class_weights": (1.0, 2.0)}, "class_weights"),
         ({"augmentation": None}, "augmentation"),
+        ({"loss": None}, "loss=None.*a name or a function"),
+        ({"loss": nn.CrossEntropyLoss()}, r"CrossEntropyLoss\(\) is not a Python function.*Wrap it"),
+        (
+            {"loss": lambda logits, target: logits.mean(), "class_weights": "inverse"},
+            "class_weights='inverse' do not belong",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_the_argument(change, message):
     with pytest.raises(ValueError, match=message):
         replace(tiny_recipe(), **change)
+
+
+# --- a loss function as part of a recipe ---------------------------------------------------------------------------
+
+SOURCE = """
+import functools, math, torch
+from types import SimpleNamespace
+from torch.nn import functional as F
+
+BETA = 2.0
+WEIGHTS = torch.tensor([1.0, 2.0])
+settings = SimpleNamespace(power=3)
+
+def helper(x):  # called by my_loss
+    return x.exp()
+
+@functools.cache
+def kernel():
+    return 5
+
+class Scale:
+    factor = 4.0
+    def __call__(self, x):
+        return self.factor * x
+
+def outer(gamma):
+    weights = torch.ones(3)
+    def my_loss(logits, target, eps=1e-6, *, names=("a", "b")):
+        def inner(x):
+            return BETA * x
+        x = F.cross_entropy(logits, target, weight=WEIGHTS) ** gamma + eps
+        return inner(helper(x)) * weights.sum() * settings.power * kernel() * Scale()(x) + my_loss.__code__.co_argcount
+    return my_loss
+
+my_loss = outer(1.5)
+"""
+
+
+def loss_from(source: str):
+    """The function as a notebook defines it."""
+    namespace = {"__name__": "__main__"}
+    exec(compile(source, "<cell>", "exec"), namespace)
+    return namespace["my_loss"]
+
+
+def test_equal_source_is_an_equal_recipe_and_json():
+    a, b = (
+        tiny_recipe(loss=loss_from(s)).identity()
+        for s in (SOURCE, SOURCE.replace("def helper", "# moved\n\ndef helper"))
+    )
+    assert a == b == json.loads(json.dumps(a))
+    assert a["loss"].startswith("my_loss ")
+    assert set(a) == set(tiny_recipe().identity())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("** gamma + eps", "** gamma - eps"),  # code
+        ("F.cross_entropy", "F.nll_loss"),
+        ("eps=1e-6", "eps=1e-5"),  # defaults
+        ('("a", "b")', '("a", "c")'),
+        ("outer(1.5)", "outer(1.6)"),  # closure
+        ("torch.ones(3)", "torch.zeros(3)"),
+        ("torch.ones(3)", "torch.ones(3, dtype=torch.float64)"),
+        ("BETA = 2.0", "BETA = 3.0"),  # globals, here of an inner function
+        ("[1.0, 2.0]", "[1.0, 2.1]"),
+        ("power=3", "power=4"),
+        ("x.exp()", "x.exp().exp()"),  # functions and classes it calls
+        ("return 5", "return 6"),
+        ("factor = 4.0", "factor = 5.0"),
+        ("self.factor * x", "self.factor + x"),
+    ],
+)
+def test_what_a_loss_function_does_is_part_of_the_recipe(old, new):
+    assert old in SOURCE
+    a, b = (tiny_recipe(loss=loss_from(source)).identity() for source in (SOURCE, SOURCE.replace(old, new)))
+    assert a.pop("loss") != b.pop("loss")
+    assert a == b
+
+
+def test_globals_that_a_loss_function_does_not_read_do_not_count():
+    with_unread = SOURCE + "\nexp = 3.0\ncross_entropy = [1, 2]\n"  # names of attributes in the code
+    assert tiny_recipe(loss=loss_from(SOURCE)).identity() == tiny_recipe(loss=loss_from(with_unread)).identity()
+
+
+def power(logits, target, gamma, weights=None):
+    return logits.mean() ** gamma
+
+
+def test_a_partial_is_its_function_and_arguments():
+    names = [
+        tiny_recipe(loss=loss).identity()["loss"]
+        for loss in (
+            partial(power, gamma=1.0),
+            partial(power, gamma=2.0),
+            partial(power, gamma=2.0, weights=torch.tensor([1.0, 2.0])),
+            partial(power, gamma=2.0, weights=torch.tensor([1.0, 3.0])),
+            partial(partial(power), gamma=3.0),
+        )
+    ]
+    assert len(set(names)) == 5
+    assert all(name.startswith("power ") for name in names)
+    assert tiny_recipe(loss=partial(power, gamma=2.0)).identity()["loss"] == names[1]

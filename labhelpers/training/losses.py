@@ -1,4 +1,4 @@
-"""Losses for dense prediction: cross-entropy, Dice, focal and their weighted sums.
+"""Losses for dense prediction: cross-entropy, focal, exponential-weighted, Dice, their weighted sums, and one's own.
 
 Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number; the terms of a sum share a log-softmax.
 Each term is a sum over pixels divided by a total over the same pixels (their number, or their class weights); the
@@ -6,64 +6,20 @@ total may come from outside, so that the micro-batches of one step, and the proc
 loss of the whole batch: see :class:`Loss`.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .code import function_name
+from .dice import Dice
+
 IGNORE_INDEX = 255
-
-
-class _SoftDice(torch.autograd.Function):
-    """1 - mean soft Dice, from log-probabilities, with its gradient written out.
-
-    It keeps nothing but its inputs for the backward pass, and log_softmax keeps ``log_p`` anyway: autograd through
-    ``exp`` and a one-hot target would hold three more tensors of the size of the logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_p: Tensor, target: Tensor, ignore_index: int, smooth: float) -> Tensor:
-        """log_p (B, K, N) float, target (B, N) int64 -> scalar."""
-        predicted, hit, true = log_p.new_zeros(3, len(log_p), log_p.shape[1])
-        p = torch.empty_like(log_p[0])
-        for i, (log_p_i, target_i) in enumerate(zip(log_p, target, strict=True)):  # one image stays in a CPU's cache
-            index, weight = _index_and_weight(target_i, ignore_index, log_p.dtype)
-            torch.exp(log_p_i, out=p)
-            predicted[i] = p @ weight
-            hit[i].scatter_add_(0, index, p.gather(0, index[None])[0] * weight)
-            true[i].scatter_add_(0, index, weight)
-        predicted, hit, true = predicted.sum(0), hit.sum(0), true.sum(0)
-
-        counted = (true > 0).to(log_p.dtype)
-        counted /= counted.sum().clamp_min(1)
-        size = predicted + true + smooth
-        dice = (2 * hit + smooth) / size
-        # dL/dp at a pixel of class t: -2/size_t on its own class, + dice_k/size_k on every class k.
-        ctx.save_for_backward(log_p, target, counted * dice / size, -2 * counted / size)
-        ctx.ignore_index = ignore_index
-        return (counted * (1 - dice)).sum()
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        log_p, target, every_class, own_class = ctx.saved_tensors
-        every_class, own_class = grad_output * every_class, grad_output * own_class
-        grad = torch.empty_like(log_p)
-        for log_p_i, target_i, grad_i in zip(log_p, target, grad, strict=True):
-            index, weight = _index_and_weight(target_i, ctx.ignore_index, log_p.dtype)
-            torch.exp(log_p_i, out=grad_i)  # p, and dL/dlog_p = p dL/dp
-            own = grad_i.gather(0, index[None]) * own_class[index]
-            grad_i.mul_(every_class[:, None]).scatter_add_(0, index[None], own).mul_(weight)
-        return grad, None, None, None
-
-
-def _index_and_weight(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """target (N,) -> class (N,) int64 with void as 0, weight (N,) 1 and for void 0."""
-    valid = target != ignore_index
-    return torch.where(valid, target, 0), valid.to(dtype)
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits (B, K, H, W), target (B, H, W) -> a scalar
 
 
 def _nll(log_p: Tensor, target: Tensor, ignore_index: int, weight: Tensor | None = None) -> Tensor:
@@ -116,24 +72,31 @@ class Focal:
         return _divide(loss.sum(), total)
 
 
-class Dice:
-    """Soft Dice loss: 1 - (2 sum p g + s) / (sum p + sum g + s), sums over the batch's valid pixels, s = 1.
+class ExponentialCrossEntropy:
+    """Cross-entropy weighted by how wrong a pixel is, e^(beta (1 - p_t)) (-log p_t), a mean over valid pixels.
 
-    A mean over the classes present in the batch's target (Milletari et al., V-Net (2016), with plain instead of
-    squared sums): an absent class has no overlap to gain, and its pixels are already pushed down through the others.
-    A ratio of sums does not add up over parts of a batch: with micro-batches each part's loss counts by its share of
-    valid pixels, which is close to the whole batch's Dice loss, not equal to it.
+    The weight rises from 1 where the model is sure and right (p_t = 1) to e^beta where it is sure and wrong (p_t = 0):
+    hard pixels count more and, unlike in focal loss, easy ones are never turned off. "Exponential cross-entropy" has no
+    single published definition. Wong et al., 3D Segmentation with Exponential Logarithmic Loss (MICCAI 2018), take a
+    power of the logarithm instead, (-log p_t)^gamma. As in :class:`Focal`, 1 - p_t comes from the cross-entropy itself.
     """
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0):
-        self.ignore_index, self.smooth = ignore_index, smooth
+    def __init__(self, ignore_index: int = IGNORE_INDEX, beta: float = 1.0):
+        if not 0 <= beta < math.inf:
+            raise ValueError(
+                f"beta={beta}: must be a number >= 0 (a negative one would favour the pixels already right)"
+            )
+        self.ignore_index, self.beta = ignore_index, beta
 
     def total(self, target: Tensor) -> Tensor:
         return (target != self.ignore_index).sum()
 
     def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        share = _divide(self.total(target).to(log_p.dtype), total)
-        return _SoftDice.apply(log_p, target, self.ignore_index, self.smooth) * share
+        nll = _nll(log_p, target, self.ignore_index)
+        return _divide((torch.exp(-self.beta * torch.expm1(-nll)) * nll).sum(), total)
+
+
+_Term = CrossEntropy | Focal | ExponentialCrossEntropy | Dice
 
 
 def _divide(numerator: Tensor, total: Tensor) -> Tensor:
@@ -147,7 +110,7 @@ class Loss:
     """A weighted sum of terms on one log-softmax. Called with logits (B, K, H, W) and target (B, H, W), gives a scalar.
 
     ``loss.total(target)`` has one number for each term and adds up over parts of a batch. With ``total`` of the whole
-    batch, the losses of its parts add up to the loss of the whole (exactly for cross-entropy and focal, see
+    batch, the losses of its parts add up to the loss of the whole (exactly for means over pixels, see
     :class:`Dice`)::
 
         total = loss.total(target)
@@ -156,35 +119,84 @@ class Loss:
     A batch that is void everywhere has loss 0 and gradient 0.
     """
 
-    terms: tuple[tuple[float, CrossEntropy | Focal | Dice], ...]
+    terms: tuple[tuple[float, _Term], ...]
 
     def total(self, target: Tensor) -> Tensor:
         """target (B, H, W) uint8 or int64 -> (T,) float, the divisor of each of the T terms."""
         return torch.stack([term.total(target.long()).float() for _, term in self.terms])
 
     def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
-        if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
-            raise ValueError(
-                f"logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (B, K, H, W) and "
-                "(B, H, W). Logits of another size must be resized to the target's first."
-            )
+        _check_shapes(logits, target)
         total = self.total(target) if total is None else total
         with torch.autocast(logits.device.type, enabled=False):  # sums over a million pixels need float32
-            if logits.dtype in (torch.bfloat16, torch.float16):
-                logits = logits.float()
-            log_p = functional.log_softmax(logits.flatten(2), 1)
+            log_p = functional.log_softmax(_at_least_float32(logits).flatten(2), 1)
             flat = target.flatten(1).long()
             weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
         return torch.stack(weighted).sum()
 
 
+class OwnLoss:
+    """A function of one's own as a :class:`Loss`: called with logits and target, gives a scalar.
+
+    ``function(logits, target)`` gets logits (B, K, H, W) float32 (float64 stays) and target (B, H, W) int64 with void
+    as ``ignore_index``, autocast off, and returns its mean over the valid pixels. As for Dice, the value of a part of a
+    batch counts by its share of valid pixels, which adds up to the whole exactly if it is a plain mean over pixels. A
+    part that is void everywhere counts 0, and the function is not asked.
+    """
+
+    def __init__(self, function: LossFunction, ignore_index: int = IGNORE_INDEX):
+        self.function, self.ignore_index = function, ignore_index
+
+    def total(self, target: Tensor) -> Tensor:
+        """target (B, H, W) uint8 or int64 -> (1,) float, the number of valid pixels."""
+        return (target != self.ignore_index).sum().float()[None]
+
+    def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
+        _check_shapes(logits, target)
+        own = self.total(target)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = _at_least_float32(logits)
+            if own == 0:
+                return (logits * 0).sum()
+            value = self.function(logits, target.long())
+            self._check(value, differentiable=logits.requires_grad and torch.is_grad_enabled())
+            return value if total is None else value * (own / total).squeeze()
+
+    def _check(self, value: object, differentiable: bool) -> None:
+        if not isinstance(value, Tensor):
+            found = f"a {type(value).__name__}"
+        elif value.ndim:
+            found = f"a tensor of shape {tuple(value.shape)}"
+        elif differentiable and not value.requires_grad:
+            found = "a tensor without a gradient"
+        else:
+            return
+        raise ValueError(
+            f"the loss function {function_name(self.function)} returned {found}; it must return a scalar tensor with a "
+            "gradient: the mean over the valid pixels, computed from logits without item(), detach() or argmax()"
+        )
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (B, K, H, W) and "
+            "(B, H, W). Logits of another size must be resized to the target's first."
+        )
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 _Weights = Sequence[float] | Tensor | None
-_TERMS: dict[str, Callable[[int, Tensor | None], CrossEntropy | Focal | Dice]] = {
+_TERMS: dict[str, Callable[[int, Tensor | None], _Term]] = {
     "ce": lambda ignore, weights: CrossEntropy(ignore),
     "weighted_ce": CrossEntropy,
     "dice": lambda ignore, weights: Dice(ignore),
     "focal": lambda ignore, weights: Focal(ignore),
     "weighted_focal": Focal,  # the class weights are alpha
+    "exp_ce": lambda ignore, weights: ExponentialCrossEntropy(ignore),
 }
 LOSSES = tuple(_TERMS)
 
@@ -207,22 +219,33 @@ def parse_loss(name: str) -> list[tuple[float, str]]:
     return terms
 
 
-def build_loss(name: str, class_weights: _Weights = None, ignore_index: int = IGNORE_INDEX) -> Loss:
-    """The loss of that name: one of ``LOSSES`` or a sum of them with weights, such as ``"ce+0.5*dice"``.
+def build_loss(
+    loss: str | LossFunction, class_weights: _Weights = None, ignore_index: int = IGNORE_INDEX
+) -> Loss | OwnLoss:
+    """The loss of that name, or the loss that a function of one's own computes.
 
     Args:
+        loss: one of ``LOSSES``, a sum of them with weights, such as ``"ce+0.5*dice"``, or a function of logits and
+            target as :class:`OwnLoss` describes.
         class_weights: (K,) positive numbers, for the terms whose name starts with ``weighted_``.
 
     Raises:
         ValueError: unknown name (the message lists the known), class weights missing, wrong or used by no term.
     """
-    parsed = parse_loss(name)
+    if not isinstance(loss, str):
+        if class_weights is not None:
+            raise ValueError(
+                f"class_weights given, but the loss function {function_name(loss)} is not told of them; use the "
+                "weights inside the function"
+            )
+        return OwnLoss(loss, ignore_index)
+    parsed = parse_loss(loss)
     weighted = [term for _, term in parsed if term.startswith("weighted_")]
     if weighted and class_weights is None:
-        raise ValueError(f"loss={name!r} needs class_weights (one number for each class); see data.class_weights")
+        raise ValueError(f"loss={loss!r} needs class_weights (one number for each class); see data.class_weights")
     if class_weights is not None:
         if not weighted:
-            raise ValueError(f"class_weights given, but loss={name!r} uses none; use 'weighted_ce' or 'weighted_focal'")
+            raise ValueError(f"class_weights given, but loss={loss!r} uses none; use 'weighted_ce' or 'weighted_focal'")
         class_weights = torch.as_tensor(class_weights, dtype=torch.float32)
         if class_weights.ndim != 1 or not bool((class_weights.isfinite() & (class_weights >= 0)).all()):
             raise ValueError(f"class_weights must be finite numbers >= 0, one for each class, got {class_weights}")
@@ -251,3 +274,10 @@ def focal(
     """Softmax focal loss, see :class:`Focal`. logits (B, K, H, W), target (B, H, W), alpha one number or (K,)."""
     alpha = alpha if isinstance(alpha, float | int) else torch.as_tensor(alpha, dtype=torch.float32)
     return Loss(((1.0, Focal(ignore_index, alpha, gamma)),))(logits, target)
+
+
+def exponential_cross_entropy(
+    logits: Tensor, target: Tensor, beta: float = 1.0, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Mean of e^(beta (1 - p_t)) (-log p_t), see :class:`ExponentialCrossEntropy`. Shapes as for the others."""
+    return Loss(((1.0, ExponentialCrossEntropy(ignore_index, beta)),))(logits, target)

@@ -8,7 +8,8 @@ from typing import Any
 
 from labhelpers.data.transforms import Augmentation
 
-from .losses import parse_loss
+from .code import fingerprint
+from .losses import LossFunction, parse_loss
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
@@ -30,7 +31,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     oversample_rare: bool = False  # draw images with rare classes more often
 
-    loss: str = "ce"  # see losses.LOSSES; sums such as "ce+0.5*dice"
+    loss: str | LossFunction = "ce"  # see losses.LOSSES; sums such as "ce+0.5*dice"; or a function, see losses.OwnLoss
     class_weights: str | tuple[float, ...] | None = None  # a method of data.class_weights, or numbers; weighted_ losses
 
     optimizer: str = "adamw"
@@ -89,7 +90,15 @@ class Recipe:
             self._require("milestones", "rising steps with schedule='milestones'", self.milestones and rising)
         if self.schedule == "plateau":
             self._require("eval_every", ">= 1 with schedule='plateau', which follows the score", self.eval_every >= 1)
-        weighted = any(term.startswith("weighted_") for _, term in parse_loss(self.loss))
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        if isinstance(self.loss, str):
+            weighted = any(term.startswith("weighted_") for _, term in parse_loss(self.loss))
+        else:
+            self._require("loss", "a name or a function of logits and target", callable(self.loss))
+            fingerprint(self.loss)  # raises ValueError where it cannot be told from another
+            weighted = False
         if weighted != (self.class_weights is not None):
             raise ValueError(
                 f"loss={self.loss!r} and class_weights={self.class_weights!r} do not belong together: class weights "
@@ -97,8 +106,13 @@ class Recipe:
             )
 
     def identity(self) -> dict[str, Any]:
-        """What decides about the result, as JSON: all but where and how often things are written, and the workers."""
-        numbers = dataclasses.asdict(self)
+        """What decides about the result, as JSON: all but where and how often things are written, and the workers.
+
+        A loss function stands as its name and a hash of what it does at this moment, see :func:`code.fingerprint`.
+        """
+        numbers = {**vars(self), "augmentation": dataclasses.asdict(self.augmentation)}
+        if callable(self.loss):
+            numbers["loss"] = fingerprint(self.loss)
         for name in ("save_every", "workers", "wandb"):
             del numbers[name]
         return json.loads(json.dumps(numbers))

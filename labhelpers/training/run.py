@@ -4,10 +4,10 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,19 @@ from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.colour import to_input
 
 from . import checkpoints
-from .checkpoints import write_atomic
+from .checkpoints import DamagedCheckpoint, write_atomic
+from .code import code_of
 from .loop import train
-from .losses import Loss, build_loss
+from .losses import Loss, LossFunction, OwnLoss, build_loss
 from .recipe import Recipe
 from .session import Callback, make_accelerator
 from .tracking import History
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# What a run's folder is passed over for: a file is missing, cut short or altered, the weights do not fit the model.
+_UNUSABLE = (DamagedCheckpoint, OSError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def train_or_load(
         if _key(name, again) == earlier["key"]:
             facts = again
     key = _key(name, facts)
-    folder = config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name) / key
+    folder = _runs(name) / key
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())
@@ -85,18 +92,74 @@ def train_or_load(
                 )
             raise
 
+    return _finished(name, model, recipe, folder, facts, start, accelerator)
+
+
+def load_finished(
+    name: str,
+    model: nn.Module,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+    recipe: Recipe,
+) -> Run | None:
+    """Loads what an earlier notebook trained under this name, whatever its class; says so in one line.
+
+    A run counts if it is finished, its data sets and recipe (seed and loss with it) are equal to these, and its weights
+    have the names and shapes of this model's. The initial weights and the class need not be the same, unlike in
+    :func:`train_or_load`: the class of an earlier lab stood in that notebook, so its code is part of the run's key,
+    and this one is the library's. That both compute the same is what that lab's check was for. Of several runs the
+    newest is taken; unfinished, damaged and other ones are passed over.
+
+    Returns:
+        The run with ``loaded=True`` and the weights of its best evaluation in the model; None, the model untouched
+        and nothing printed, if there is no such run.
+    """
+    accelerator = make_accelerator()
+    wanted = {"name": name, **_circumstances(train_set, val_set, recipe)}
+    found = []
+    for path in _runs(name).glob("*/run.json"):
+        try:
+            facts = json.loads(path.read_bytes())
+            if wanted.items() <= facts.items():
+                saved_at = checkpoints.read(path.parent, recipe.steps, parts=()).info["saved_at"]
+                found.append((saved_at, path.parent, facts))
+        except _UNUSABLE:
+            continue
+    for _, folder, facts in sorted(found, key=lambda run: run[0], reverse=True):
+        try:
+            return _finished(name, model, recipe, folder, facts, recipe.steps, accelerator)
+        except _UNUSABLE:
+            continue
+    return None
+
+
+def _finished(
+    name: str,
+    model: nn.Module,
+    recipe: Recipe,
+    folder: Path,
+    facts: dict[str, Any],
+    start: int,
+    accelerator: "Accelerator",
+) -> Run:
+    """Puts the best weights of the finished run into the model, and says how they came about.
+
+    Raises, before it touches the model, for files that are damaged (see ``checkpoints.read``) or do not fit.
+    """
     last = checkpoints.read(folder, recipe.steps, parts=())
     best = checkpoints.read(folder, last.info["best_step"], parts=("model",))
-    checkpoints.load_model(model, best.parts["model"], folder)
-    model.to(accelerator.device).eval()
-    model._trained_by = {"key": key, "initial_weights": facts["initial_weights"], "result": sketch(model)}
+    history, initial, key = History.read(folder / "log.csv"), facts["initial_weights"], folder.name
     minutes = last.info["seconds"] / 60
     done = f"{recipe.best_metric} {last.info['best_score']:.3f} at step {best.step} of {recipe.steps}"
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.info["saved_at"]))
     how = {recipe.steps: f"loaded (trained {date}", 0: "trained (now"}.get(start, f"continued from step {start} (now")
+
+    checkpoints.load_model(model, best.parts["model"], folder)
+    model.to(accelerator.device).eval()
+    model._trained_by = {"key": key, "initial_weights": initial, "result": sketch(model)}
     if accelerator.is_main_process:
         print(f"{name}: {how}, {minutes:.1f} min, key {key}): {done}")
-    return Run(model, History.read(folder / "log.csv"), start == recipe.steps, minutes, key, folder)
+    return Run(model, history, start == recipe.steps, minutes, key, folder)
 
 
 def describe(
@@ -105,12 +168,19 @@ def describe(
     """What decides about a run's result, as JSON."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     own = {type(module) for module in model.modules() if type(module).__module__ == "__main__"}
-    code = {kind.__name__: _code(kind) for kind in own}
+    code = {kind.__name__: code_of(kind) for kind in own}
     text = json.dumps([type(model).__name__, repr(model), shapes, code], sort_keys=True)
     return {
         "model": type(model).__name__,
         "architecture": hashlib.sha256(text.encode()).hexdigest()[:16],
         "initial_weights": sketch(model),
+        **_circumstances(train_set, val_set, recipe),
+    }
+
+
+def _circumstances(train_set: SegmentationDataset, val_set: SegmentationDataset, recipe: Recipe) -> dict[str, object]:
+    """What decides about a run's result beside the model."""
+    return {
         "train_set": f"{train_set.name} {train_set.split} {len(train_set)} {train_set.fingerprint()}",
         "val_set": f"{val_set.name} {val_set.split} {len(val_set)} {val_set.fingerprint()}",
         "recipe": recipe.identity(),
@@ -129,13 +199,9 @@ def sketch(model: nn.Module) -> list[int]:
     return ((waves.sin() @ values) / spread * 1000).round().long().tolist()
 
 
-def _code(thing: object) -> object:
-    """A class or function as JSON that changes with what it does: a notebook's class has no version but its code."""
-    if isinstance(thing, type):
-        return {name: _code(member.__code__) for name, member in vars(thing).items() if hasattr(member, "__code__")}
-    if isinstance(thing, CodeType):
-        return [thing.co_code.hex(), thing.co_names, [_code(constant) for constant in thing.co_consts]]
-    return sorted(map(repr, thing)) if isinstance(thing, frozenset) else repr(thing)
+def _runs(name: str) -> Path:
+    """The folder of all runs of that name."""
+    return config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name)
 
 
 def _key(name: str, facts: dict[str, object]) -> str:
@@ -149,19 +215,19 @@ def overfit_one_batch(
     *,
     steps: int = 100,
     lr: float = 1e-3,
-    loss: str | Loss | Callable[[Tensor, Tensor], Tensor] = "ce",
+    loss: str | Loss | OwnLoss | LossFunction = "ce",
 ) -> list[float]:
     """Trains on one batch over and over; the loss of every step. If it does not fall far, look for a bug, not for data.
 
     Args:
         images: (B, 3, H, W) uint8, normalised here as in training; targets: (B, H, W) uint8.
-        loss: a name of ``LOSSES``, or any function of logits and targets.
+        loss: as in ``Recipe``, or what ``build_loss`` gave; a function may be any callable here.
 
     Raises:
         RuntimeError: the loss is not finite.
     """
     device = next(model.parameters()).device
-    loss_function = build_loss(loss) if isinstance(loss, str) else loss
+    loss_function = loss if isinstance(loss, Loss | OwnLoss) else build_loss(loss)
     x, y = to_input(images.to(device)), targets.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     model.train()

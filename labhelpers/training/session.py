@@ -60,6 +60,7 @@ class Session:
         name: str,
     ):
         self.model, self.train_set, self.val_set, self.recipe, self.run_dir = model, train_set, val_set, recipe, run_dir
+        self.identity = recipe.identity()  # once: what a loss function keeps in a list may change while it trains
         self.precision = resolve_precision(recipe.precision)
         self.accelerator = make_accelerator(self.precision)
         self.device = self.accelerator.device
@@ -104,7 +105,7 @@ class Session:
             columns = ["step", "loss", "lr", *METRICS, *(f"iou_{name}" for name in self.val_set.class_names)]
             self._logs.append(CsvLog(self.log_path, columns, self.step))
             if Wandb.wanted(self.recipe.wandb):
-                self._logs.append(Wandb(self.run_dir, self.recipe.identity()))
+                self._logs.append(Wandb(self.run_dir, self.identity))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -198,8 +199,8 @@ class Session:
         self.micro_batch = -(-before // 2)
         print(
             f"out of memory at step {self.step + 1}: {before} images at once are too many, continuing with "
-            f"{self.micro_batch} and gradient accumulation. The batch stays {self.recipe.batch_size} and cross-entropy "
-            f"and focal losses the same; batch norm now sees {self.micro_batch} images at a time, Dice is averaged."
+            f"{self.micro_batch} and gradient accumulation. The batch stays {self.recipe.batch_size}, and losses that "
+            f"are means over pixels the same; Dice is averaged, batch norm sees {self.micro_batch} images at a time."
         )
 
     def explain(self, loss: float) -> str:
@@ -258,7 +259,7 @@ class Session:
             "micro_batch": self.micro_batch,
             "seconds": time.monotonic() - self._start,
             "saved_at": time.time(),
-            "recipe": self.recipe.identity(),
+            "recipe": self.identity,
         }
         parts = {
             "model": self.model.state_dict(),
@@ -271,7 +272,7 @@ class Session:
         saved = checkpoints.latest(self.run_dir)
         if saved is None:
             return
-        info, own, there = saved.info, self.recipe.identity(), saved.info["recipe"]
+        info, own, there = saved.info, self.identity, saved.info["recipe"]
         differing = "; ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in own.items() if there.get(k) != v)
         if differing:
             raise ValueError(f"{self.run_dir} holds a run of another recipe ({differing}); use another folder for this")
