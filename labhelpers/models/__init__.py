@@ -4,12 +4,37 @@ from typing import Any
 
 from torch import nn
 
-from labhelpers.models.encoders import ResNetEncoder
+from labhelpers.models.deeplab import ASPP, DeepLabHead, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus
+from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
+from labhelpers.models.published import from_torchvision, published_deeplabv3
 
-__all__ = ["MODELS", "FCN8s", "FCN16s", "FCN32s", "ResNetEncoder", "bilinear_kernel", "build"]
+__all__ = [
+    "ASPP",
+    "MODELS",
+    "DeepLabHead",
+    "DeepLabHeadPlus",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "FCN8s",
+    "FCN16s",
+    "FCN32s",
+    "MobileNetV3Encoder",
+    "ResNetEncoder",
+    "bilinear_kernel",
+    "build",
+    "build_encoder",
+    "from_torchvision",
+    "published_deeplabv3",
+]
 
-MODELS: dict[str, type[nn.Module]] = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s}
+MODELS: dict[str, type[nn.Module]] = {
+    "fcn32s": FCN32s,
+    "fcn16s": FCN16s,
+    "fcn8s": FCN8s,
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+}
 
 
 def build(name: str, num_classes: int = 21, pretrained: bool = False, **options: Any) -> nn.Module:

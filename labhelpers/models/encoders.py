@@ -1,8 +1,9 @@
-"""ResNet encoders that return features at strides 4, 8, 16 and 32.
+"""Encoders: a ResNet or MobileNetV3 without its classifier, as a list of four features.
 
-He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016. The blocks are torchvision's and the
-parameter names are torchvision's too, so that its published ImageNet weights load unchanged; what is added is the list
-of features and a ``width`` for networks small enough to train on a CPU.
+He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016. Howard et al.: Searching for MobileNetV3,
+ICCV 2019. The blocks and the parameter names are torchvision's, so that its published ImageNet weights load unchanged;
+what is added is the list of features, the output stride, and for ResNets a ``width`` for networks small enough to train
+on a CPU.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from labhelpers.models.atrous import dilate
 from labhelpers.network import reachable
 
 # name: (kind of block, blocks per stage), He et al., Table 1
@@ -19,6 +21,23 @@ RESNETS = {
     "resnet50": ("Bottleneck", (3, 4, 6, 3)),
     "resnet101": ("Bottleneck", (3, 4, 23, 3)),
 }
+# name: where the feature of each stride ends in torchvision's list of layers, Howard et al., Tables 1 and 2
+MOBILENETS = {
+    "mobilenet_v3_large": (4, 7, 13, 17),
+    "mobilenet_v3_small": (2, 4, 9, 13),
+}
+ENCODERS = (*RESNETS, *MOBILENETS)
+
+
+def build_encoder(
+    name: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32
+) -> "ResNetEncoder | MobileNetV3Encoder":
+    """The encoder ``name``, one of ``ENCODERS``; ``width`` is for ResNets. Raises ValueError as the encoders do."""
+    if name in MOBILENETS:
+        if width != 64:
+            raise ValueError(f"width={width} is for ResNets; {name} has one width, leave the default")
+        return MobileNetV3Encoder(name, pretrained, output_stride)
+    return ResNetEncoder(name, pretrained, width, output_stride)
 
 
 class ResNetEncoder(nn.Module):
@@ -29,20 +48,20 @@ class ResNetEncoder(nn.Module):
         pretrained: load torchvision's ImageNet weights; without a network one sentence says so and the weights stay
             random. ``self.weights`` tells which it is: ``"imagenet"`` or ``"random"``.
         width: channels of the first stage, 64 in the paper. Only 64 has pretrained weights.
+        output_stride: stride of the last feature, 32, 16 or 8; below 32, dilation replaces stride (see ``atrous``).
 
     Attributes:
         channels: channels of the four features, for ResNet-50 ``(256, 512, 1024, 2048)``.
+        strides: their strides, ``(4, 8, 16, 32)``, none above the output stride.
 
     Raises:
-        ValueError: for an unknown name, or for pretrained weights of another width than 64.
+        ValueError: for an unknown name or output stride, or for pretrained weights of another width than 64.
     """
 
-    strides = (4, 8, 16, 32)
-
-    def __init__(self, name: str = "resnet50", pretrained: bool = False, width: int = 64):
+    def __init__(self, name: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32):
         super().__init__()
         if name not in RESNETS:
-            raise ValueError(f"unknown backbone {name!r}; known: {', '.join(RESNETS)}")
+            raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
         if pretrained and width != 64:
             raise ValueError(f"pretrained=True needs width=64 (got width={width}): no other width was published")
         from torchvision.models import resnet
@@ -60,24 +79,52 @@ class ResNetEncoder(nn.Module):
         self.layer2 = _stage(block, self.channels[0], 2 * width, depths[1], stride=2)
         self.layer3 = _stage(block, self.channels[1], 4 * width, depths[2], stride=2)
         self.layer4 = _stage(block, self.channels[2], 8 * width, depths[3], stride=2)
+        self.strides = dilate([self.layer1, self.layer2, self.layer3, self.layer4], output_stride)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.weights = "random"
-        if pretrained:
-            state = imagenet_state(name)
-            if state is not None:
-                self.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-                self.weights = "imagenet"
+        _initialize(self)
+        self.weights = _load_imagenet(self, name, "fc.") if pretrained else "random"
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in 4, 8, 16, 32."""
+        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in ``strides``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             features.append(x)
+        return features
+
+
+class MobileNetV3Encoder(nn.Module):
+    """MobileNetV3 without its classifier: a tenth of ResNet-50's parameters. Arguments as for :class:`ResNetEncoder`.
+
+    Attributes:
+        channels: channels of the four features, ``(24, 40, 112, 960)`` for ``mobilenet_v3_large``.
+    """
+
+    def __init__(self, name: str = "mobilenet_v3_large", pretrained: bool = False, output_stride: int = 32):
+        super().__init__()
+        if name not in MOBILENETS:
+            raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
+        from torchvision.models import get_model
+
+        self.name = name
+        self.features = get_model(name, weights=None).features
+        self._ends = MOBILENETS[name]
+        stages = [self.features[a:b] for a, b in zip((0, *self._ends), self._ends, strict=False)]
+        self.channels = tuple(_out_channels(stage) for stage in stages)
+        self.strides = dilate(stages, output_stride)
+
+        _initialize(self)
+        self.weights = _load_imagenet(self, name, "classifier.") if pretrained else "random"
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in ``strides``."""
+        x = images
+        features = []
+        for index, layer in enumerate(self.features, start=1):
+            x = layer(x)
+            if index in self._ends:
+                features.append(x)
         return features
 
 
@@ -90,6 +137,27 @@ def _stage(block: type[nn.Module], inplanes: int, planes: int, depth: int, strid
     return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
 
 
+def _out_channels(stage: nn.Module) -> int:
+    return [m.out_channels for m in stage.modules() if isinstance(m, nn.Conv2d)][-1]
+
+
+def _initialize(encoder: nn.Module) -> None:
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _load_imagenet(encoder: nn.Module, name: str, classifier: str) -> str:
+    """Loads ImageNet weights, those whose name begins with ``classifier`` left out; "imagenet", or "random"."""
+    state = imagenet_state(name)
+    if state is None:
+        return "random"
+    encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)})
+    return "imagenet"
+
+
 def imagenet_state(name: str) -> dict[str, Tensor] | None:
     """torchvision's published state dict for ``name``, verified by the hash in its file name.
 
@@ -97,9 +165,13 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
     """
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(name).DEFAULT
+    return published_state(get_model_weights(name).DEFAULT, name, "ImageNet's")
+
+
+def published_state(weights, name: str, whose: str) -> dict[str, Tensor] | None:
+    """The state dict behind one of torchvision's weight entries; see :func:`imagenet_state`."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     if not cached.exists() and not reachable(weights.url):
-        print(f"No network: {name} starts from random weights instead of ImageNet's (looked for {cached.name}).")
+        print(f"No network: {name} starts from random weights instead of {whose} (looked for {cached.name}).")
         return None
     return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)

@@ -8,7 +8,7 @@ The attribute names are the paper's (score_fr, score_pool4, upscore2, ...).
 import torch
 from torch import Tensor, nn
 
-from labhelpers.models.encoders import ResNetEncoder
+from labhelpers.models.encoders import build_encoder
 
 
 class FCN32s(nn.Module):
@@ -16,7 +16,7 @@ class FCN32s(nn.Module):
 
     Args:
         num_classes: K.
-        pretrained, backbone, width: see :class:`~labhelpers.models.encoders.ResNetEncoder`.
+        pretrained, backbone, width: see :func:`~labhelpers.models.encoders.build_encoder`.
         upsampling: ``"transposed"`` (learned, starting as bilinear) or ``"bilinear"`` (fixed, then a 1x1 convolution).
     """
 
@@ -29,7 +29,7 @@ class FCN32s(nn.Module):
         upsampling: str = "transposed",
     ):
         super().__init__()
-        self.encoder = ResNetEncoder(backbone, pretrained, width)
+        self.encoder = build_encoder(backbone, pretrained, width)
         self.score_fr = score_layer(self.encoder.channels[3], num_classes)
         self.upscore32 = upsample_layer(num_classes, 32, upsampling)
 
@@ -51,7 +51,7 @@ class FCN16s(nn.Module):
         upsampling: str = "transposed",
     ):
         super().__init__()
-        self.encoder = ResNetEncoder(backbone, pretrained, width)
+        self.encoder = build_encoder(backbone, pretrained, width)
         self.score_fr = score_layer(self.encoder.channels[3], num_classes)
         self.score_pool4 = score_layer(self.encoder.channels[2], num_classes)
         self.upscore2 = upsample_layer(num_classes, 2, upsampling)
@@ -76,7 +76,7 @@ class FCN8s(nn.Module):
         upsampling: str = "transposed",
     ):
         super().__init__()
-        self.encoder = ResNetEncoder(backbone, pretrained, width)
+        self.encoder = build_encoder(backbone, pretrained, width)
         self.score_fr = score_layer(self.encoder.channels[3], num_classes)
         self.score_pool4 = score_layer(self.encoder.channels[2], num_classes)
         self.score_pool3 = score_layer(self.encoder.channels[1], num_classes)
