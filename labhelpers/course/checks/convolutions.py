@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from labhelpers.course.checks import references
 from labhelpers.course.checks.compare import kind_of
 from labhelpers.course.checks.core import Check, Mistake, exercise
+from labhelpers.course.checks.formulas import check_formula
 
 
 @exercise("linear_to_conv", references.linear_to_conv)
@@ -92,19 +93,15 @@ def transposed_output_size(check: Check, answer) -> None:
         ),
         (lambda n, k, s, p: (n - 1) * s - 2 * p + k + 1, "one too many: the last pixel stamps one kernel, no more."),
     ]
-    found = [check.call(answer, *case) for case in cases]
-    # A formula is recognised by all cases together: one size alone fits several of them.
-    numbers = all(isinstance(size, (int, float)) for size in found)
-    known = [hint for formula, hint in formulas if numbers and found == [formula(*case) for case in cases]]
-    for case, size in zip(cases, found, strict=True):
-        n, k, s, p = case
-        expected = nn.ConvTranspose2d(1, 1, k, stride=s, padding=p)(torch.zeros(1, 1, n, n)).shape[-1]
-        wrong = [(size, f"transposed_output_size{case} is {size}, expected {expected}: {hint}") for hint in known]
-        check.equal(size, expected, f"transposed_output_size{case}", wrong)
+
+    def right(n, k, s, p):
+        return nn.ConvTranspose2d(1, 1, k, stride=s, padding=p)(torch.zeros(1, 1, n, n)).shape[-1]
+
+    check_formula(check, answer, "transposed_output_size", cases, right, formulas)
     check.equal(check.call(answer, 10, 2, 2), 20, "the size without a padding argument (10, 2, 2)")
 
 
-class _NoLibraryConvolution(TorchFunctionMode):
+class NoLibraryConvolution(TorchFunctionMode):
     """Refuses torch's convolutions while it is active."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -120,7 +117,7 @@ def transposed_conv(check: Check, answer) -> None:
     for (height, width), k, stride in (((3, 4), 3, 1), ((3, 4), 3, 2), ((4, 2), 2, 2), ((2, 3), 2, 3), ((5, 3), 4, 2)):
         x, kernel = torch.randn(height, width), torch.randn(k, k)
         case = f"for x {height}x{width}, kernel {k}x{k}, stride {stride}"
-        with _NoLibraryConvolution():
+        with NoLibraryConvolution():
             found = check.call(answer, x, kernel, stride, when=case)
         check.equal(
             found, _transposed(x, kernel, stride), f"the output {case}", _transposed_mistakes(x, kernel, stride)

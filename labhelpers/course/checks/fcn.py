@@ -16,6 +16,7 @@ from labhelpers.course.checks import references
 from labhelpers.course.checks.compare import difference, kind_of
 from labhelpers.course.checks.core import Check, exercise
 from labhelpers.course.checks.fcn_mistakes import STAGES, wrong_logits, wrong_odd_logits
+from labhelpers.course.checks.networks import calibrated, check_gradients, make, tolerance
 
 _NUM_CLASSES = 5
 _ERRORS = {
@@ -47,8 +48,7 @@ def _inspect(check: Check, answer: Callable, reference: Callable, factors: Mappi
     scores = list(STAGES)[: len(factors)]
     for backbone in ("resnet18", "resnet50"):
         encoder = models.ResNetEncoder(backbone, width=8)
-        model = check.call(answer, encoder, _NUM_CLASSES, when="while it is made")
-        check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
+        model = make(check, answer, encoder, _NUM_CLASSES)
         check.that(
             getattr(model, "encoder", None) is encoder,
             "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to "
@@ -57,23 +57,12 @@ def _inspect(check: Check, answer: Callable, reference: Callable, factors: Mappi
         _check_score_layers(check, model, scores, encoder.channels)
         for name, factor in factors.items():
             _check_upsampling_layer(check, model, name, factor)
-    encoder = _calibrated_encoder()
+    encoder = calibrated(models.ResNetEncoder("resnet18", width=8), torch.randn(2, 3, 64, 64))
     right = reference(copy.deepcopy(encoder), _NUM_CLASSES).eval()
     model = check.call(answer, encoder, _NUM_CLASSES).eval()
     _copy_weights(right, model, [*scores, *factors])
     _check_forward(check, model, right, factors)
     _check_odd_size(check, model, right, factors)
-
-
-def _calibrated_encoder() -> models.ResNetEncoder:
-    """An encoder whose batch norm is calibrated, so that the features of all strides have a similar size."""
-    encoder = models.ResNetEncoder("resnet18", width=8)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the running statistics become those of the one batch below
-    with torch.no_grad():
-        encoder(torch.randn(2, 3, 64, 64))
-    return encoder.eval()
 
 
 def _check_score_layers(check: Check, model: nn.Module, names: list[str], channels: tuple[int, ...]) -> None:
@@ -179,12 +168,13 @@ def _check_forward(check: Check, model: nn.Module, right: nn.Module, factors: Ma
     check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
     shape = tuple(logits.shape)
     check.that(shape == tuple(expected.shape), _shape_hint(shape, tuple(expected.shape)))
-    check.that(
-        logits.requires_grad,
-        "no gradient comes back through forward: is there a no_grad, a detach or an argmax? Training needs all of it.",
-    )
-    _check_gradients(check, model, logits, [*list(STAGES)[: len(factors)], *factors])
-    check.equal(logits, expected, "the logits", wrong_logits(right, images, list(factors)), _tolerance(expected))
+    layers = [*list(STAGES)[: len(factors)], *factors]
+    unused = "{} gets no gradient: forward does not use it, or its result does not enter the sum."
+    check_gradients(check, model, logits, {name: getattr(model, name).weight for name in layers}, unused)
+    frozen = "the encoder gets no gradient: is it run under no_grad, detached or frozen in __init__?"
+    trained = model.encoder.conv1.weight.grad
+    check.that(trained is not None and bool(trained.any()), frozen)
+    check.equal(logits, expected, "the logits", wrong_logits(right, images, list(factors)), tolerance(expected))
 
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -197,20 +187,6 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
         if found[2] and 64 % found[2] == 0:
             return f"{hint}: the logits stay at stride {64 // found[2]}, the last enlargement is missing."
     return f"{hint}."
-
-
-def _check_gradients(check: Check, model: nn.Module, logits: Tensor, names: list[str]) -> None:
-    model.zero_grad()
-    (logits * torch.randn_like(logits)).sum().backward()
-    for name in names:
-        used = _has_gradient(getattr(model, name).weight)
-        check.that(used, f"{name} gets no gradient: forward does not use it, or its result does not enter the sum.")
-    trained = _has_gradient(model.encoder.conv1.weight)
-    check.that(trained, "the encoder gets no gradient: is it run under no_grad, detached or frozen in __init__?")
-
-
-def _has_gradient(weight: nn.Parameter) -> bool:
-    return weight.grad is not None and bool(weight.grad.any())
 
 
 def _check_odd_size(check: Check, model: nn.Module, right: nn.Module, factors: Mapping[str, int]) -> None:
@@ -228,14 +204,10 @@ def _check_odd_size(check: Check, model: nn.Module, right: nn.Module, factors: M
             f"a 65x97 image gives logits of shape {shape}, expected {tuple(expected.shape)}: crop the last "
             "enlargement to the height and width of the image.",
         )
-        tolerance = _tolerance(expected)
+        rounding = tolerance(expected)
         # Padding the image to a multiple of 32 and cropping the logits is as right, and differs near the border.
         padded = right(functional.pad(images, (0, -97 % 32, 0, -65 % 32)))[..., :65, :97]
-        if not difference(logits, padded, "", tolerance=tolerance):
+        if not difference(logits, padded, "", tolerance=rounding):
             expected = padded
         mistakes = wrong_odd_logits(right, images, list(factors))
-        check.equal(logits, expected, "for a 65x97 image the logits", mistakes, tolerance)
-
-
-def _tolerance(logits: Tensor) -> float:
-    return 1e-4 * logits.abs().max().item()
+        check.equal(logits, expected, "for a 65x97 image the logits", mistakes, rounding)

@@ -4,16 +4,16 @@ Everything is computed with the layers of the reference, which has the same weig
 one, so that an answer that is right costs nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from labhelpers.course.checks.networks import Mistakes, wrong_activations
+
 STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
 """Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
-
-Mistakes = Iterator[tuple[Tensor, str]]
 
 
 @torch.no_grad()
@@ -21,11 +21,7 @@ def wrong_logits(model: nn.Module, images: Tensor, ups: Sequence[str]) -> Mistak
     """Wrong logits for a size divisible by 32; ``ups`` names the upsampling layers in their order."""
     features = model.encoder(images)
     logits = _forward(model, features, images, ups)
-    applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
-    yield logits.softmax(1), f"there is a softmax {applied}"
-    yield logits.log_softmax(1), f"there is a log_softmax {applied}"
-    yield logits.sigmoid(), f"there is a sigmoid {applied}"
-    yield logits.relu(), "there is a ReLU on the logits: scores may be negative, leave it out."
+    yield from wrong_activations(logits)
     for unpadded in (ups, ups[-1:]):
         shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
         yield _forward(model, features, images, ups, unpadded=unpadded), shifted

@@ -1,0 +1,147 @@
+"""What the checks of networks share: a student's network is made, its layers are found, its numbers are compared."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labhelpers.course.checks.compare import kind_of
+from labhelpers.course.checks.core import Check
+
+Mistakes = Iterator[tuple[Tensor, str]]
+
+
+def make(check: Check, answer: Callable, *arguments: Any) -> nn.Module:
+    """The network that the student's class makes."""
+    model = check.call(answer, *arguments, when="while it is made")
+    check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
+    return model
+
+
+def calibrated(model: nn.Module, *inputs: Tensor) -> nn.Module:
+    """The model in evaluation mode, its batch norms with the statistics of these inputs, so that values keep a size."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the running statistics become those of the one batch
+    with torch.no_grad():
+        model.train()(*inputs)
+    return model.eval()
+
+
+def check_gradients(check: Check, model: nn.Module, output: Tensor, weights: Mapping[str, Tensor], hint: str) -> None:
+    """One check for each weight: a gradient comes back to it; ``hint`` has a place for its name."""
+    check.that(
+        output.requires_grad,
+        "no gradient comes back through forward: is there a no_grad, a detach or an argmax? Training needs all of it.",
+    )
+    model.zero_grad()
+    (output * torch.randn_like(output)).sum().backward()
+    for name, weight in weights.items():
+        check.that(weight.grad is not None and bool(weight.grad.any()), hint.format(name))
+
+
+def tolerance(values: Tensor) -> float:
+    """The difference that rounding may make."""
+    return 1e-4 * values.abs().max().item()
+
+
+def wrong_activations(logits: Tensor) -> Mistakes:
+    """What a last activation, which belongs into the loss, makes of logits (B, K, H, W)."""
+    applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
+    yield logits.softmax(1), f"there is a softmax {applied}"
+    yield logits.log_softmax(1), f"there is a log_softmax {applied}"
+    yield logits.sigmoid(), f"there is a sigmoid {applied}"
+    yield logits.relu(), "there is a ReLU on the logits: scores may be negative, leave it out."
+
+
+class ConvNorm(NamedTuple):
+    """A convolution and the batch norm behind it; ReLU has no weights and may be anywhere in the student's code."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    @torch.no_grad()
+    def copy_to(self, other: "ConvNorm") -> None:
+        """Same weights in: ``other`` gets these weights and statistics; a bias that batch norm takes off again, 0."""
+        other.conv.weight.copy_(self.conv.weight)
+        if other.conv.bias is not None:
+            other.conv.bias.zero_()
+        other.norm.load_state_dict(self.norm.state_dict())
+        other.norm.eps = self.norm.eps
+
+    @torch.no_grad()
+    def vary(self) -> None:
+        """Random scale and shift for the batch norm: with 1 and 0 some mistakes would not show."""
+        self.norm.weight.uniform_(0.5, 1.5)
+        self.norm.bias.normal_(std=0.3)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).relu()
+
+    @torch.no_grad()
+    def wrong_outputs(self, x: Tensor, name: str) -> Mistakes:
+        """What known mistakes in convolution, batch norm, ReLU make of x."""
+        order = "convolution, batch norm, ReLU"
+        y = self.conv(x)
+        yield self.norm(y), f"ReLU is missing in {name}: {order}."
+        yield self.norm(y.relu()), f"ReLU comes before batch norm in {name}: {order}."
+        yield y.relu(), f"batch norm is not used in {name}: {order}."
+        yield y, f"batch norm and ReLU are not used in {name}: {order}."
+
+
+def conv_norms(check: Check, module: nn.Module, name: str, count: int = 1) -> list[ConvNorm]:
+    """The ``count`` convolutions with batch norm in a student's module, however deep they lie in it."""
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    expected = "one" if count == 1 else str(count)
+    check.that(len(convs) == count, f"{name} holds {len(convs) or 'no'} convolutions (nn.Conv2d), expected {expected}.")
+    missing = "batch norm is missing: " if len(norms) < count else ""
+    check.that(
+        len(norms) == count,
+        f"{missing}{name} holds {len(norms) or 'no'} nn.BatchNorm2d, expected {expected}, behind each convolution.",
+    )
+    pairs = [ConvNorm(*pair) for pair in zip(convs, norms, strict=True)]
+    for conv, norm in pairs:
+        check.that(
+            norm.num_features == conv.out_channels,
+            f"the batch norm of {name} has {norm.num_features} channels, its convolution gives {conv.out_channels}: "
+            "batch norm comes behind the convolution.",
+        )
+        plain = norm.affine and norm.track_running_stats
+        check.that(plain, f"the batch norm of {name} is to have weights and running statistics, as it has by default.")
+    return pairs
+
+
+def check_conv(
+    check: Check,
+    conv: nn.Conv2d,
+    name: str,
+    channels: tuple[int, int],
+    kernel: int,
+    known: Mapping[int, str] | None = None,
+) -> None:
+    """Channels (in, out), kernel and stride of a convolution; ``known`` has hints for wrong numbers of channels."""
+    for found, expected, verb in zip((conv.in_channels, conv.out_channels), channels, ("takes", "gives"), strict=True):
+        hint = f"{name} {verb} {found} channels, expected {expected}"
+        by_hand = "the number is written by hand, use the arguments" if found in (21, 256, 304, 1280, 2048) else ""
+        why = (known or {}).get(found) or by_hand
+        check.that(found == expected, f"{hint}: {why}." if why else f"{hint}.")
+    check.that(
+        (conv.kernel_size, conv.stride, conv.groups) == ((kernel, kernel), (1, 1), 1),
+        f"{name} is to be a {kernel}x{kernel} convolution of stride 1 in one group; found kernel {conv.kernel_size}, "
+        f"stride {conv.stride}, groups {conv.groups}.",
+    )
+
+
+def run_watched(
+    check: Check, model: nn.Module, layer: nn.Module, *inputs: Tensor, when: str, errors: Mapping[str, str]
+) -> tuple[Any, Tensor | None]:
+    """What the student's model gives, and what its ``layer`` was given on the way (None unless it ran once)."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
+    try:
+        output = check.call(model, *inputs, when=when, errors=errors)
+    finally:
+        handle.remove()
+    return output, seen[0] if len(seen) == 1 else None
