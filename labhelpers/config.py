@@ -26,6 +26,9 @@ class Profile:
     epochs: int | None  # ... or passes over the training set
     recipe: MappingProxyType = field(repr=False)
     augmentation: MappingProxyType = field(repr=False)
+    deeplab: MappingProxyType = field(repr=False)  # of DeepLab: keyword arguments of the model beyond the backbone
+    deeplab_recipe: MappingProxyType = field(repr=False)  # of DeepLab: what its recipe changes ...
+    deeplab_crop: int  # ... and the side of its crops, pixels
     minutes: MappingProxyType = field(repr=False)  # of each lab
 
     @property
@@ -70,6 +73,24 @@ _COURSE_AUGMENTATION = {
     "saturation": 0.2,
 }
 
+# DeepLab at output stride 16. Rates fit the map of a crop: 6 x 6 positions for 96 px, 16 x 16 for 256 px, and 33 x 33 for
+# 513 px, where they are the paper's.
+_SMOKE_DEEPLAB = {"output_stride": 16, "rates": (1, 2, 3), "channels": 96}
+_LAB_DEEPLAB = {"output_stride": 16, "rates": (3, 6, 9), "channels": 256}
+_FULL_DEEPLAB = {"output_stride": 16, "rates": (6, 12, 18), "channels": 256}
+# The published recipe of lab 03: 5,000 iterations, the rate falls tenfold every 1,000.
+_FULL_DEEPLAB_RECIPE = {
+    "steps": 5000,
+    "batch_size": 8,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "schedule": "step",
+    "step_size": 1000,
+    "gamma": 0.1,
+    "warmup_steps": 0,
+}
+
 PROFILES = {
     "tiny": Profile(
         name="tiny",
@@ -84,7 +105,10 @@ PROFILES = {
         epochs=None,
         recipe=MappingProxyType({**_SMOKE_RECIPE, "batch_size": 2, "warmup_steps": 0}),
         augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 0.5, "02": 0.5}),
+        deeplab=MappingProxyType({**_SMOKE_DEEPLAB, "channels": 16}),
+        deeplab_recipe=MappingProxyType({}),
+        deeplab_crop=96,
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5}),
     ),
     "smoke": Profile(
         name="smoke",
@@ -99,7 +123,10 @@ PROFILES = {
         epochs=None,
         recipe=MappingProxyType(_SMOKE_RECIPE),
         augmentation=MappingProxyType(_SMOKE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 1, "02": 2.5}),
+        deeplab=MappingProxyType(_SMOKE_DEEPLAB),
+        deeplab_recipe=MappingProxyType({}),
+        deeplab_crop=96,
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 3}),
     ),
     "lab": Profile(
         name="lab",
@@ -114,14 +141,17 @@ PROFILES = {
         epochs=None,
         recipe=MappingProxyType(_COURSE_RECIPE),
         augmentation=MappingProxyType(_COURSE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 3, "02": 47}),
+        deeplab=MappingProxyType(_LAB_DEEPLAB),
+        deeplab_recipe=MappingProxyType({}),
+        deeplab_crop=256,
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 40}),
     ),
     "full": Profile(
         name="full",
         purpose="the published recipe, 50 epochs",
         data="voc",
         scenes=(1500, 300),
-        scene_size=256,
+        scene_size=513,
         backbone="resnet50",
         width=64,
         pretrained=True,
@@ -129,7 +159,10 @@ PROFILES = {
         epochs=50,
         recipe=MappingProxyType(_COURSE_RECIPE),
         augmentation=MappingProxyType(_COURSE_AUGMENTATION),
-        minutes=MappingProxyType({"01": 3, "02": 189}),
+        deeplab=MappingProxyType(_FULL_DEEPLAB),
+        deeplab_recipe=MappingProxyType(_FULL_DEEPLAB_RECIPE),
+        deeplab_crop=513,
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 150}),
     ),
 }
 

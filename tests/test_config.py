@@ -2,6 +2,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,39 @@ def test_every_profile_makes_a_valid_recipe_and_augmentation(name, monkeypatch):
     recipe = Recipe(steps=profile.training_steps(1464), **profile.recipe)
     assert recipe.warmup_steps < recipe.steps
     assert Augmentation(**profile.augmentation).crop <= profile.scene_size
+    deeplab = replace(recipe, **profile.deeplab_recipe)
+    assert deeplab.warmup_steps < deeplab.steps
+    assert profile.deeplab_crop <= profile.scene_size
+
+
+@pytest.mark.parametrize("name", config.PROFILES)
+def test_deeplab_has_rates_for_its_map(name):
+    """At least a third of the largest rate's weights must read the map of a crop, and the options build a model."""
+    import torch
+
+    from labhelpers.models import build
+
+    profile = config.PROFILES[name]
+    with torch.device("meta"):
+        model = build("deeplabv3plus", **{**profile.model_options, "pretrained": False}, **profile.deeplab)
+    side = -(-profile.deeplab_crop // profile.deeplab["output_stride"])
+    rate = max(conv[0].dilation[0] for conv in model.head.aspp.atrous_convs)
+    axis = 1 + 2 * max(0, side - rate) / side  # of three weights along an axis, those inside, on average
+    assert axis**2 / 9 > 1 / 3
+
+
+def test_the_published_recipe_of_deeplab():
+    recipe = dict(config.PROFILES["full"].recipe) | dict(config.PROFILES["full"].deeplab_recipe)
+    assert {key: recipe[key] for key in ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "steps")} == {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch_size": 8,
+        "steps": 5000,
+    }
+    assert recipe["lr"] * recipe["backbone_factor"] == pytest.approx(0.001)
+    assert (recipe["schedule"], recipe["step_size"], recipe["gamma"]) == ("step", 1000, 0.1)
 
 
 def test_steps_follow_the_epochs():

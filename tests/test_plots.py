@@ -37,6 +37,7 @@ FIGURES = {
         [IMAGE] * 2, [TARGET] * 2, points=[[(3, 5)]] * 2, boxes=[[(10, 8, 39, 32)]] * 2, titles=["one", "two"]
     ),
     "curves": lambda: plots.curves({"FCN-8s": ROWS, "FCN-16s": SimpleNamespace(rows=ROWS)}, title="Training"),
+    "lines_log": lambda: plots.lines([0, 1, 2], {"a": [0.1, 1, 0]}, "x (s)", "y (m)", log_y=True),
     "lines": lambda: plots.lines([0, 1, 2], {"a": [0, 1, 2], "b": [1, np.nan, 3]}, "x (s)", "y (m)"),
     "trimap_curve": lambda: plots.trimap_curve({"FCN-8s": {1: 0.4, 5: 0.6}, "FCN-32s": {2: 0.1}}),
     "class_distribution": lambda: plots.class_distribution(STATISTICS, ["background", "cat", "dog"]),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labhelpers.models.encoders import build_encoder
+from labhelpers.models.fcn import score_layer
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Atrous rates by output stride, V3, Section 3.3: a grid twice as fine needs rates twice as large to reach equally far.
@@ -117,7 +118,7 @@ class DeepLabHead(nn.Module):
         super().__init__()
         self.aspp = ASPP(in_channels, channels, rates, separable, norm)
         self.refine = ASPPConv(channels, channels, 1, separable, norm)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = score_layer(channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, in_channels, h, w) -> logits (B, K, h, w)."""
@@ -153,7 +154,7 @@ class DeepLabHeadPlus(nn.Module):
             ASPPConv(channels + projected, channels, 1, separable, norm),
             ASPPConv(channels, channels, 1, separable, norm),
         )
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = score_layer(channels, num_classes)
 
     def forward(self, low_level: Tensor, features: Tensor) -> Tensor:
         """Features of stride 4 (B, low_level_channels, H4, W4), and the last -> logits (B, K, H4, W4)."""
@@ -264,9 +265,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
 
 
 def initialize(head: nn.Module) -> None:
-    """Kaiming initialisation of the convolutions (He et al., ICCV 2015)."""
+    """Kaiming initialisation of the convolutions before a norm (He et al., ICCV 2015); the classifier has its own."""
     for module in head.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

@@ -70,18 +70,20 @@ def lines(
     xlabel: str,
     ylabel: str,
     title: str | None = None,
+    log_y: bool = False,
 ) -> "Figure":
     """Draw series against a common x. Put the units into the labels: "throughput (images/s)".
 
     Args:
         x: (N,) numbers.
         series: name -> (N,) numbers; NaN leaves a gap.
+        log_y: a logarithmic vertical axis, on which zeros and negative numbers leave gaps too.
     """
     figure = new_figure(3.8, width=7)
     axes = figure.subplots()
     for index, (name, values) in enumerate(series.items()):
         _line(axes, index, name, to_array(x), to_array(values))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "", yscale="log" if log_y else "linear")
     axes.legend()
     figure.set_label(f"{title or ylabel}: {ylabel} against {xlabel} for {', '.join(series)}")
     return figure

@@ -84,7 +84,7 @@ def heat_images(
     shared: bool = False,
     title: str | None = None,
 ) -> "Figure":
-    """Draw 2-D arrays as colours, up to four across, each with its colour bar; arrays up to 8 by 8 show their numbers.
+    """Draw 2-D arrays as colours, up to five across, each with its colour bar; arrays up to 8 by 8 show their numbers.
 
     Args:
         images: (H, W) numbers each; NaN is grey.
@@ -101,7 +101,7 @@ def heat_images(
         raise ValueError(
             f"heat_images needs 2-D arrays and one title each, got shapes {shapes} and {len(titles)} titles."
         )
-    across = min(4, len(arrays))
+    across = len(arrays) if len(arrays) <= 5 else 4
     down = math.ceil(len(arrays) / across)
     width = min(WIDTH / across, 4.2)
     tall = max(array.shape[0] / array.shape[1] for array in arrays)
