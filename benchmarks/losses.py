@@ -20,8 +20,8 @@ import labhelpers  # noqa: F401  (before torch: it sets how OpenMP threads wait)
 import torch  # isort: skip
 from torch import Tensor  # isort: skip
 from torch.nn import functional  # isort: skip
-from torch.profiler import ProfilerActivity, profile  # isort: skip
 
+from labhelpers.evaluation import peak_memory_mb  # isort: skip
 from labhelpers.training import build_loss  # isort: skip
 
 LIMITS = {"focal": 1.3, "dice": 2.5}
@@ -67,20 +67,11 @@ def measure(losses: dict[str, Callable[[Tensor, Tensor], Tensor]], size: int, ro
     results = {}
     for name, times in seconds.items():
         logits.grad = None  # else its memory, freed inside, would be taken off
-        results[name] = {"seconds": statistics.median(times), "peak_mb": peak_mb(partial(run, losses[name]))}
+        results[name] = {
+            "seconds": statistics.median(times),
+            "peak_mb": peak_memory_mb(partial(run, losses[name]), torch.device("cpu")),
+        }
     return results
-
-
-def peak_mb(run: Callable[[], object]) -> float:
-    """Largest sum of live allocations during the call, beyond what was there before, MB (2**20 bytes)."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    live = peak = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak / 2**20
 
 
 def main() -> None:

@@ -73,8 +73,8 @@ _COURSE_AUGMENTATION = {
     "saturation": 0.2,
 }
 
-# DeepLab at output stride 16. Rates fit the map of a crop: 6 x 6 positions for 96 px, 16 x 16 for 256 px, and 33 x 33 for
-# 513 px, where they are the paper's.
+# DeepLab at output stride 16. Rates fit the map of a crop: 6 x 6 positions for 96 px, 16 x 16 for 256 px and 33 x 33
+# for 513 px, where they are the paper's.
 _SMOKE_DEEPLAB = {"output_stride": 16, "rates": (1, 2, 3), "channels": 96}
 _LAB_DEEPLAB = {"output_stride": 16, "rates": (3, 6, 9), "channels": 256}
 _FULL_DEEPLAB = {"output_stride": 16, "rates": (6, 12, 18), "channels": 256}

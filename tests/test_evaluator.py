@@ -15,6 +15,7 @@ from labhelpers.evaluation import (
     ConfusionMatrix,
     count_parameters,
     evaluate,
+    inference_memory_mb,
     object_recall,
     peak_memory_mb,
     predict,
@@ -288,6 +289,26 @@ def test_costs():
     timed = Constant(lambda x: calls.append(tuple(x.shape)) or x)
     assert time_inference(timed, (20, 30), warmup=1, runs=4) > 0
     assert calls == [(1, 3, 20, 30)] * 5
-    steps = []
-    assert peak_memory_mb(lambda: steps.append(1), torch.device("cpu")) is None
-    assert steps == [1]
+
+
+def test_peak_memory_is_what_lives_at_once():
+    """Two tensors of 1 MB at once, though three are made; on a CPU here, by the same function as on a GPU."""
+    cpu, made = torch.device("cpu"), []
+
+    def step():
+        first = torch.empty(2**18)
+        second = torch.empty(2**18)
+        del first
+        made.append(torch.empty(2**18))
+        del second
+
+    assert peak_memory_mb(step, cpu) == pytest.approx(2, abs=0.05)
+    assert len(made) == 1
+
+
+def test_inference_memory_has_weights_and_activations():
+    model = torch.nn.Conv2d(3, 8, 1, bias=False)
+    activations = 8 * 64 * 64 * 4 / 2**20
+    found = inference_memory_mb(model, (64, 64))
+    assert found == pytest.approx(8 * 3 * 4 / 2**20 + activations, rel=0.2)
+    assert inference_memory_mb(model, (128, 128)) > 3 * found

@@ -10,7 +10,7 @@ from nbgrader.nbgraderformat import read as nbgrader_read
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETUP_CELL = (ROOT / "labhelpers" / "course" / "setup_cell.py").read_text().strip()
-EXERCISES = {"01": 5, "02": 6}
+EXERCISES = {"01": 5, "02": 6, "03": 6}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,7 +28,7 @@ def code(cells):
 
 
 def test_the_series_is_complete_so_far():
-    assert [path.stem for path in NOTEBOOKS] == ["01_data_pipeline", "02_fcn"]
+    assert [path.stem for path in NOTEBOOKS] == ["01_data_pipeline", "02_fcn", "03_deeplabv3plus"]
 
 
 def test_first_code_cell_is_the_setup_cell(cells):

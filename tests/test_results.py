@@ -28,7 +28,8 @@ def evaluation(right: int = 60, protocol: Protocol = PROTOCOL, per_image: bool =
 
 def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(tmp_path):
     table = ResultsTable(tmp_path / "new" / "results.json")
-    table.add("FCN-32s", evaluation(40), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34)
+    table.add("FCN-32s", evaluation(40), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34, memory_mb=56.7)
+    assert "| 1.23 | 12.3 | 57 | 0.5 | 1 |" in table.to_markdown()
     table.add("FCN-8s", evaluation(80), expected="63.1 mIoU")
     table.add("FCN-32s", evaluation(50))
     again = ResultsTable(table.path)

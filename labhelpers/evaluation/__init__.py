@@ -15,7 +15,7 @@ from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, pai
 from labhelpers.evaluation.protocol import Protocol
 from labhelpers.evaluation.results import ResultsTable
 from labhelpers.evaluation.sizes import SizeScore, object_recall, scores_by_size
-from labhelpers.evaluation.timing import count_parameters, peak_memory_mb, time_inference
+from labhelpers.evaluation.timing import count_parameters, inference_memory_mb, peak_memory_mb, time_inference
 
 __all__ = [
     "METRICS",
@@ -39,6 +39,7 @@ __all__ = [
     "normalized",
     "object_recall",
     "paired_bootstrap",
+    "inference_memory_mb",
     "peak_memory_mb",
     "predict",
     "scores",

@@ -35,6 +35,7 @@ class Row:
     band_foreground_iou: float | None = None
     parameters: int | None = None
     inference_ms: float | None = None
+    memory_mb: float | None = None
     expected: str = ""
 
 
@@ -73,6 +74,7 @@ class ResultsTable:
         minutes: float | None = None,
         parameters: int | None = None,
         inference_ms: float | None = None,
+        memory_mb: float | None = None,
         expected: str = "",
     ) -> Row:
         """Add a model's line, or replace the one of that name.
@@ -80,14 +82,21 @@ class ResultsTable:
         Args:
             trained: False when the weights have learned nothing; the scores are then left out.
             seed, minutes: of the training.
-            parameters, inference_ms: see `count_parameters` and `time_inference`.
+            parameters, inference_ms, memory_mb: see `count_parameters`, `time_inference` and `inference_memory_mb`.
             expected: what the course expects here, as text.
 
         Raises:
             ValueError: the scores cannot be compared with those in the table; the message names what differs.
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
-        row = Row(name, protocol, parameters=parameters, inference_ms=inference_ms, expected=expected)
+        row = Row(
+            name,
+            protocol,
+            parameters=parameters,
+            inference_ms=inference_ms,
+            memory_mb=memory_mb,
+            expected=expected,
+        )
         if not trained or config.profile().name == "tiny":
             self._untrained[name] = row
             return row
@@ -212,6 +221,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     f"Foreground IoU, {BAND} px band": lambda row: _percent(row.band_foreground_iou),
     "Parameters (M)": lambda row: _DASH if row.parameters is None else f"{row.parameters / 1e6:.2f}",
     "Inference (ms)": lambda row: _plain(row.inference_ms, 1),
+    "Memory (MB)": lambda row: _plain(row.memory_mb, 0),
     "Training (min)": lambda row: _plain(row.protocol.minutes, 1),
     "Seed": lambda row: _plain(row.protocol.seed, 0),
     "Device": lambda row: (

@@ -37,15 +37,41 @@ def time_inference(
     return 1000 * statistics.median(times[warmup:])
 
 
-def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float | None:
-    """Run `step`, say a training step, and return the most GPU memory in use in MB, model included; None on a CPU."""
-    if device.type != "cuda":
+def inference_memory_mb(model: nn.Module, size: tuple[int, int] = (512, 512), *, precision: str = "no") -> float:
+    """Return the MB (2**20 bytes) that one forward pass with one image needs at its peak, weights included.
+
+    Args:
+        size: height and width in pixels, to be stated beside the number.
+    """
+    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    with inference(model, precision) as device:
+        image = torch.randn(1, 3, *size, device=device)
+        model(image)  # the first pass also allocates what libraries keep
+        return weights / 2**20 + peak_memory_mb(lambda: model(image), device)
+
+
+def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float:
+    """Run `step`, say a training step, and return the most memory in use at once, beyond what was before, in MB.
+
+    What PyTorch's allocator hands out is counted, on a GPU and on a CPU; what other libraries take is not.
+    """
+    if device.type == "cuda":
+        _synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         step()
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    _synchronize(device)
-    return torch.cuda.max_memory_allocated(device) / 2**20
+        _synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    live = peak = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak / 2**20
 
 
 def _synchronize(device: torch.device) -> None:
