@@ -4,9 +4,9 @@
     python benchmarks/deeplab.py ablation [--steps 400] [--seeds 0 1 2]
 
 ``compare``: FCN-8s, DeepLabV3 and DeepLabV3+ at equal steps, then FCN-8s with as many more steps as fit into the time
-that V3+ takes. ``ablation``: V3+ without ASPP (its 1x1 branch only), with small rates that fit the map of the crop, and
-with the published rates, which do not. Beside mean IoU stand the classes that need context: bus and train (the same
-drawing on a road and on rails), chair and sofa (the same cloth, another extent).
+that V3+ takes. ``ablation``: V3+ without ASPP (its 1x1 branch only), without ASPP's pooling branch, with small rates
+that fit the map of the crop, and with the published rates, which do not. Beside mean IoU stand the classes that need
+context: bus and train (the same drawing on a road and on rails), chair and sofa (the same cloth, another extent).
 
 Prints Markdown; the numbers are kept in build/benchmarks/deeplab_*.json, trained models too, so that an interrupted run
 goes on where it stopped.
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import statistics
+import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,13 +25,14 @@ os.environ["LAB_CHECKPOINTS"] = "build/benchmarks/deeplab"
 
 import labhelpers  # noqa: F401, I001  (before torch)
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from labhelpers import config
-from labhelpers.data import Augmentation, cache, open_course_data
+from labhelpers.data import Augmentation, cache, open_course_data, to_input, training_loader
 from labhelpers.evaluation import count_parameters, evaluate
-from labhelpers.models import build
-from labhelpers.training import Recipe, train_or_load
+from labhelpers.models import ASPP, build
+from labhelpers.models.deeplab import initialize
+from labhelpers.training import Recipe, build_loss, build_optimizer, train_or_load
 
 SCORES = {
     "mean_iou": "mIoU",
@@ -47,6 +49,23 @@ def without_aspp(model: nn.Module) -> nn.Module:
     return model
 
 
+class WithoutPooling(ASPP):
+    """ASPP less its pooling branch."""
+
+    def branches(self, x: Tensor) -> list[Tensor]:
+        return super().branches(x)[:-1]
+
+
+def without_pooling(model: nn.Module) -> nn.Module:
+    """V3+ whose ASPP has the 1x1 and the atrous branches only."""
+    aspp, mixed = model.head.aspp, model.head.aspp.conv_out[0]
+    aspp.__class__ = WithoutPooling
+    aspp.global_avg_pool = nn.Identity()
+    aspp.conv_out[0] = nn.Conv2d(mixed.in_channels - mixed.out_channels, mixed.out_channels, 1, bias=False)
+    initialize(aspp)
+    return model
+
+
 def contenders(mode: str) -> dict[str, dict]:
     """name -> model's name, its options, and what is done to it."""
     smoke = dict(config.profile().deeplab)
@@ -59,9 +78,31 @@ def contenders(mode: str) -> dict[str, dict]:
         }
     return {
         "without ASPP": {"model": "deeplabv3plus", "options": smoke, "change": without_aspp},
+        "without the pooling branch": {"model": "deeplabv3plus", "options": smoke, "change": without_pooling},
         f"rates {smoke['rates']}": {"model": "deeplabv3plus", "options": smoke, "run": "DeepLabV3+"},
         "rates (6, 12, 18)": {"model": "deeplabv3plus", "options": {**smoke, "rates": (6, 12, 18)}},
     }
+
+
+def time_ratio(slow: dict, fast: dict, train_set) -> float:
+    """Seconds of a training step of one contender over those of another, taking turns; rounded to a tenth."""
+    profile = config.profile()
+    recipe = Recipe(steps=1, augmentation=Augmentation(**profile.augmentation), **{**profile.recipe, "warmup_steps": 0})
+    images, targets, _ = next(iter(training_loader(train_set, recipe.augmentation, recipe.batch_size, steps=1)))
+    seconds = {"slow": [], "fast": []}
+    steps = {}
+    for key, contender in (("slow", slow), ("fast", fast)):
+        model = build(contender["model"], **profile.model_options, **contender["options"])
+        steps[key] = (model, build_optimizer(model, recipe))
+    loss = build_loss(recipe.loss)
+    for _ in range(12):
+        for key, (model, optimizer) in steps.items():
+            start = time.perf_counter()
+            loss(model(to_input(images)), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds[key].append(time.perf_counter() - start)
+    return round(statistics.median(seconds["slow"][2:]) / statistics.median(seconds["fast"][2:]), 1)
 
 
 def measure(name: str, contender: dict, seed: int, steps: int, train_set, val_set) -> dict[str, float]:
@@ -129,20 +170,20 @@ def main() -> None:
     seeds = options.seeds or {"compare": [0, 1, 2, 3, 4], "ablation": [0, 1, 2]}[options.mode]
     torch.set_num_threads(1)
     train_set, val_set = (cache(split) for split in open_course_data(config.profile()))
-    rows = {name: {} for name in contenders(options.mode)}
+    todo = contenders(options.mode)
+    equal_time = {n: time_ratio(todo[c["time_of"]], c, train_set) for n, c in todo.items() if "time_of" in c}
+    for name, ratio in equal_time.items():
+        print(f"{name}: {ratio} times the steps")
+    rows = {name: {} for name in todo}
     for seed in seeds:
-        for name, contender in contenders(options.mode).items():
-            steps = options.steps
-            if "time_of" in contender:
-                ratio = rows[contender["time_of"]][str(seed)]["seconds"] / rows["FCN-8s"][str(seed)]["seconds"]
-                steps = round(steps * ratio)
+        for name, contender in todo.items():
+            steps = round(options.steps * equal_time.get(name, 1))
             rows[name][str(seed)] = scores = measure(name, contender, seed, steps, train_set, val_set)
             print(f"seed {seed} {name}: " + ", ".join(f"{k} {scores[k]:.3f}" for k in SCORES), flush=True)
     print("\n" + table(rows) + "\n")
     names = list(rows)
-    pairs = [(names[2], worse) for worse in ("FCN-8s", "DeepLabV3", "FCN-8s, equal time")]
-    for better, worse in pairs if options.mode == "compare" else [(names[1], names[0]), (names[1], names[2])]:
-        print(wins(rows, better, worse), end="\n\n")
+    for worse in (names[0], names[1], names[3]):  # the third is V3+ in either mode
+        print(wins(rows, names[2], worse), end="\n\n")
     output = Path("build/benchmarks") / f"deeplab_{options.mode}_{options.steps}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(rows, indent=1) + "\n")

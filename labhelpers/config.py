@@ -144,7 +144,7 @@ PROFILES = {
         deeplab=MappingProxyType(_LAB_DEEPLAB),
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=256,
-        minutes=MappingProxyType({"01": 3, "02": 47, "03": 40}),
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52}),
     ),
     "full": Profile(
         name="full",
@@ -162,7 +162,7 @@ PROFILES = {
         deeplab=MappingProxyType(_FULL_DEEPLAB),
         deeplab_recipe=MappingProxyType(_FULL_DEEPLAB_RECIPE),
         deeplab_crop=513,
-        minutes=MappingProxyType({"01": 3, "02": 189, "03": 150}),
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230}),
     ),
 }
 

@@ -116,7 +116,37 @@ class ByHand(ASPP):
         return dropout(relu(norm(functional.conv2d(self.combine(self.views(x)), conv.weight, conv.bias))))
 
 
-@pytest.mark.parametrize("answer", [ASPP, OwnModules, OneByOne, ByHand])
+class DropoutApart(ASPP):
+    """Dropout is an attribute of its own, behind conv_out."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        del self.conv_out[-1]
+        self.behind = nn.Dropout(0.1)
+
+    def forward(self, x):
+        return self.behind(super().forward(x))
+
+
+class PadsFirst(ASPP):
+    """Zeros around the map by a layer, pooling in forward, branches stacked and flattened."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.global_avg_pool = self.global_avg_pool[1:]
+
+    def atrous(self, in_channels, out_channels, rate):
+        return nn.Sequential(nn.ZeroPad2d(rate), *conv_bn_relu(in_channels, out_channels, 3, True, dilation=rate))
+
+    def views(self, x):
+        pooled = self.global_avg_pool(x.mean((2, 3), keepdim=True))
+        return [self.conv1(x), *(branch(x) for branch in self.atrous_convs), pooled.expand(-1, -1, *x.shape[2:])]
+
+    def combine(self, views):
+        return torch.stack(views, 1).flatten(1, 2)
+
+
+@pytest.mark.parametrize("answer", [ASPP, OwnModules, OneByOne, ByHand, DropoutApart, PadsFirst])
 def test_aspp_accepts(answer):
     assert_passes("aspp", answer)
 
@@ -263,7 +293,87 @@ class FrozenStatistics(ASPP):
         return super().train(False)
 
 
+class FunctionalDropout(DropoutApart):
+    def __init__(self, *given):
+        super().__init__(*given)
+        del self.behind
+
+    def forward(self, x):
+        return functional.dropout(ASPP.forward(self, x), 0.1, self.training)
+
+
+class UnusedDropout(DropoutApart):
+    def forward(self, x):
+        return ASPP.forward(self, x)
+
+
+class ChangesInPlace(ASPP):
+    """The gradient cannot be computed: what sigmoid gave has changed."""
+
+    def forward(self, x):
+        weight = torch.sigmoid(super().forward(x))
+        weight *= 2
+        return weight
+
+
+class SharesBatchNorm(ASPP):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.atrous_convs[0][1] = self.conv1[1]
+
+
+class SharesConvolution(ASPP):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.global_avg_pool = nn.Sequential(self.global_avg_pool[0], self.conv1)
+
+
+class PadsOneByOne(ASPP):
+    def __init__(self, in_channels, out_channels, rates):
+        super().__init__(in_channels, out_channels, rates)
+        self.conv1 = self.block(in_channels, out_channels, padding=1)
+
+
+class ModuleLists(ASPP):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.atrous_convs = nn.ModuleList(nn.ModuleList(branch) for branch in self.atrous_convs)
+
+
+class PoolsChannels(ASPP):
+    def views(self, x):
+        return [*super().views(x)[:-1], self.global_avg_pool(x.mean(1, keepdim=True))]
+
+
+class PoolsTheBatch(ASPP):
+    def views(self, x):
+        return [*super().views(x)[:-1], self.enlarge(self.global_avg_pool(x.mean(0, keepdim=True)), x)]
+
+
+class LosesItself(ASPP):
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def lazy(in_channels, out_channels, kernel=1, **options):
+    return nn.Sequential(nn.LazyConv2d(out_channels, kernel, **options), nn.LazyBatchNorm2d(), nn.ReLU())
+
+
 WRONG = [
+    # layers that are shared, or not there yet
+    (variant(branches=lambda self, c, out, rates: [self.atrous(c, out, 1)] * len(rates)), "share one convolution"),
+    (SharesBatchNorm, "conv1 and atrous_convs[0] share one batch norm"),
+    (SharesConvolution, "conv1 and global_avg_pool share one convolution"),
+    (ModuleLists, "atrous_convs[0] is an nn.ModuleList, which cannot be called"),
+    (variant(block=staticmethod(lazy)), "conv1 holds LazyConv2d"),
+    (LosesItself, "return self"),
+    (ChangesInPlace, "an operation in place"),
+    (PadsOneByOne, "the branches differ in size, each is to be 16x14", "1x1 convolutions have no padding"),
+    (variant(__init__=lambda self, c, out, rates: ASPP.__init__(self, out, c, rates)), "in and out are exchanged"),
+    (PoolsChannels, "something else than x (pooling: than its mean over height and width)"),
+    (PoolsTheBatch, "one branch has a batch of one"),
+    (variant(forward=lambda self, x: self.combine(self.views(x))), "is conv_out left out?"),
+    (variant(combine=lambda self, views: views), "conv2d() received an invalid combination"),
     # convolutions
     (variant(block=sizes(padding=1)), "atrous_convs[1] is 14x12, expected 16x14: is padding equal to the rate?"),
     (variant(block=sizes(padding=0)), "atrous_convs[0] is 14x12, expected 16x14: is padding equal to the rate?"),
@@ -278,8 +388,8 @@ WRONG = [
     (variant(branches=chained_branches), "chained behind another branch"),
     (variant(block=staticmethod(two_convs)), "conv1 holds 2 convolutions"),
     # batch norm and ReLU
-    (variant(block=block_of("conv", "relu")), "batch norm is missing: conv1 holds no"),
-    (variant(last=block_of("conv", "relu")), "batch norm is missing: conv_out holds no"),
+    (variant(block=block_of("conv", "relu")), "batch norm is missing in conv1: it holds no"),
+    (variant(last=block_of("conv", "relu")), "batch norm is missing in conv_out: it holds no"),
     (variant(block=staticmethod(norm_first)), "batch norm of conv1 has 6 channels"),
     (variant(block=block_of("conv", "norm")), "ReLU is missing in conv1"),
     (variant(last=block_of("conv", "norm")), "ReLU is missing in conv_out"),
@@ -313,9 +423,11 @@ WRONG = [
     (PoolsFirst, "in the order global_avg_pool, conv1, atrous_convs[0]"),
     (variant(views=lambda self, x: ASPP.views(self, x)[::-1]), "in the order global_avg_pool, atrous_convs[2]"),
     # dropout
-    (variant(dropout=nn.Identity), "dropout is missing"),
+    (variant(dropout=nn.Identity), "no layer nn.Dropout"),
+    (FunctionalDropout, "no layer nn.Dropout"),
+    (UnusedDropout, "dropout is not used at the end"),
     (variant(dropout=nn.Dropout), "p=0.5, expected 0.1"),
-    (variant(dropout=lambda self: nn.Dropout2d(0.1)), "conv_out holds Dropout2d"),
+    (variant(dropout=lambda self: nn.Dropout2d(0.1)), "it has Dropout2d"),
     (DropoutFirst, "dropout is not used at the end"),
     (DropoutEverywhere, "there are 2 dropouts"),
     # the rest

@@ -1,5 +1,6 @@
 """The checks of atrous convolution by hand: answers written in different ways pass, mistakes are named."""
 
+import numpy as np
 import pytest
 import torch
 from judging import assert_hint, assert_passes
@@ -28,6 +29,11 @@ def test_effective_kernel_accepts(answer):
         (lambda k, r: k + r - 1, "there are kernel - 1 gaps"),
         (lambda k, r: 2 * r + 1, "for a kernel of 3 only"),
         (lambda k, r: k, "the rate is not used"),
+        (lambda k, r: k + 2 * (r - 1), "there are kernel - 1 gaps, not 2"),
+        (lambda k, r: 2 * (k // 2) * r + 1, "for odd kernels only"),
+        (lambda k, r: 2 * ((k - 1) // 2) * r + 1, "for odd kernels only"),
+        (lambda k, r: r * (k - 1) // 2, "to one side of the middle"),
+        (lambda k, r: ((k - 1) * r + 1) ** 2, "this is the window's area"),
         (lambda k, r: ((k - 1) * r + 1) / 1, "integer arithmetic"),
         (lambda k, r: (k - 1) * r + 1 + (r == 18), "effective_kernel(3, 18) is 38, expected 37"),
         (lambda k: k, "TypeError for effective_kernel(3, 1)"),
@@ -74,7 +80,29 @@ def by_unfold(x, kernel, rate):
     return (kernel.flatten() @ columns[0]).view(x.shape)
 
 
-@pytest.mark.parametrize("answer", [by_taps, by_pixels, by_unfold])
+def by_slices(x, kernel, rate):
+    """Adds the part of the image that stays inside for each shift, without padding."""
+    (height, width), middle = x.shape, len(kernel) // 2
+    out = torch.zeros(height, width)
+    for (u, v), weight in np.ndenumerate(kernel.numpy()):
+        down, right = rate * (u - middle), rate * (v - middle)
+        rows = slice(max(0, -down), max(0, min(height, height - down)))
+        columns = slice(max(0, -right), max(0, min(width, width - right)))
+        shifted = x[max(0, down) : max(0, height + down), max(0, right) : max(0, width + right)]
+        out[rows, columns] += float(weight) * shifted
+    return out
+
+
+def by_large_kernel(x, kernel, rate):
+    """A kernel with the holes written into it."""
+    side = (len(kernel) - 1) * rate + 1
+    large = torch.zeros(side, side)
+    large[::rate, ::rate] = kernel
+    padded = functional.pad(x, (side // 2,) * 4)
+    return torch.einsum("ijuv,uv->ij", padded.unfold(0, side, 1).unfold(1, side, 1), large)
+
+
+@pytest.mark.parametrize("answer", [by_taps, by_pixels, by_unfold, by_slices, by_large_kernel])
 def test_atrous_conv_accepts(answer):
     assert_passes("atrous_conv", answer)
 
@@ -111,6 +139,36 @@ def replicate(x, kernel, rate):
     return by_taps(functional.pad(x[None], (half,) * 4, mode="replicate")[0], kernel, rate, pad=0)
 
 
+def cut_short(padding, step=lambda rate: rate):
+    """Slices as large as the output, whatever the padding."""
+
+    def answer(x, kernel, rate):
+        padded, (height, width) = functional.pad(x, (padding(len(kernel), rate),) * 4), x.shape
+        out = torch.zeros_like(x)
+        for u in range(len(kernel)):
+            for v in range(len(kernel)):
+                top, left = u * step(rate), v * step(rate)
+                out += kernel[u, v] * padded[top : top + height, left : left + width]
+        return out
+
+    return answer
+
+
+def replaces(x, kernel, rate):
+    """`=` for `+=`: only the last tap is left."""
+    last = torch.zeros_like(kernel)
+    last[-1, -1] = kernel[-1, -1]
+    return by_taps(x, last, rate)
+
+
+def beyond_the_kernel(x, kernel, rate):
+    return sum(kernel[u, 0] * x for u in range(len(kernel) + 1))
+
+
+def beyond_its_columns(x, kernel, rate):
+    return sum(kernel[0, u] * x for u in range(len(kernel) + 1))
+
+
 def reads_outside(x, kernel, rate):
     return torch.stack([x[i : i + 1, x.shape[1]] for i in range(len(x))])
 
@@ -133,7 +191,15 @@ def one_off(x, kernel, rate):
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=lambda k: k.T), "is transposed (rows"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=lambda k: k.T.flip(0, 1)), "transposed and turned"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=torch.ones_like), "values are not used"),
-        (lambda x, kernel, rate: by_taps(x, kernel, 1), "the rate is not used"),
+        (lambda x, kernel, rate: by_taps(x, kernel, 1), "neighbouring taps lie one pixel apart"),
+        (lambda x, kernel, rate: by_taps(x, kernel, max(1, rate - 1)), "neighbouring taps lie one pixel apart"),
+        (cut_short(lambda k, rate: k // 2), "the shifted pieces differ in size: is padding equal to"),
+        (cut_short(lambda k, rate: rate), "the shifted pieces differ in size: is padding equal to"),
+        (cut_short(lambda k, rate: rate * (k - 1) // 2, step=lambda rate: 1), "shifted by u * rate and v * rate"),
+        (replaces, "only the last tap is left"),
+        (beyond_the_kernel, "an index lies outside the kernel"),
+        (beyond_its_columns, "an index lies outside the kernel"),
+        (lambda x, kernel, rate: by_taps(x, kernel, rate).T, "expected 9x11: height and width are exchanged"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate + 1), "one too far"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, pad=0), "5x7 for x 9x11"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, pad=0), "is padding equal to rate * (k - 1) / 2 = 2"),

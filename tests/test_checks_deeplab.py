@@ -199,7 +199,66 @@ def refine_one_by_one(self, channels, beside):
     return nn.Sequential(self.block(channels + beside, channels), self.block(channels, channels))
 
 
+class ExtraDropout(Head):
+    def make_refine(self, channels, beside):
+        return super().make_refine(channels, beside).append(nn.Dropout(0.5))
+
+
+class NormOnScores(Head):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.classifier = nn.Sequential(self.classifier, nn.BatchNorm2d(given[2]))
+
+
+class NormBehind(Head):
+    """A batch norm that a check in evaluation mode would not see."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.last = nn.BatchNorm2d(given[2])
+
+    def finish(self, logits):
+        return self.last(logits)
+
+
+class AlwaysEvaluates(Head):
+    def forward(self, low_level, features):
+        self.eval()
+        return super().forward(low_level, features)
+
+
+class SharedNorm(Head):
+    def make_refine(self, channels, beside):
+        first, second = super().make_refine(channels, beside)
+        return nn.Sequential(first, nn.Sequential(second[0], first[1], second[2]))
+
+
+def unpadded(in_channels, out_channels, kernel=1):
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def in_place(self, logits):
+    weight = logits.sigmoid()
+    weight *= logits
+    return weight
+
+
 WRONG = [
+    # what evaluation mode alone would not show
+    (ExtraDropout, "there is a dropout outside aspp (Dropout)"),
+    (
+        variant(finish=lambda self, x: functional.dropout(x, 0.5, self.training)),
+        "in training mode, with ASPP's dropout",
+    ),
+    (NormOnScores, "classifier holds BatchNorm2d"),
+    (NormBehind, "in training mode, with ASPP's dropout off"),
+    (AlwaysEvaluates, "or an eval()?"),
+    (SharedNorm, "refine: it holds 1 nn.BatchNorm2d, expected 2 (one used twice counts once)"),
+    (variant(finish=in_place), "an operation in place"),
+    (variant(block=staticmethod(unpadded)), "do the 3x3 convolutions of refine lack padding=1?"),
+    (variant(combine=lambda self, x, low: torch.cat([x, low])), "joined along another axis than the channels"),
+    (variant(combine=lambda self, x, low: torch.cat([x, low], 2)), "joined along another axis than the channels"),
+    (variant(resize={"mode": "area"}), 'nearest value, as interpolate does by default: pass mode="bilinear"'),
     # enlargement
     (variant(resize={"mode": "bilinear", "align_corners": True}), "align_corners=True"),
     (variant(resize={}), "nearest value"),
@@ -223,10 +282,10 @@ WRONG = [
     (ExchangedChannels, "in_channels and low_level_channels are exchanged"),
     # layers
     (variant(projected=32), "project gives 32 channels, expected 48"),
-    (variant(make_project=lambda self, low: nn.Conv2d(low, 48, 1)), "batch norm is missing: project"),
+    (variant(make_project=lambda self, low: nn.Conv2d(low, 48, 1)), "batch norm is missing in project"),
     (variant(make_project=lambda self, low: self.block(low, 48, 3)), "project is to be a 1x1 convolution"),
     (NoReLUInProject, "ReLU is missing in project"),
-    (variant(block=staticmethod(without(nn.BatchNorm2d))), "batch norm is missing: project"),
+    (variant(block=staticmethod(without(nn.BatchNorm2d))), "batch norm is missing in project"),
     (variant(make_refine=refine_once), "refine holds 1 convolutions", "expected 2"),
     (variant(make_refine=refine_one_by_one), "3x3 convolution"),
     (variant(make_refine=last_without_relu), "ReLU is missing in refine"),

@@ -1,5 +1,6 @@
 """What a model costs: time, memory and parameters."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float:
         step()
         _synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes its own log into the notebook
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

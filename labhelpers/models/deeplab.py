@@ -170,6 +170,9 @@ class DeepLabV3(nn.Module):
         pretrained, backbone, width, output_stride: see :func:`~labhelpers.models.encoders.build_encoder`.
         rates: atrous rates; None for those of ``RATES`` at this output stride.
         channels, separable, norm: see :class:`ASPP`.
+
+    Raises:
+        ValueError: unknown backbone or norm; an output stride other than 8 and 16 without rates.
     """
 
     def __init__(

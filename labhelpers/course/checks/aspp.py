@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from labhelpers import models
 from labhelpers.course.checks.compare import kind_of
-from labhelpers.course.checks.core import Check, exercise
+from labhelpers.course.checks.core import Check, Mistake, exercise
 from labhelpers.course.checks.deeplab_mistakes import check_concatenation, wrong_pooling
 from labhelpers.course.checks.networks import (
     ConvNorm,
     calibrated,
     check_conv,
     check_gradients,
+    check_unshared,
     conv_norms,
     make,
     run_watched,
@@ -28,7 +29,8 @@ _PARTS = {
 }
 _BY_HAND = (6, 12, 18)
 _MAP = (16, 14)
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_BATCH = 2
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 Layers = dict[str, ConvNorm]
 
@@ -41,7 +43,7 @@ def aspp(check: Check, answer) -> None:
         layers = aspp_layers(check, model, rates)
         check_sizes(check, layers, in_channels, out_channels, rates)
         _check_dropout(check, model)
-        x = torch.randn(2, in_channels, *_MAP)
+        x = torch.randn(_BATCH, in_channels, *_MAP)
         _check_paddings(check, model, layers, x)
         right = calibrated(models.ASPP(in_channels, out_channels, rates), x)
         copy_layers(aspp_layers(Check(), right, rates), layers)
@@ -77,7 +79,11 @@ def aspp_layers(check: Check, model: nn.Module, rates: tuple[int, ...], prefix: 
     }
     for name, part in parts.items():
         check.that(isinstance(part, nn.Module), f"{prefix}{name} is {kind_of(part)}, expected an nn.Module.")
-    return {f"{prefix}{name}": conv_norms(check, part, f"{prefix}{name}")[0] for name, part in parts.items()}
+        if name != "conv_out" and type(part).forward is nn.Module.forward:
+            raise Mistake(f"{prefix}{name} is an nn.{type(part).__name__}, which cannot be called: use nn.Sequential.")
+    layers = {f"{prefix}{name}": conv_norms(check, part, f"{prefix}{name}")[0] for name, part in parts.items()}
+    check_unshared(layers)
+    return layers
 
 
 def check_sizes(check: Check, layers: Layers, in_channels: int, out_channels: int, rates: tuple[int, ...]) -> None:
@@ -115,14 +121,12 @@ def copy_layers(source: Layers, destination: Layers) -> None:
 
 
 def _check_dropout(check: Check, model: nn.Module) -> None:
-    found = [m for m in model.conv_out.modules() if isinstance(m, _DROPOUTS)]
-    check.that(bool(found), "dropout is missing: conv_out ends with nn.Dropout(0.1).")
-    single = len(found) == 1 and isinstance(found[0], nn.Dropout)
-    names = ", ".join(type(m).__name__ for m in found)
-    check.that(single, f"conv_out holds {names}: expected one nn.Dropout, which drops single values.")
-    check.that(found[0].p == 0.1, f"the dropout of conv_out has p={found[0].p:g}, expected 0.1.")
-    everywhere = sum(isinstance(m, _DROPOUTS) for m in model.modules())
-    check.that(everywhere == 1, f"there are {everywhere} dropouts: only conv_out has one, behind its ReLU.")
+    found = [m for m in model.modules() if isinstance(m, DROPOUTS)]
+    check.that(bool(found), "it has no layer nn.Dropout: conv_out ends with nn.Dropout(0.1).")
+    check.that(len(found) == 1, f"there are {len(found)} dropouts: only conv_out has one, behind its ReLU.")
+    name = type(found[0]).__name__
+    check.that(isinstance(found[0], nn.Dropout), f"it has {name}: expected nn.Dropout, which drops single values.")
+    check.that(found[0].p == 0.1, f"the dropout has p={found[0].p:g}, expected 0.1.")
 
 
 def _check_paddings(check: Check, model: nn.Module, layers: Layers, x: Tensor) -> None:
@@ -151,9 +155,10 @@ def _check_forward(check: Check, model: nn.Module, right: models.ASPP, layers: L
         concatenated = torch.cat(list(branches.values()), 1)
         expected = right(x)
     check.that(isinstance(found, Tensor), f"forward returns {kind_of(found)}, expected one tensor.")
+    unmixed = ": is conv_out left out?" if found.shape[1:2] == concatenated.shape[1:2] else "."
     check.that(
         found.shape == expected.shape,
-        f"forward gives shape {tuple(found.shape)} for x {tuple(x.shape)}, expected {tuple(expected.shape)}.",
+        f"forward gives shape {tuple(found.shape)} for x {tuple(x.shape)}, expected {tuple(expected.shape)}{unmixed}",
     )
     unused = "{} gets no gradient: forward does not use it, or its result is not concatenated."
     check_gradients(check, model, found, {name: layer.conv.weight for name, layer in layers.items()}, unused)
@@ -187,12 +192,16 @@ def _errors(in_channels: int, out_channels: int, n: int) -> Mapping[str, str]:
         f"{_MAP[0]}x{_MAP[1]} (interpolate to x.shape[-2:])."
     )
     return {
-        f"to have {in_channels} channels, but got": "a branch is given something else than x: are the branches "
-        "chained one after another? They stand side by side.",
+        f"to have {in_channels} channels, but got {out_channels} channels": "a branch is given something else than x: "
+        "are the branches chained one after another? They stand side by side.",
+        f"to have {in_channels} channels, but got": "a branch is given something else than x (pooling: than its mean "
+        "over height and width).",
+        f"Expected size {_BATCH} but got size 1 for": "one branch has a batch of one: pooling is the mean over height "
+        "and width, of each image by itself.",
         "but got size 1 for": pooled,
         "Expected size 1 but got": pooled,
-        "Sizes of tensors must match": "the branches differ in size: enlarge the pooling branch to x.shape[-2:], "
-        "height first.",
+        "Sizes of tensors must match": f"the branches differ in size, each is to be {_MAP[0]}x{_MAP[1]} as x is: 1x1 "
+        "convolutions have no padding, the pooling branch is enlarged to x.shape[-2:], height first.",
         f"but got {out_channels} channels": one,
         **fewer,
     }

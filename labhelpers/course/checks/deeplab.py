@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from labhelpers import models
-from labhelpers.course.checks.aspp import Layers, aspp_layers, check_sizes, copy_layers
+from labhelpers.course.checks.aspp import DROPOUTS, Layers, aspp_layers, check_sizes, copy_layers
 from labhelpers.course.checks.compare import kind_of
-from labhelpers.course.checks.core import Check, exercise
+from labhelpers.course.checks.core import Check, Mistake, exercise
 from labhelpers.course.checks.deeplab_mistakes import check_concatenation, wrong_enlargement
 from labhelpers.course.checks.networks import (
     calibrated,
     check_conv,
     check_gradients,
+    check_unshared,
     conv_norms,
     make,
     run_watched,
@@ -27,6 +28,7 @@ _PARTS = {
     "refine": "two times 3x3 convolution, batch norm, ReLU",
     "classifier": "1x1 convolution to num_classes, with a bias",
 }
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _PROJECTED = 48
 _IN, _LOW, _BATCH = 10, 7, 2  # channels of the last and of the low-level features
 
@@ -45,6 +47,7 @@ def deeplab_head_plus(check: Check, answer) -> None:
         copy_layers(_layers(Check(), right, rates), layers)
         _classifier(check, model).load_state_dict(right.classifier.state_dict())
         _check_forward(check, model, right, layers, low_level, features)
+        _check_training(check, model, right, low_level, features)
 
 
 def _layers(check: Check, model: nn.Module, rates: tuple[int, ...]) -> Layers:
@@ -56,12 +59,17 @@ def _layers(check: Check, model: nn.Module, rates: tuple[int, ...]) -> Layers:
     layers = aspp_layers(check, model.aspp, rates, "aspp.")
     layers["project"] = conv_norms(check, model.project, "project")[0]
     first, second = conv_norms(check, model.refine, "refine", 2)
-    return layers | {"refine, first": first, "refine, second": second}
+    layers |= {"refine, first": first, "refine, second": second}
+    check_unshared(layers)
+    return layers
 
 
 def _classifier(check: Check, model: nn.Module) -> nn.Conv2d:
     convs = [m for m in model.classifier.modules() if isinstance(m, nn.Conv2d)]
     check.that(len(convs) == 1, f"classifier holds {len(convs) or 'no'} convolutions, expected one.")
+    norm = next((type(m).__name__ for m in model.classifier.modules() if isinstance(m, _NORMS)), "")
+    if norm:
+        raise Mistake(f"classifier holds {norm}: class scores come from the convolution alone.")
     check.that(convs[0].bias is not None, "the classifier has no bias: no batch norm follows that would replace it.")
     return convs[0]
 
@@ -130,6 +138,24 @@ def _check_forward(
     check.equal(logits, expected, f"the logits {sizes}", mistakes, tolerance(expected))
 
 
+def _check_training(check: Check, model: nn.Module, right: nn.Module, low_level: Tensor, features: Tensor) -> None:
+    """The same numbers in training mode, with ASPP's dropout off; only ASPP has one."""
+    inside = set(model.aspp.modules())
+    dropouts = [type(m).__name__ for m in model.modules() if isinstance(m, DROPOUTS) and m not in inside]
+    if dropouts:
+        raise Mistake(f"there is a dropout outside aspp ({', '.join(dropouts)}): leave it out, ASPP has one already.")
+    for network in (model, right):
+        network.train()
+        for module in network.modules():
+            if isinstance(module, DROPOUTS):
+                module.p = 0.0
+    with torch.no_grad():
+        found = check.call(model, low_level, features, when="in training mode")
+        expected = right(low_level, features)
+    what = "in training mode, with ASPP's dropout off (is there another dropout or norm, or an eval()?), the result"
+    check.equal(found, expected, what, (), tolerance(expected))
+
+
 def _wrong_logits(layers: Layers, right: nn.Module, together: Tensor, logits: Tensor):
     yield from wrong_activations(logits)
     first, second = layers["refine, first"], layers["refine, second"]
@@ -153,9 +179,11 @@ def _errors(channels: int, size: tuple[int, int]) -> Mapping[str, str]:
         f"but got {channels + _LOW} channels": f"the low-level features are not projected: {cat}.",
         f"but got {channels} channels": f"{cat}: is it applied before the concatenation?",
         f"but got {_PROJECTED} channels": f"{cat}: is it applied before the concatenation?",
-        "Sizes of tensors must match": "the two parts differ in size: enlarge the ASPP's result to the low-level "
+        "must match except in dimension 1": "the two parts differ in size: enlarge the ASPP's result to the low-level "
         f"features' size {size[0]}x{size[1]} with size=low_level.shape[-2:]; scale_factor=4 misses it, since strides "
         "round up.",
+        "must match except in dimension": "the two parts are joined along another axis than the channels: "
+        "torch.cat([enlarged, projected], 1).",
         "must match the size": "are the two parts added? They are concatenated, torch.cat([enlarged, projected], 1).",
     }
 
@@ -166,6 +194,8 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...], coarse: tuple
         return f"{hint}: logits keep one channel for each class, leave the argmax out."
     if found[2:] == coarse:
         return f"{hint}: the low-level features are shrunk, which loses their edges. Enlarge the ASPP's result instead."
+    if len(found) == 4 and 0 < expected[2] - found[2] == expected[3] - found[3] <= 4:
+        return f"{hint}: do the 3x3 convolutions of refine lack padding=1?"
     if len(found) == 4 and found[2] > expected[2]:
         return f"{hint}: the logits stay at the low-level features' size, the model enlarges them to the image's."
     return f"{hint}."

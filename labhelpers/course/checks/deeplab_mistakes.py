@@ -66,7 +66,7 @@ def wrong_enlargement(aspp: nn.Module, features: Tensor, size: tuple[int, int]) 
     sides = "the enlargement has align_corners=True: leave it at False, as in DeepLab, or the grids drift apart."
     yield functional.interpolate(x, size, mode="bilinear", align_corners=True), sides
     for mode in ("nearest", "nearest-exact"):
-        blocky = 'the enlargement takes the nearest value (the default of interpolate): pass mode="bilinear".'
+        blocky = 'the enlargement takes the nearest value, as interpolate does by default: pass mode="bilinear".'
         yield functional.interpolate(x, size, mode=mode), blocky
     yield functional.interpolate(x, size, mode="bicubic"), 'the enlargement is bicubic: pass mode="bilinear".'
     early = "the features are enlarged before ASPP: enlarge what ASPP gives, its rates count in the coarse grid."

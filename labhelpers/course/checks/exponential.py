@@ -5,13 +5,16 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from labhelpers.course.checks.core import Check, exercise
-from labhelpers.course.checks.networks import tolerance
+from labhelpers.course.checks.networks import IN_PLACE, tolerance
 from labhelpers.training.losses import exponential_cross_entropy as reference
 
 _K = 4
 _ERRORS = {
+    "leaf Variable that requires grad": "it changes the logits in place: use an operation that returns a new tensor.",
+    "Can't call numpy()": "NumPy knows no gradients: take torch.exp and torch.log, not NumPy's.",
     "255 is out of bounds": "void (255) is used as a class index: leave void pixels out first, or replace them and "
     "multiply by a mask.",
     "Class values must be smaller than num_classes": "void (255) goes into one_hot as if it were a class.",
@@ -53,7 +56,7 @@ def exponential_cross_entropy(check: Check, answer) -> None:
 
 
 def _run(check: Check, answer: Callable, logits: Tensor, target: Tensor, **settings) -> tuple[Tensor, Tensor | None]:
-    """The loss and its gradient; None where none comes back."""
+    """The loss, in float32, and its gradient; None where none comes back."""
     given = []
 
     def watched(logits: Tensor, target: Tensor) -> Tensor:
@@ -62,8 +65,15 @@ def _run(check: Check, answer: Callable, logits: Tensor, target: Tensor, **setti
 
     found = check.call(watched, logits, target, errors=_ERRORS)
     wanted = isinstance(found, Tensor) and found.requires_grad and found.ndim == 0
-    gradient = torch.autograd.grad(found, given[0], allow_unused=True)[0] if wanted else None
-    return found, gradient
+    in_float32 = found.float() if isinstance(found, Tensor) and found.is_floating_point() else found
+    if not wanted:
+        return in_float32, None
+
+    def gradients() -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(found, given[0], allow_unused=True)
+
+    gradient = check.call(gradients, when="in backward", errors=IN_PLACE)[0]
+    return in_float32, gradient
 
 
 def _check_gradient(
@@ -90,7 +100,14 @@ def _mistakes(logits: Tensor, target: Tensor, **settings) -> list[tuple[Callable
     """What known mistakes give, computed only when asked for, and their hints."""
     wrong = partial(partial, _exponential, logits, target, **settings)
     beta = settings.get("beta", 1.0)
+    axes = "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W)."
+
+    def averaged() -> Tensor:
+        nll = functional.cross_entropy(logits, target, ignore_index=settings.get("ignore_index", 255))
+        return torch.exp(beta * (1 - torch.exp(-nll))) * nll
+
     mean = "divide the sum by the number of valid pixels"
+    both = "p_t = exp(-cross-entropy) is the probability, and the weight is exp(beta * (1 - p_t))"
     half = "the weight needs the same p_t as the logarithm, softmax over the classes"
     return [
         (wrong(over="all"), f"void pixels are counted in the mean, as zeros: {mean}."),
@@ -110,6 +127,15 @@ def _mistakes(logits: Tensor, target: Tensor, **settings) -> list[tuple[Callable
             wrong(weight=lambda p: -beta * p),
             "the weight is exp(-beta * p_t): the exponent is beta * (1 - p_t), 0 for easy pixels.",
         ),
+        (wrong(weight=lambda p: beta - p), "the exponent is beta - p_t: put 1 - p_t in a bracket, beta * (1 - p_t)."),
+        (
+            wrong(weight=lambda p: beta + (1 - p).log()),
+            "the weight is e^beta * (1 - p_t): the whole of beta * (1 - p_t) is the exponent.",
+        ),
+        (wrong(weight=lambda p: beta * (1 + p.log())), f"the weight has -log p_t for p_t: {both}."),
+        (wrong(weight=lambda p: beta * (1 - p.log())), f"the weight has log p_t for p_t: {both}."),
+        (wrong(weight=lambda p: -beta * p.log()), f"the weight is exp(-beta * log p_t): {both}."),
+        (wrong(weight=lambda p: (1 + beta * (1 - p)).log()), "exp is missing: the weight is exp(beta * (1 - p_t))."),
         (wrong(weight=lambda p: 1 - p), "beta is not used: exp(beta * (1 - p_t))."),
         (wrong(weight=lambda p: 0 * p), "the weight is missing, this is cross-entropy: times exp(beta * (1 - p_t))."),
         (
@@ -124,11 +150,11 @@ def _mistakes(logits: Tensor, target: Tensor, **settings) -> list[tuple[Callable
             "it uses sigmoid: classes exclude each other, softmax over the channels.",
         ),
         (wrong(activation=torch.sigmoid, nll_too=False), f"the weight's p_t comes from a sigmoid: {half}."),
-        (
-            wrong(activation=lambda x: x.softmax(2)),
-            "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W).",
-        ),
-        (wrong(ignore_index=255), "ignore_index is not used, 255 is written by hand."),
+        *((wrong(activation=partial(torch.softmax, dim=axis)), axes) for axis in (0, 2, 3)),
+        *((wrong(activation=partial(torch.softmax, dim=axis), nll_too=False), axes) for axis in (0, 2, 3)),
+        (wrong(activation=lambda x: x.softmax(1).softmax(1)), "softmax is taken twice: cross_entropy takes logits."),
+        (averaged, 'the cross-entropy is averaged before it is weighted: reduction="none" gives that of each pixel.'),
+        (wrong(ignore_index=255), "ignore_index is not used: is 255 written by hand?"),
     ]
 
 

@@ -5,17 +5,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from labhelpers.course.checks.compare import kind_of
-from labhelpers.course.checks.core import Check
+from labhelpers.course.checks.core import Check, Mistake
 
 Mistakes = Iterator[tuple[Tensor, str]]
+
+IN_PLACE = {
+    "modified by an inplace operation": "an operation in place (`+=`, `*=`, `x[...] = `, `relu_`) changes numbers that "
+    "the gradient needs: use one that returns a new tensor."
+}
+"""The hint for what torch says when a gradient cannot be computed any more, for ``Check.call``."""
 
 
 def make(check: Check, answer: Callable, *arguments: Any) -> nn.Module:
     """The network that the student's class makes."""
     model = check.call(answer, *arguments, when="while it is made")
     check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
+    if check.call(lambda: model.eval() is None):
+        raise Mistake("its own train() or eval() returns nothing: end it with `return self`, as nn.Module's does.")
     return model
 
 
@@ -36,7 +45,8 @@ def check_gradients(check: Check, model: nn.Module, output: Tensor, weights: Map
         "no gradient comes back through forward: is there a no_grad, a detach or an argmax? Training needs all of it.",
     )
     model.zero_grad()
-    (output * torch.randn_like(output)).sum().backward()
+    weighted = (output * torch.randn_like(output)).sum()
+    check.call(lambda: weighted.backward() or True, when="in backward", errors=IN_PLACE)
     for name, weight in weights.items():
         check.that(weight.grad is not None and bool(weight.grad.any()), hint.format(name))
 
@@ -92,14 +102,19 @@ class ConvNorm(NamedTuple):
 
 def conv_norms(check: Check, module: nn.Module, name: str, count: int = 1) -> list[ConvNorm]:
     """The ``count`` convolutions with batch norm in a student's module, however deep they lie in it."""
+    lazy = next((type(m).__name__ for m in module.modules() if isinstance(m, LazyModuleMixin)), "")
+    if lazy:
+        raise Mistake(f"{name} holds {lazy}: give the number of channels, so that its weights exist before any data.")
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     expected = "one" if count == 1 else str(count)
     check.that(len(convs) == count, f"{name} holds {len(convs) or 'no'} convolutions (nn.Conv2d), expected {expected}.")
-    missing = "batch norm is missing: " if len(norms) < count else ""
+    missing = f"batch norm is missing in {name}: it" if len(norms) < count else name
+    once = "" if count == 1 else " (one used twice counts once)"
     check.that(
         len(norms) == count,
-        f"{missing}{name} holds {len(norms) or 'no'} nn.BatchNorm2d, expected {expected}, behind each convolution.",
+        f"{missing} holds {len(norms) or 'no'} nn.BatchNorm2d, expected {expected}{once}: each convolution has its own "
+        "behind it, in the same attribute.",
     )
     pairs = [ConvNorm(*pair) for pair in zip(convs, norms, strict=True)]
     for conv, norm in pairs:
@@ -111,6 +126,19 @@ def conv_norms(check: Check, module: nn.Module, name: str, count: int = 1) -> li
         plain = norm.affine and norm.track_running_stats
         check.that(plain, f"the batch norm of {name} is to have weights and running statistics, as it has by default.")
     return pairs
+
+
+def check_unshared(layers: Mapping[str, ConvNorm]) -> None:
+    """Raise a mistake where two branches have a layer in common; not counted."""
+    owner: dict[int, str] = {}
+    for name, layer in layers.items():
+        for part, words in zip(layer, ("convolution", "batch norm"), strict=True):
+            other = owner.setdefault(id(part), name)
+            if other != name:
+                raise Mistake(
+                    f"{other} and {name} share one {words}: make new layers for each (`[layer] * n` is n times the "
+                    "same one)."
+                )
 
 
 def check_conv(
@@ -126,6 +154,8 @@ def check_conv(
         hint = f"{name} {verb} {found} channels, expected {expected}"
         by_hand = "the number is written by hand, use the arguments" if found in (21, 256, 304, 1280, 2048) else ""
         why = (known or {}).get(found) or by_hand
+        if (conv.out_channels, conv.in_channels) == channels:
+            why = "channels in and out are exchanged, nn.Conv2d(in_channels, out_channels, ...)"
         check.that(found == expected, f"{hint}: {why}." if why else f"{hint}.")
     check.that(
         (conv.kernel_size, conv.stride, conv.groups) == ((kernel, kernel), (1, 1), 1),
@@ -139,7 +169,12 @@ def run_watched(
 ) -> tuple[Any, Tensor | None]:
     """What the student's model gives, and what its ``layer`` was given on the way (None unless it ran once)."""
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
+
+    def look(module: nn.Module, given: tuple) -> None:
+        if given and isinstance(given[0], Tensor):
+            seen.append(given[0].detach().clone())
+
+    handle = layer.register_forward_pre_hook(look)
     try:
         output = check.call(model, *inputs, when=when, errors=errors)
     finally:

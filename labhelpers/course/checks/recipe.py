@@ -1,7 +1,7 @@
 """Checks of lab 03's recipe: a learning rate for each part of the network, and how it falls over the steps."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,15 +12,21 @@ from labhelpers.course.checks.compare import kind_of
 from labhelpers.course.checks.core import Check, Mistake, exercise
 from labhelpers.course.checks.formulas import check_formula
 
+_IN_LIST = "`in` a list compares values, not objects: compare with `is`, or look for id(parameter) in a set of ids."
+_ERRORS = {"must match the size": _IN_LIST, "value of Tensor with more than one value is ambiguous": _IN_LIST}
+
 
 class _Net(nn.Module):
-    """An encoder, and other layers of which two have "encoder" in their names."""
+    """An encoder, and other layers and parameters of which two have "encoder" in their names."""
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1)))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1))
+        )
         self.head = nn.ModuleDict({"encoder_projection": nn.Conv2d(4, 4, 1), "classifier": nn.Conv2d(4, 2, 1)})
         self.encoder_scale = nn.Parameter(torch.ones(4))
+        self.offset = nn.Parameter(torch.zeros(4))
 
 
 @exercise("parameter_groups", references.parameter_groups)
@@ -28,7 +34,7 @@ def parameter_groups(check: Check, answer) -> None:
     """Two factors: every parameter once, at its rate, left as it is; an optimizer takes the groups."""
     for lr, settings in ((0.02, {}), (0.5, {"backbone_factor": 0.3})):
         model = _Net()
-        groups = _listed(check, check.call(answer, model, lr, **settings))
+        groups = _listed(check, check.call(answer, model, lr, errors=_ERRORS, **settings))
         _check_membership(check, model, groups)
         _check_rates(check, model, groups, lr, settings.get("backbone_factor", 0.1))
         kept = all(parameter.requires_grad for parameter in model.parameters())
@@ -48,14 +54,19 @@ def _listed(check: Check, groups: Any) -> list[dict]:
         for key in ("params", "lr"):
             check.that(key in group, f'group {number} has no "{key}": {expected}.')
         parameters = group["params"]
-        parameters = list(parameters) if isinstance(parameters, Iterator) else parameters
-        parameters = [parameters] if isinstance(parameters, torch.Tensor) else parameters
-        tensors = isinstance(parameters, (list, tuple)) and all(isinstance(p, torch.Tensor) for p in parameters)
+        several = isinstance(parameters, Iterable) and not isinstance(parameters, (set, frozenset, str, nn.Module))
+        if isinstance(parameters, torch.Tensor):
+            parameters = [parameters]
+        elif several or isinstance(parameters, nn.ParameterList):  # as optimizers do
+            parameters = list(parameters)
+        listed_now = isinstance(parameters, list)
+        other = next((p for p in parameters if not isinstance(p, torch.Tensor)), None) if listed_now else None
+        found = kind_of(parameters) if other is None else f"a list that holds {kind_of(other)}"
         hint = "expected a list of parameters: parameters(), not named_parameters(), and no set."
-        check.that(tensors, f'the "params" of group {number} are {kind_of(parameters)}; {hint}')
+        check.that(listed_now and other is None, f'the "params" of group {number} are {found}; {hint}')
         rate = group["lr"]
         check.that(isinstance(rate, float), f'the "lr" of group {number} is {kind_of(rate)}, expected a Python float.')
-        listed.append({**group, "params": list(parameters)})
+        listed.append({**group, "params": parameters})
     return listed
 
 
@@ -115,8 +126,8 @@ def _check_rates(check: Check, model: _Net, groups: list[dict], lr: float, facto
 
 @exercise("poly_lr", references.poly_lr)
 def poly_lr(check: Check, answer) -> None:
-    """Steps from the first to the last, other powers, the power's default, and the end of the schedule."""
-    with_default = [(0, 100, 0.02), (30, 100, 0.02), (99, 100, 0.02)]
+    """Steps from the first to the last, other powers, and the power's default."""
+    with_default = [(0, 100, 0.02), (30, 100, 0.02), (99, 100, 0.02), (6, 7, 0.5)]
     cases = [(0, 50, 0.5, 2.0), (10, 50, 0.5, 2.0), (49, 50, 0.5, 2.0), (3, 7, 1.5, 0.5)]
 
     def left(step, steps):
@@ -145,10 +156,15 @@ def poly_lr(check: Check, answer) -> None:
             lambda s, n, lr, p=0.9: lr * (1 - (s + 1) / n) ** p,
             "it is one step ahead: steps count from 0, and the first has the full rate.",
         ),
+        (
+            lambda s, n, lr, p=0.9: lr * (1 - s / n**p),
+            "`**` binds before `/` and `-`: put the bracket around 1 - step / steps, (1 - step / steps) ** power.",
+        ),
+        (lambda s, n, lr, p=0.9: lr * left(s, n) ** (1 / p), "the exponent is 1 / power: it is power."),
+        (lambda s, n, lr, p=1.0: lr * left(s, n) ** p, "the default of power is 0.9, as in the signature."),
         (lambda s, n, lr, p=0.9: left(s, n) ** p, "lr is left out: this is the factor it is multiplied by."),
         (lambda s, n, lr, p=0.9: lr * left(s, n) * p, "it multiplies by power: `**` raises to it."),
         (lambda s, n, lr, p=0.9: lr * left(s, n) ** 0.9, "0.9 is written by hand: use `power`."),
     ]
-    check_formula(check, answer, "poly_lr", with_default + cases, references.poly_lr, mistakes)
-    end = check.call(answer, 7, 7, 0.5, when="for step = steps")
-    check.equal(end, 0.0, "after the last step, poly_lr(7, 7, 0.5)")
+    rounding = 1e-6  # of float32
+    check_formula(check, answer, "poly_lr", with_default + cases, references.poly_lr, mistakes, rounding)
