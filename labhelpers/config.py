@@ -126,7 +126,7 @@ PROFILES = {
         deeplab=MappingProxyType(_SMOKE_DEEPLAB),
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=96,
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 3}),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7}),
     ),
     "lab": Profile(
         name="lab",
