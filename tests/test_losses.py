@@ -37,6 +37,9 @@ def naive(name: str, logits: torch.Tensor, target: torch.Tensor, weights: torch.
         return -(0.25 * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
     if name == "weighted_focal":
         return -(w * one_hot * (1 - p) ** 2 * log_p).sum() / pixels
+    if name == "bce":
+        log_not = torch.stack([log_p[:, [j for j in range(k) if j != i]].logsumexp(1) for i in range(k)], 1)
+        return -(one_hot * log_p + (valid - one_hot) * log_not).sum() / k / pixels
     if name == "exp_ce":
         return -(one_hot * (1 - p).exp() * log_p).sum() / pixels
     present = one_hot.sum((0, 2, 3)) > 0
@@ -101,6 +104,42 @@ def test_cross_entropy_is_torch_s():
     target[0, :3] = 255
     expected = functional.cross_entropy(logits, target.long(), weights, ignore_index=255)
     torch.testing.assert_close(cross_entropy(logits, target, weights), expected)
+
+
+def test_binary_cross_entropy_of_two_classes_is_cross_entropy():
+    torch.manual_seed(0)
+    logits, target = 5 * torch.randn(2, 2, 4, 5, dtype=torch.float64), torch.randint(0, 2, (2, 4, 5))
+    torch.testing.assert_close(build_loss("bce")(logits, target), cross_entropy(logits, target))
+    three = torch.cat([logits, torch.zeros(2, 1, 4, 5)], 1)
+    assert build_loss("bce")(three, target) != cross_entropy(three, target)
+
+
+def test_binary_cross_entropy_where_the_softmax_rounds_to_one():
+    """1 - p of a wrong class that is sure: the formula with p itself would be -log 0."""
+    logits = torch.tensor([90.0, 0.0, -3.0]).reshape(1, 3, 1, 1).requires_grad_()
+    loss = build_loss("bce")(logits, torch.tensor([[[1]]]))
+    assert loss.item() == pytest.approx((90 + 90 - math.log1p(math.exp(-3))) / 3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    p = math.exp(-3) / (1 + math.exp(-3))  # of class 2, had class 0 not been
+    assert gradient.flatten().tolist() == pytest.approx([2 / 3, -(1 + 1 - p) / 3, -p / 3], abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches(), st.sampled_from(LOSSES))
+def test_parts_add_up_over_batches(batch, name):
+    """From plain sums and totals of single images follows the loss of all of them (Dice: by share of pixels)."""
+    logits, target, weights = batch
+    loss = build_loss(name, weights if name.startswith("weighted") else None)
+    total = sum(loss.total(t[None]) for t in target)
+    summed = sum(loss.parts(x[None], t[None], torch.ones_like(total)) for x, t in zip(logits, target, strict=True))
+    if name == "dice":
+        shares = [loss(x[None], t[None]) * loss.total(t[None]) for x, t in zip(logits, target, strict=True)]
+        expected = sum(shares).squeeze() / total.clamp_min(1).squeeze()
+    else:
+        expected = loss(logits, target)
+    torch.testing.assert_close(
+        (summed / total.clamp_min(1e-9)).sum(), expected, rtol=1e-5, atol=1e-6, check_dtype=False
+    )
 
 
 def test_focal_with_gamma_0_and_alpha_1_is_cross_entropy():
@@ -187,7 +226,7 @@ def test_bf16_logits_under_autocast_are_summed_in_float32(name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"unknown loss 'lovasz'.*known: ce, weighted_ce, dice, focal"):
+    with pytest.raises(ValueError, match=r"unknown loss 'lovasz'.*known: ce, weighted_ce, bce, dice, focal"):
         build_loss("ce+lovasz")
     assert parse_loss("ce+.5*dice") == [(1.0, "ce"), (0.5, "dice")]
 

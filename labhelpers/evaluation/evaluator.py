@@ -24,7 +24,8 @@ class Evaluation:
     """The scores of a model on a set, and under what conditions they were measured.
 
     `matrices` int32 (N, K, K) and `band_matrices` {width: int32 (N, K, K)} hold the images in the set's order, for
-    intervals and paired comparisons; None and {} without per_image. `seconds` is the wall time, reading included.
+    intervals and paired comparisons; None and {} without per_image. `loss` is that of the whole set, None if none was
+    asked for. `seconds` is the wall time, reading included.
     """
 
     scores: Scores
@@ -35,6 +36,7 @@ class Evaluation:
     matrix: np.ndarray = field(repr=False)
     matrices: np.ndarray | None = field(repr=False)
     band_matrices: dict[int, np.ndarray] = field(repr=False)
+    loss: float | None = None
 
 
 def evaluate(
@@ -46,6 +48,7 @@ def evaluate(
     precision: str = "no",
     bands: Sequence[int] = (5,),
     per_image: bool = True,
+    loss=None,
     accelerator=None,
 ) -> Evaluation:
     """Score a model on every image of a set at its own resolution.
@@ -60,6 +63,7 @@ def evaluate(
         precision: "no" (float32), "bf16" or "fp16" autocast.
         bands: widths in pixels of the boundary bands to score; () for none.
         per_image: keep each image's matrices (4 N K K bytes per band and for the whole).
+        loss: a `training.Loss` to be computed too, each term over the whole set at once, as the scores are.
         accelerator: an `accelerate.Accelerator`; each of its processes then takes its share of the images, and all of
             them return the same evaluation.
 
@@ -76,19 +80,26 @@ def evaluate(
     shape = (len(dataset), 1 + len(bands), num_classes, num_classes)
     kept = torch.zeros(shape if per_image else (1, *shape[1:]), dtype=torch.int32 if per_image else torch.int64)
     facts = torch.zeros(len(dataset), num_classes + 2, dtype=torch.int64)  # true pixels per class, height, width
+    terms = 0 if loss is None else len(loss.total(torch.zeros(1, 1, 1, dtype=torch.uint8)))
+    loss_parts = torch.zeros(2, terms, dtype=torch.float64)  # of each term: the sum, and what it is divided by
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     with inference(model, precision, device) as device:
         for indices, images, targets in _equal_sizes(dataset, range(rank, len(dataset), world), batch_size):
-            predictions = _predictions(model, images.to(device), num_classes)
-            for index, prediction, target in zip(indices, predictions, targets.to(device), strict=True):
+            targets = targets.to(device)
+            logits = _logits(model, images.to(device), num_classes)
+            for index, prediction, target in zip(indices, to_labels(logits, num_classes), targets, strict=True):
                 matrix = confusion_matrix(prediction, target, num_classes, dataset.ignore_index)
                 facts[index] = torch.cat([matrix.sum(1), torch.tensor(target.shape)])
                 row = kept[index if per_image else 0]
                 row[0] += matrix
                 if bands:
                     row[1:] += band_matrices(prediction, target, num_classes, bands, dataset.ignore_index)
+            if loss is not None:
+                total = loss.total(targets)
+                loss_parts += torch.stack([loss.parts(logits, targets, torch.ones_like(total)), total]).cpu()
     if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
         kept, facts = (accelerator.reduce(part.to(device), "sum").cpu() for part in (kept, facts))
+        loss_parts = accelerator.reduce(loss_parts.to(device), "sum").cpu()
 
     total = kept.sum(0, dtype=torch.int64).numpy()
     band_mean_iou, band_foreground_iou = band_scores(bands, total[1:])
@@ -101,6 +112,7 @@ def evaluate(
         matrix=total[0],
         matrices=kept[:, 0].numpy() if per_image else None,
         band_matrices={w: kept[:, 1 + i].numpy() for i, w in enumerate(bands)} if per_image else {},
+        loss=None if loss is None else float((loss_parts[0] / loss_parts[1]).sum()),
     )
 
 
@@ -112,7 +124,8 @@ def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> 
             "Take it from the data set as it is: normalising happens in here."
         )
     with inference(model, precision) as device:
-        return _predictions(model, image[None].to(device))[0].cpu()
+        logits = _logits(model, image[None].to(device))
+        return to_labels(logits, logits.shape[1])[0].cpu()
 
 
 @contextmanager
@@ -140,8 +153,8 @@ def inference(
             module.training = training
 
 
-def _predictions(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
-    """Run the model on uint8 (B, 3, H, W) and return uint8 labels (B, H, W)."""
+def _logits(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+    """Run the model on uint8 (B, 3, H, W) and return logits (B, K, H, W)."""
     logits = model(to_input(images))
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"the model returned a {type(logits).__name__}; evaluation needs logits (B, K, H, W).")
@@ -151,7 +164,7 @@ def _predictions(model: nn.Module, images: torch.Tensor, num_classes: int | None
             f"the model returned logits {found} for images {tuple(images.shape)}; wanted {wanted}. "
             "Upsample the logits to the input's size inside the model, and build it with the data set's num_classes."
         )
-    return to_labels(logits, found[1])
+    return logits
 
 
 def _equal_sizes(

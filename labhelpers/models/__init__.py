@@ -8,6 +8,7 @@ from labhelpers.models.deeplab import ASPP, DeepLabHead, DeepLabHeadPlus, DeepLa
 from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.published import from_torchvision, published_deeplabv3
+from labhelpers.models.unet import UNet, UNetBilinear
 
 __all__ = [
     "ASPP",
@@ -21,6 +22,8 @@ __all__ = [
     "FCN32s",
     "MobileNetV3Encoder",
     "ResNetEncoder",
+    "UNet",
+    "UNetBilinear",
     "bilinear_kernel",
     "build",
     "build_encoder",
@@ -34,6 +37,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "fcn8s": FCN8s,
     "deeplabv3": DeepLabV3,
     "deeplabv3plus": DeepLabV3Plus,
+    "unet": UNet,
+    "unet_bilinear": UNetBilinear,
 }
 
 

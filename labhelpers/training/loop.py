@@ -64,6 +64,8 @@ def train(
             for callback in callbacks:
                 callback(Event(run.step, row, model, val_set, evaluation))
             progress.update(loss=loss)
+            if recipe.finished(run.step, run.best_step):
+                break
     return History.read(run.log_path)
 
 

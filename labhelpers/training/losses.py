@@ -1,4 +1,4 @@
-"""Losses for dense prediction: cross-entropy, focal, exponential-weighted, Dice, their weighted sums, and one's own.
+"""Losses for dense prediction: (binary) cross-entropy, focal, exponential-weighted, Dice, weighted sums, one's own.
 
 Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number; the terms of a sum share a log-softmax.
 Each term is a sum over pixels divided by a total over the same pixels (their number, or their class weights); the
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .binary import BinaryCrossEntropy
 from .code import function_name
 from .dice import Dice
 
@@ -96,7 +97,7 @@ class ExponentialCrossEntropy:
         return _divide((torch.exp(-self.beta * torch.expm1(-nll)) * nll).sum(), total)
 
 
-_Term = CrossEntropy | Focal | ExponentialCrossEntropy | Dice
+_Term = CrossEntropy | BinaryCrossEntropy | Focal | ExponentialCrossEntropy | Dice
 
 
 def _divide(numerator: Tensor, total: Tensor) -> Tensor:
@@ -126,13 +127,18 @@ class Loss:
         return torch.stack([term.total(target.long()).float() for _, term in self.terms])
 
     def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
+        return self.parts(logits, target, self.total(target) if total is None else total).sum()
+
+    def parts(self, logits: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        """The T terms one by one, (T,). With ``total`` one they are plain sums, from which a whole set's loss follows:
+        add them up over batches, divide by the added ``total(target)``.
+        """
         _check_shapes(logits, target)
-        total = self.total(target) if total is None else total
         with torch.autocast(logits.device.type, enabled=False):  # sums over a million pixels need float32
             log_p = functional.log_softmax(_at_least_float32(logits).flatten(2), 1)
             flat = target.flatten(1).long()
             weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
-        return torch.stack(weighted).sum()
+        return torch.stack(weighted)
 
 
 class OwnLoss:
@@ -161,6 +167,10 @@ class OwnLoss:
             value = self.function(logits, target.long())
             self._check(value, differentiable=logits.requires_grad and torch.is_grad_enabled())
             return value if total is None else value * (own / total).squeeze()
+
+    def parts(self, logits: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        """As :meth:`Loss.parts`, (1,)."""
+        return self(logits, target, total)[None]
 
     def _check(self, value: object, differentiable: bool) -> None:
         if not isinstance(value, Tensor):
@@ -193,6 +203,7 @@ _Weights = Sequence[float] | Tensor | None
 _TERMS: dict[str, Callable[[int, Tensor | None], _Term]] = {
     "ce": lambda ignore, weights: CrossEntropy(ignore),
     "weighted_ce": CrossEntropy,
+    "bce": lambda ignore, weights: BinaryCrossEntropy(ignore),
     "dice": lambda ignore, weights: Dice(ignore),
     "focal": lambda ignore, weights: Focal(ignore),
     "weighted_focal": Focal,  # the class weights are alpha

@@ -13,7 +13,8 @@ from .losses import LossFunction, parse_loss
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
-METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "precision", "recall", "f1")
+SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "precision", "recall", "f1")
+METRICS = (*SCORES, "val_loss")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
@@ -53,7 +54,9 @@ class Recipe:
 
     precision: str = "auto"  # bf16 where the device computes in it, else fp16 on a GPU, else no (float32)
     eval_every: int = 0  # steps between evaluations; 0: only at the end
-    best_metric: str = "mean_iou"  # the best checkpoint is chosen by this score of the validation set
+    best_metric: str = "mean_iou"  # the best checkpoint is chosen by this score, or by the loss, of the validation set
+    patience: int = 0  # so many evaluations in a row without a better best_metric end the run; 0: it runs to the end
+    score_train: int = 0  # training images scored at each evaluation as well, without augmentation: shows the gap
     seed: int = 0  # of the data order, the augmentation and dropout
 
     save_every: int = 200  # steps between checkpoints
@@ -63,7 +66,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "plateau_patience", "save_every"):
             self._require(name, "a whole number >= 1", _whole(getattr(self, name)) and getattr(self, name) >= 1)
-        for name in ("freeze_encoder_steps", "warmup_steps", "step_size", "eval_every", "workers", "seed"):
+        counts = ("freeze_encoder_steps", "warmup_steps", "step_size", "eval_every", "patience", "score_train")
+        for name in (*counts, "workers", "seed"):
             self._require(name, "a whole number >= 0", _whole(getattr(self, name)) and getattr(self, name) >= 0)
         for name in ("lr", "power", "gamma", "plateau_factor"):
             self._require(name, "a number > 0", _real(getattr(self, name)) and getattr(self, name) > 0)
@@ -90,7 +94,14 @@ class Recipe:
             self._require("milestones", "rising steps with schedule='milestones'", self.milestones and rising)
         if self.schedule == "plateau":
             self._require("eval_every", ">= 1 with schedule='plateau', which follows the score", self.eval_every >= 1)
+        self._require("patience", "0 without eval_every", not self.patience or self.eval_every >= 1)
         self._check_loss()
+
+    def finished(self, step: int, best_step: int | None) -> bool:
+        """Whether a run whose best evaluation was at ``best_step`` is over after ``step`` steps."""
+        if step >= self.steps:
+            return True
+        return bool(self.patience) and best_step is not None and step - best_step >= self.patience * self.eval_every
 
     def _check_loss(self) -> None:
         if isinstance(self.loss, str):

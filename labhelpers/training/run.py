@@ -79,7 +79,8 @@ def train_or_load(
 
     found = checkpoints.latest(folder)
     start = 0 if found is None else found.step
-    if start < recipe.steps:
+    loaded = found is not None and recipe.finished(start, found.info["best_step"])
+    if not loaded:
         initial = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         try:
             train(model, train_set, val_set, recipe, folder, callbacks=callbacks, name=name)
@@ -92,7 +93,8 @@ def train_or_load(
                 )
             raise
 
-    return _finished(name, model, recipe, folder, facts, start, accelerator)
+    how = f"continued from step {start} (now" if start else "trained (now"
+    return _finished(name, model, recipe, folder, facts, None if loaded else how, accelerator)
 
 
 def load_finished(
@@ -121,13 +123,12 @@ def load_finished(
         try:
             facts = json.loads(path.read_bytes())
             if wanted.items() <= facts.items():
-                saved_at = checkpoints.read(path.parent, recipe.steps, parts=()).info["saved_at"]
-                found.append((saved_at, path.parent, facts))
+                found.append((_last(path.parent, recipe).info["saved_at"], path.parent, facts))
         except _UNUSABLE:
             continue
     for _, folder, facts in sorted(found, key=lambda run: run[0], reverse=True):
         try:
-            return _finished(name, model, recipe, folder, facts, recipe.steps, accelerator)
+            return _finished(name, model, recipe, folder, facts, None, accelerator)
         except _UNUSABLE:
             continue
     return None
@@ -139,27 +140,39 @@ def _finished(
     recipe: Recipe,
     folder: Path,
     facts: dict[str, Any],
-    start: int,
+    how: str | None,
     accelerator: "Accelerator",
 ) -> Run:
-    """Puts the best weights of the finished run into the model, and says how they came about.
+    """Puts the best weights of the finished run into the model, and says how they came about; None: loaded.
 
     Raises, before it touches the model, for files that are damaged (see ``checkpoints.read``) or do not fit.
     """
-    last = checkpoints.read(folder, recipe.steps, parts=())
+    last = _last(folder, recipe)
     best = checkpoints.read(folder, last.info["best_step"], parts=("model",))
     history, initial, key = History.read(folder / "log.csv"), facts["initial_weights"], folder.name
     minutes = last.info["seconds"] / 60
-    done = f"{recipe.best_metric} {last.info['best_score']:.3f} at step {best.step} of {recipe.steps}"
-    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.info["saved_at"]))
-    how = {recipe.steps: f"loaded (trained {date}", 0: "trained (now"}.get(start, f"continued from step {start} (now")
+    score = abs(last.info["best_score"])  # a loss is kept with a minus, so that more is better
+    done = f"{recipe.best_metric} {score:.3f} at step {best.step} of {recipe.steps}"
+    if last.step < recipe.steps:
+        done += f", stopped early at step {last.step}"
+    loaded = how is None
+    if loaded:
+        how = f"loaded (trained {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.info['saved_at']))}"
 
     checkpoints.load_model(model, best.parts["model"], folder)
     model.to(accelerator.device).eval()
     model._trained_by = {"key": key, "initial_weights": initial, "result": sketch(model)}
     if accelerator.is_main_process:
         print(f"{name}: {how}, {minutes:.1f} min, key {key}): {done}")
-    return Run(model, history, start == recipe.steps, minutes, key, folder)
+    return Run(model, history, loaded, minutes, key, folder)
+
+
+def _last(folder: Path, recipe: Recipe) -> checkpoints.Checkpoint:
+    """The bookkeeping of a finished run's last step. Raises DamagedCheckpoint where there is none."""
+    last = checkpoints.latest(folder, parts=())
+    if last is None or not recipe.finished(last.step, last.info["best_step"]):
+        raise DamagedCheckpoint(f"{folder} holds no finished run")
+    return last
 
 
 def describe(

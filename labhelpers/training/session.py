@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.loader import training_loader
+from labhelpers.data.loader import subset, training_loader
 from labhelpers.data.voc import comparison_indices
 from labhelpers.evaluation import Evaluation, evaluate, predict
 
@@ -22,7 +22,7 @@ from . import checkpoints
 from .losses import build_loss
 from .optim import build_optimizer, build_schedule
 from .progress import Progress
-from .recipe import METRICS, Recipe
+from .recipe import SCORES, Recipe
 from .tracking import CsvLog, Wandb
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Session:
         optimizer = build_optimizer(model, recipe)
         self.schedule = build_schedule(optimizer, recipe)
         self.optimizer = self.accelerator.prepare(optimizer)
+        self.train_sample = subset(train_set, min(recipe.score_train, len(train_set))) if recipe.score_train else None
         self.micro_batch = -(-recipe.batch_size // self.accelerator.num_processes // recipe.accumulate)
         self.step, self.best_step, self.best_score, self.seconds = 0, None, None, 0.0
         self._continue()
@@ -102,7 +103,9 @@ class Session:
         if self.accelerator.is_main_process:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.discard_after(self.run_dir, self.step)
-            columns = ["step", "loss", "lr", *METRICS, *(f"iou_{name}" for name in self.val_set.class_names)]
+            train = ["train_loss", "train_mean_iou"] if self.train_sample else []
+            classes = [f"iou_{name}" for name in self.val_set.class_names]
+            columns = ["step", "loss", "lr", "val_loss", *SCORES, *train, *classes]
             self._logs.append(CsvLog(self.log_path, columns, self.step))
             if Wandb.wanted(self.recipe.wandb):
                 self._logs.append(Wandb(self.run_dir, self.identity))
@@ -216,29 +219,37 @@ class Session:
     # --- scores, log, checkpoints ----------------------------------------------------------------------------------
 
     def evaluate(self, row: dict[str, float]) -> Evaluation:
-        """Evaluates, each process its share of the set, and adds the scores to ``row``."""
+        """Evaluates, each process its share of the set, and adds loss and scores to ``row``."""
         from accelerate.utils import broadcast
 
         for buffer in self.model.buffers():  # each process has its own batch-norm statistics; those of the first count
             broadcast(buffer)
-        evaluation = evaluate(
+        evaluation = self._score(self.val_set)
+        scores = evaluation.scores
+        row |= {"val_loss": evaluation.loss, **{name: float(getattr(scores, name)) for name in SCORES}}
+        row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
+        if self.train_sample:
+            train = self._score(self.train_sample)
+            row |= {"train_loss": train.loss, "train_mean_iou": float(train.scores.mean_iou)}
+        value = row[self.recipe.best_metric]
+        score = -value if self.recipe.best_metric == "val_loss" else value  # higher is better
+        self.schedule.observe(score)
+        if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
+            self.best_step, self.best_score = self.step, score
+        return evaluation
+
+    def _score(self, dataset: SegmentationDataset) -> Evaluation:
+        return evaluate(
             self.model,
-            self.val_set,
+            dataset,
             batch_size=self.recipe.batch_size,
             device=self.device,
             precision=self.precision,
             bands=(),
             per_image=False,
+            loss=self.loss,
             accelerator=self.accelerator,
         )
-        scores = evaluation.scores
-        row |= {metric: float(getattr(scores, metric)) for metric in METRICS}
-        row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
-        score = row[self.recipe.best_metric]
-        self.schedule.observe(score)
-        if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
-            self.best_step, self.best_score = self.step, score
-        return evaluation
 
     def log(self, row: dict[str, float]) -> None:
         """Writes one row everywhere."""
