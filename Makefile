@@ -40,9 +40,9 @@ refresh: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	if command -v uv >/dev/null; then \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam]"; \
+	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam,monai]"; \
 	else \
-	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam]"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam,monai]"; \
 	fi
 	touch $@
 

@@ -101,6 +101,7 @@ def test_an_early_end_is_an_end(sets, capsys, monkeypatch, tmp_path):
     first = train_or_load("still", tiny_net(norm=False, dropout=0.0), *sets, recipe)
     assert "at step 3 of 30, stopped early at step 9" in capsys.readouterr().out
     assert not first.loaded
+    assert not list(first.folder.glob("*.optimizer.*")), "what only continuing needs is gone"
     again = train_or_load("still", tiny_net(norm=False, dropout=0.0), *sets, recipe)
     assert again.loaded
     assert again.history.rows[-1]["step"] == 9

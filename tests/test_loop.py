@@ -541,6 +541,7 @@ def test_wandb_is_offline_unless_logged_in_and_survives_a_dead_network(monkeypat
         monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     else:
         monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: True)
     log = Wandb(tmp_path / "net" / "key", {})
     log.write({"step": 3, "loss": 0.5})
     log.close()

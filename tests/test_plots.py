@@ -29,6 +29,11 @@ SCORES = np.linspace(0.2, 0.9, 21)
 SCORES[[5, 9]] = np.nan
 STATISTICS = SimpleNamespace(pixels=np.array([730, 0, 270]), images=np.array([12, 0, 7]))
 ROWS = [{"step": s, "loss": 1 / s, "mean_iou": 0.1 * s if s % 2 == 0 else None} for s in range(1, 9)]
+GAP_ROWS = [
+    {"step": s, "loss": 1 / s, "train_loss": 1 / s, "val_loss": 0.3 + (s - 4) ** 2 / 50, "mean_iou": 0.1 * s}
+    | {"train_mean_iou": 0.12 * s}
+    for s in range(1, 9)
+]
 
 FIGURES = {
     "image_grid": lambda: plots.image_grid({"image": [IMAGE] * 2, "truth": [TARGET] * 2}, row_titles=["a", "b"]),
@@ -45,6 +50,21 @@ FIGURES = {
     "bars": lambda: plots.bars(["a", "b", "c"], [1.5, np.nan, 1050], "throughput (images/s)", errors=[0.1, 0, 50]),
     "confusion_heatmap": lambda: plots.confusion_heatmap(np.diag([5, 0, 3]), ["background", "cat", "dog"]),
     "heat_images": lambda: plots.heat_images([np.eye(4), -np.eye(20)], ["kernel", "logits"], label="weight"),
+    "training_gap": lambda: plots.training_gap({"plain": GAP_ROWS, "augmented": GAP_ROWS[:5]}, title="Overfitting"),
+    "scatter": lambda: plots.scatter(
+        [3, 9, 12],
+        [0.4, 0.7, 0.6],
+        ["fast", "a rather long name", "big"],
+        [1, 5, 30],
+        "ms",
+        "IoU",
+        "M",
+        ["a", "b", "a"],
+    ),
+    "error_maps": lambda: plots.image_grid(
+        {"image": [IMAGE], "errors": [plots.error_map(TARGET == 255, TARGET == 15, IMAGE)]},
+        legend=plots.error_legend(),
+    ),
 }
 
 

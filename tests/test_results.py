@@ -117,6 +117,47 @@ def test_formats(tmp_path):
     assert record["dataset"] == "scenes"
 
 
+def test_whole_formats(tmp_path):
+    """To the letter, as tables that were printed earlier look like that."""
+    table = ResultsTable(tmp_path / "results.json")
+    table.add("FCN_8s", evaluation(), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34, memory_mb=56.7)
+    columns = (
+        "Model | mIoU | Pixel accuracy | mIoU, 5 px band | Foreground IoU, 5 px band | Parameters (M) | "
+        "Inference (ms) | Memory (MB) | Training (min) | Seed | Device | The course expects"
+    )
+    cells = "FCN_8s | 65.7 [65.7, 65.7] | 80.0 | 40.0 | – | 1.23 | 12.3 | 57 | 0.5 | 1 | cpu, fp32 | –"
+    caption = (
+        "scenes val, 30 images, 128x128 pixels, 3 classes, 255 ignored; one matrix over the whole set, mean over the "
+        "classes that occur. Scores in percent, 95 % intervals over the choice of images."
+    )
+    rule = " | ".join(["---"] + ["---:"] * 11)
+    assert table.to_markdown() == f"| {columns} |\n| {rule} |\n| {cells} |\n\n{caption}\n"
+
+    def latex(text):
+        return text.replace("_", r"\_").replace("%", r"\%").replace("–", "--").replace(" | ", " & ")
+
+    assert table.to_latex() == (
+        "\\begin{tabular}{lrrrrrrrrrrr}\n\\hline\n"
+        f"{latex(columns)} \\\\\n\\hline\n{latex(cells)} \\\\\n\\hline\n\\end{{tabular}}\n\n{latex(caption)}\n"
+    )
+    head, body = (
+        "".join(f"<{tag}>{c}</{tag}>" for c in line.split(" | "))
+        for tag, line in zip(("th", "td"), (columns, cells), strict=True)
+    )
+    assert table._repr_html_() == (
+        f"<table><thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"
+        f'<p style="font-size:smaller;max-width:60em">{caption}</p>'
+    )
+
+
+def test_a_protocol_says_under_what_conditions_a_score_was_measured():
+    camvid = Protocol("camvid", "val", 101, 11, labels="1f", size="480x360")
+    assert str(camvid) == (
+        "camvid val, 101 images, 480x360 pixels, 11 classes, 255 ignored; one matrix over the whole set, mean over the "
+        "classes that occur"
+    )
+
+
 def test_without_matrices_there_is_no_interval(tmp_path):
     row = ResultsTable(tmp_path / "results.json").add("a", evaluation(per_image=False))
     assert row.mean_iou is not None

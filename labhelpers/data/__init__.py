@@ -13,7 +13,7 @@ from labhelpers.data.loader import (
     subset,
     training_loader,
 )
-from labhelpers.data.open import open_course_data
+from labhelpers.data.open import Splits, open_course_data, open_splits
 from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
 from labhelpers.data.statistics import (
     WEIGHT_METHODS,
@@ -43,6 +43,7 @@ __all__ = [
     "DownloadError",
     "FolderSegmentation",
     "SegmentationDataset",
+    "Splits",
     "SubsetDataset",
     "VOCSegmentation",
     "View",
@@ -58,6 +59,7 @@ __all__ = [
     "make_jigsaw",
     "make_scenes",
     "open_course_data",
+    "open_splits",
     "rare_class_sample_weights",
     "sample_rng",
     "steps_per_epoch",

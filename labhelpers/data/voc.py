@@ -94,11 +94,11 @@ class VOCSegmentation(SegmentationDataset):
         return torch.from_numpy(read_labels(path))
 
 
-def comparison_indices(dataset: SegmentationDataset) -> list[int]:
+def comparison_indices(dataset: SegmentationDataset, say: bool = True) -> list[int]:
     """Return the indices of the five images shown in every comparison: `COMPARISON_IDS`, if all are there.
 
     Otherwise five evenly spaced ones are taken (all, if it has fewer than five), and a printed sentence says
-    which.
+    which, unless `say` is False.
     """
     chosen = COMPARISON_IDS.get(dataset.name, ())
     positions = {item: index for index, item in enumerate(dataset.ids)}
@@ -107,7 +107,8 @@ def comparison_indices(dataset: SegmentationDataset) -> list[int]:
     count = min(5, len(dataset))
     indices = [(2 * i + 1) * len(dataset) // (2 * count) for i in range(count)]
     names = ", ".join(dataset.ids[i] for i in indices)
-    print(f"Images shown from {dataset.name}/{dataset.split}, evenly spaced: {names}.")
+    if say:
+        print(f"Images shown from {dataset.name}/{dataset.split}, evenly spaced: {names}.")
     return indices
 
 

@@ -15,6 +15,8 @@ from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, pai
 from labhelpers.evaluation.protocol import Protocol
 from labhelpers.evaluation.results import ResultsTable
 from labhelpers.evaluation.sizes import SizeScore, object_recall, scores_by_size
+from labhelpers.evaluation.table import Table
+from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 from labhelpers.evaluation.timing import count_parameters, inference_memory_mb, peak_memory_mb, time_inference
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ResultsTable",
     "Scores",
     "SizeScore",
+    "Table",
     "bootstrap",
     "boundary_band",
     "confusion_matrix",
@@ -36,14 +39,17 @@ __all__ = [
     "evaluate",
     "foreground_iou",
     "inference",
+    "inference_memory_mb",
     "normalized",
     "object_recall",
     "paired_bootstrap",
-    "inference_memory_mb",
     "peak_memory_mb",
     "predict",
+    "predict_tiles",
     "scores",
     "scores_by_size",
+    "tile_starts",
+    "tiled_logits",
     "time_inference",
     "trimap_curve",
 ]

@@ -86,7 +86,7 @@ def evaluate(
     with inference(model, precision, device) as device:
         for indices, images, targets in _equal_sizes(dataset, range(rank, len(dataset), world), batch_size):
             targets = targets.to(device)
-            logits = _logits(model, images.to(device), num_classes)
+            logits = compute_logits(model, images.to(device), num_classes)
             for index, prediction, target in zip(indices, to_labels(logits, num_classes), targets, strict=True):
                 matrix = confusion_matrix(prediction, target, num_classes, dataset.ignore_index)
                 facts[index] = torch.cat([matrix.sum(1), torch.tensor(target.shape)])
@@ -124,7 +124,7 @@ def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> 
             "Take it from the data set as it is: normalising happens in here."
         )
     with inference(model, precision) as device:
-        logits = _logits(model, image[None].to(device))
+        logits = compute_logits(model, image[None].to(device))
         return to_labels(logits, logits.shape[1])[0].cpu()
 
 
@@ -153,8 +153,8 @@ def inference(
             module.training = training
 
 
-def _logits(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
-    """Run the model on uint8 (B, 3, H, W) and return logits (B, K, H, W)."""
+def compute_logits(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+    """Run the model on uint8 images (B, 3, H, W) and return its logits (B, K, H, W), their shape checked."""
     logits = model(to_input(images))
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"the model returned a {type(logits).__name__}; evaluation needs logits (B, K, H, W).")

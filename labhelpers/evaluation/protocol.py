@@ -31,6 +31,13 @@ class Protocol:
     minutes: float | None = None
     """Minutes of training."""
 
+    def __str__(self) -> str:
+        """What a score must be printed with, without a full stop: "camvid val, 101 images, 480x360 pixels, ..."."""
+        return (
+            f"{self.dataset} {self.split}, {self.images} images, {self.size} pixels, {self.num_classes} classes, "
+            f"{self.void}; {self.averaging}"
+        )
+
     @property
     def key(self) -> str:
         """A short name that two protocols share exactly when their scores are comparable; for file names."""

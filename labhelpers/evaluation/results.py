@@ -1,7 +1,6 @@
 """The table that grows from lab 02 to lab 07, and refuses rows that cannot be compared."""
 
 import csv
-import html
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation
 from labhelpers.evaluation.intervals import bootstrap
 from labhelpers.evaluation.protocol import Protocol
+from labhelpers.evaluation.table import Table
 
 BAND = 5
 """Width in pixels of the boundary band shown in the table."""
@@ -126,10 +126,7 @@ class ResultsTable:
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown, and its protocol below."""
-        cells = [[cell.replace("|", "\\|") for cell in line] for line in self._lines()]
-        rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-        table = "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
-        return f"{table}\n\n{self._caption()}\n"
+        return self._table().to_markdown()
 
     def to_csv(self) -> str:
         """One line per row, every field of the row and of its protocol, unrounded; empty where undefined."""
@@ -144,29 +141,20 @@ class ResultsTable:
 
     def to_latex(self) -> str:
         """A tabular with plain rules, for a report; its protocol follows as text."""
-        head, *body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in self._lines()]
-        columns = "l" + "r" * (len(_COLUMNS) - 1)
-        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}"]
-        return "\n".join([*lines, "", _latex(self._caption()), ""])
+        return self._table().to_latex()
 
     def _repr_html_(self) -> str:
-        head, *body = [[html.escape(cell) for cell in line] for line in self._lines()]
-        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in body)
-        heads = "".join(f"<th>{cell}</th>" for cell in head)
-        caption = f'<p style="font-size:smaller;max-width:60em">{html.escape(self._caption())}</p>'
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{caption}"
+        return self._table()._repr_html_()
 
-    def _lines(self) -> list[list[str]]:
-        return [list(_COLUMNS), *([cell(row) for cell in _COLUMNS.values()] for row in self.rows)]
+    def _table(self) -> Table:
+        rows = [[cell(row) for cell in _COLUMNS.values()] for row in self.rows]
+        return Table(list(_COLUMNS), rows, self._caption())
 
     def _caption(self) -> str:
         if not self.rows:
             return "No results yet."
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
-        caption = (
-            f"{shared.dataset} {shared.split}, {shared.images} images, {shared.size} pixels, {shared.num_classes} "
-            f"classes, {shared.void}; {shared.averaging}. Scores in percent, 95 % intervals over the choice of images."
-        )
+        caption = f"{shared}. Scores in percent, 95 % intervals over the choice of images."
         if any(name not in self._stored for name in self._untrained):
             caption += f" {_DASH} in the scores: the model was not trained, so it has no result."
         return caption
@@ -229,15 +217,3 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     ),
     "The course expects": lambda row: row.expected or _DASH,
 }
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    _DASH: "--",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -8,9 +8,12 @@ from labhelpers.models.deeplab import ASPP, DeepLabHead, DeepLabHeadPlus, DeepLa
 from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.published import from_torchvision, published_deeplabv3
+from labhelpers.models.smp import ARCHITECTURES, LibraryNetwork, build_smp
+from labhelpers.models.swin import build_swin_unetr
 from labhelpers.models.unet import UNet, UNetBilinear
 
 __all__ = [
+    "ARCHITECTURES",
     "ASPP",
     "MODELS",
     "DeepLabHead",
@@ -20,6 +23,7 @@ __all__ = [
     "FCN8s",
     "FCN16s",
     "FCN32s",
+    "LibraryNetwork",
     "MobileNetV3Encoder",
     "ResNetEncoder",
     "UNet",
@@ -27,6 +31,8 @@ __all__ = [
     "bilinear_kernel",
     "build",
     "build_encoder",
+    "build_smp",
+    "build_swin_unetr",
     "from_torchvision",
     "published_deeplabv3",
 ]

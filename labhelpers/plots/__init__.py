@@ -8,10 +8,20 @@ dashes. matplotlib is imported when the first figure is made, not before.
 from labhelpers.data.base import decode_target as colorize
 from labhelpers.plots.bars import bars, class_bars, class_distribution
 from labhelpers.plots.curves import curves, lines, trimap_curve
+from labhelpers.plots.gap import training_gap
 from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
 from labhelpers.plots.heat import confusion_heatmap, heat_images
 from labhelpers.plots.images import class_legend, overlay
+from labhelpers.plots.maps import (
+    difference_legend,
+    difference_map,
+    error_legend,
+    error_map,
+    heat_legend,
+    heat_map,
+)
 from labhelpers.plots.output import save, show
+from labhelpers.plots.scatter import scatter
 
 __all__ = [
     "augmentation_grid",
@@ -23,11 +33,19 @@ __all__ = [
     "colorize",
     "confusion_heatmap",
     "curves",
+    "difference_legend",
+    "difference_map",
+    "error_legend",
+    "error_map",
     "heat_images",
+    "heat_legend",
+    "heat_map",
     "image_grid",
     "lines",
     "overlay",
     "save",
+    "scatter",
     "show",
+    "training_gap",
     "trimap_curve",
 ]

@@ -38,6 +38,7 @@ def image_grid(
     names: Sequence[str] | None = VOC_CLASSES,
     row_titles: Sequence[str] | None = None,
     title: str | None = None,
+    legend: Mapping[str, Sequence[int]] | None = None,
 ) -> "Figure":
     """Compare pictures and label maps: one column per entry, one row per item, one legend of the classes present.
 
@@ -47,6 +48,7 @@ def image_grid(
         names: class names in label order; None leaves the legend out (for object numbers).
         row_titles: one name per row, written along its left edge.
         title: written above the grid.
+        legend: what other colours mean, name -> RGB (0 to 255), after the classes: `error_legend()` for error maps.
 
     Raises:
         ValueError: no columns, columns of different lengths, an item of another shape or type, a label without a name.
@@ -63,8 +65,8 @@ def image_grid(
     heights = [width * ratio for ratio in tall]
     full_width = left + len(columns) * (width + _GAP) - _GAP
     top = _TITLE + (0.25 if title else 0)
-    legend = legend_height(full_width, present, names)
-    figure = new_figure(top + sum(heights) + _GAP * len(heights) + legend, width=full_width, layout=None)
+    below = legend_height(full_width, present, names, legend)
+    figure = new_figure(top + sum(heights) + _GAP * len(heights) + below, width=full_width, layout=None)
 
     y = top
     for r, (row, height) in enumerate(zip(tiles, heights, strict=True)):
@@ -86,8 +88,8 @@ def image_grid(
         y += height + _GAP
     if title:
         figure.text(0, 1, title, ha="left", va="top", fontsize=12)
-    if present:
-        class_legend(figure, present, names)
+    if present or legend:
+        class_legend(figure, present, names or (), legend)
     figure.set_label(f"{title or 'Comparison'} of {', '.join(columns)}; rows: {len(tiles)}")
     return figure
 

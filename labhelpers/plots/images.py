@@ -1,7 +1,7 @@
 """Pictures and label maps as tiles of a figure, and the legend of their classes: what the grids are made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,18 @@ def overlay(image: Array, target: Array, alpha: float = 0.6) -> np.ndarray:
     return np.where(labels[..., None] == 0, picture, np.rint(mixed).astype(np.uint8))
 
 
-def class_legend(place: "Axes | Figure", labels: Sequence[int], names: Sequence[str] = VOC_CLASSES) -> None:
+def class_legend(
+    place: "Axes | Figure",
+    labels: Sequence[int],
+    names: Sequence[str] = VOC_CLASSES,
+    more: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Put a legend of these classes, in label order, under a figure or beside axes; 255 is called "void".
+
+    Args:
+        labels: which classes.
+        names: class names in label order.
+        more: entries after the classes: name -> RGB, 0 to 255.
 
     Raises:
         ValueError: a label has no name.
@@ -43,13 +53,8 @@ def class_legend(place: "Axes | Figure", labels: Sequence[int], names: Sequence[
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(
-            facecolor=decode_target(np.array([[label]]))[0, 0] / 255,
-            edgecolor=FAINT,
-            linewidth=0.5,
-            label=name,
-        )
-        for label, name in _named(labels, names).items()
+        Patch(facecolor=np.array(colour) / 255, edgecolor=FAINT, linewidth=0.5, label=name)
+        for name, colour in _entries(labels, names, more).items()
     ]
     if isinstance(place, Axes):
         place.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
@@ -98,16 +103,29 @@ def _named(labels: Sequence[int], names: Sequence[str]) -> dict[int, str]:
     return {label: "void" if label == IGNORE_INDEX else names[label] for label in sorted(set(labels))}
 
 
+def _entries(
+    labels: Sequence[int], names: Sequence[str], more: Mapping[str, Sequence[int]] | None
+) -> dict[str, Sequence[int]]:
+    """Name -> RGB of each entry of a legend."""
+    classes = {name: decode_target(np.array([[label]]))[0, 0] for label, name in _named(labels, names).items()}
+    return classes | dict(more or {})
+
+
 def _legend_columns(width: float, entries: Sequence[str]) -> int:
     """Entries side by side in so many inches, rows balanced: 9 pt letters take about 0.08 in, patch and gaps 0.6 in."""
     fitting = max(1, int(width / (0.08 * max(map(len, entries)) + 0.6)))
     return math.ceil(len(entries) / math.ceil(len(entries) / fitting))
 
 
-def legend_height(width: float, labels: Sequence[int], names: Sequence[str] | None) -> float:
-    if not labels:
+def legend_height(
+    width: float,
+    labels: Sequence[int],
+    names: Sequence[str] | None,
+    more: Mapping[str, Sequence[int]] | None = None,
+) -> float:
+    entries = list(_entries(labels, names or (), more))
+    if not entries:
         return 0.0
-    entries = list(_named(labels, names).values())
     return LEGEND_ROW * math.ceil(len(entries) / _legend_columns(width, entries)) + 0.06
 
 

@@ -61,8 +61,9 @@ def train(
             run.log(row)
             if evaluation or run.step % recipe.save_every == 0:
                 run.save()
-            for callback in callbacks:
-                callback(Event(run.step, row, model, val_set, evaluation))
+            event = Event(run.step, row, model, val_set, evaluation)
+            for callback in (run.show, *callbacks):
+                callback(event)
             progress.update(loss=loss)
             if recipe.finished(run.step, run.best_step):
                 break

@@ -77,10 +77,11 @@ def train_or_load(
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())
 
-    found = checkpoints.latest(folder)
-    start = 0 if found is None else found.step
-    loaded = found is not None and recipe.finished(start, found.info["best_step"])
-    if not loaded:
+    last = checkpoints.latest(folder, parts=("model",))
+    how = None
+    if last is None or not recipe.finished(last.step, last.info["best_step"]):
+        found = checkpoints.latest(folder)
+        how = "trained (now" if found is None else f"continued from step {found.step} (now"
         initial = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         try:
             train(model, train_set, val_set, recipe, folder, callbacks=callbacks, name=name)
@@ -92,9 +93,9 @@ def train_or_load(
                     f"{recipe.save_every} steps, and at each evaluation)"
                 )
             raise
-
-    how = f"continued from step {start} (now" if start else "trained (now"
-    return _finished(name, model, recipe, folder, facts, None if loaded else how, accelerator)
+        if accelerator.is_main_process:
+            checkpoints.discard_optimizer(folder)
+    return _finished(name, model, recipe, folder, facts, how, accelerator)
 
 
 def load_finished(

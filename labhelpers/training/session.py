@@ -43,7 +43,7 @@ class Event:
 
     def predictions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(image (3, H, W), target (H, W), prediction (H, W)), uint8, of the images shown in every comparison."""
-        pairs = [self.val_set[index] for index in comparison_indices(self.val_set)]
+        pairs = [self.val_set[index] for index in comparison_indices(self.val_set, say=False)]
         return [(image, target, predict(self.model, image)) for image, target in pairs]
 
 
@@ -98,7 +98,7 @@ class Session:
         devices = [self.device] if self.device.type == "cuda" else []
         self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
         self._start = time.monotonic() - self.seconds
-        self._logs = []
+        self._logs, self._wandb = [], None
         self.accelerator.wait_for_everyone()  # all have read the checkpoint
         if self.accelerator.is_main_process:
             self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,8 @@ class Session:
             columns = ["step", "loss", "lr", "val_loss", *SCORES, *train, *classes]
             self._logs.append(CsvLog(self.log_path, columns, self.step))
             if Wandb.wanted(self.recipe.wandb):
-                self._logs.append(Wandb(self.run_dir, self.identity))
+                self._wandb = Wandb(self.run_dir, self.identity)
+                self._logs.append(self._wandb)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -255,6 +256,11 @@ class Session:
         """Writes one row everywhere."""
         for log in self._logs:
             log.write(row)
+
+    def show(self, event: Event) -> None:
+        """Sends the predictions of an evaluation to Weights & Biases, if the run is tracked there."""
+        if self._wandb is not None and event.evaluation is not None:
+            self._wandb.images(event.step, event.predictions(), self.val_set.class_names)
 
     def save(self) -> None:
         """Writes a checkpoint; the log's rows up to here reach the disk before it."""

@@ -3,13 +3,17 @@
 import csv
 import netrc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
+from torch import Tensor
+
+from labhelpers.data.base import IGNORE_INDEX
+from labhelpers.network import reachable
 
 from .checkpoints import write_atomic
 
@@ -94,22 +98,29 @@ class History:
 
 
 class Wandb:
-    """Sends rows to Weights & Biases: online when the user is logged in, else offline. Never asks, never waits long."""
+    """Sends rows and pictures to Weights & Biases: online when the user is logged in, else offline.
+
+    It never asks, waits for a network at most ``START_SECONDS`` at the beginning and ``FINISH_SECONDS`` at the end, and
+    never ends a run: what fails in it is said in one sentence, and the CSV log goes on. Columns have the names of the
+    CSV's: ``loss``, ``val_loss``, ``mean_iou``, ``train_loss``, ...
+    """
+
+    START_SECONDS, FINISH_SECONDS = 15, 30
 
     def __init__(self, run_dir: Path, config: dict[str, Any]):
-        import wandb
-
-        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
-        settings = wandb.Settings(silent=True, console="off", init_timeout=15)
-        if hasattr(settings, "finish_timeout"):  # newer versions: do not wait for a network that has gone meanwhile
-            settings.finish_timeout = 30
-        options = {"project": "segmentation-labs", "dir": str(run_dir), "config": config, "settings": settings}
-        name = "-".join(run_dir.parts[-2:])
-        try:
-            self._run = wandb.init(mode=mode, name=name, **options)
-        except wandb.errors.Error as error:
-            print(f"wandb: {mode} does not work here ({error}); logging offline.")
-            self._run = wandb.init(mode="offline", name=name, **options)
+        """Starts a run below ``run_dir/wandb``; ``config`` is the recipe."""
+        self._run = None
+        first = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+        if first == "online" and not reachable(_base_url()):
+            print(f"wandb: {_base_url()} cannot be reached; logging offline, `wandb sync` sends it later.")
+            first = "offline"
+        for mode in dict.fromkeys((first, "offline")):
+            try:
+                self._run = self._start(mode, run_dir, config)
+                break
+            except Exception as error:  # of any kind: a broken tracker must not end a run
+                instead = "log.csv has it all" if mode == "offline" else "logging offline"
+                print(f"wandb: {mode} does not work here ({_reason(error)}); {instead}.")
 
     @staticmethod
     def wanted(asked: bool) -> bool:
@@ -118,17 +129,79 @@ class Wandb:
         return mode in ("online", "offline") or (asked and mode != "disabled")
 
     def write(self, row: dict[str, float]) -> None:
-        self._run.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+        """Logs the row of one step."""
+        values = {k: v for k, v in row.items() if k != "step"}
+        self._try(lambda run: run.log(values, step=int(row["step"])))
+
+    def images(
+        self, step: int, predictions: Sequence[tuple[Tensor, Tensor, Tensor]], class_names: Sequence[str]
+    ) -> None:
+        """Logs pictures with their true and predicted masks, as layers to switch on and off, below the row of ``step``.
+
+        Args:
+            step: of the evaluation whose row was written last; W&B takes no earlier step.
+            predictions: (image (3, H, W), target (H, W), prediction (H, W)), uint8, as of ``Event.predictions``.
+            class_names: one per label; 255 is called void.
+        """
+        labels = {**dict(enumerate(class_names)), IGNORE_INDEX: "void"}
+
+        def log(run: Any) -> None:
+            import wandb
+
+            pictures = []
+            for image, target, prediction in predictions:
+                maps = {"truth": target, "prediction": prediction}
+                masks = {name: {"mask_data": mask.numpy(), "class_labels": labels} for name, mask in maps.items()}
+                # JPEG, for these are photographs, several at each evaluation.
+                pictures.append(wandb.Image(image.permute(1, 2, 0).numpy(), masks=masks, file_type="jpg"))
+            run.log({"predictions": pictures}, step=step)
+
+        self._try(log)
 
     def close(self) -> None:
-        self._run.finish()
+        """Ends the run; what could not be sent stays on the disk for ``wandb sync``."""
+        self._try(lambda run: run.finish())
+
+    @classmethod
+    def _start(cls, mode: str, run_dir: Path, config: dict[str, Any]) -> Any:
+        import wandb
+
+        settings = wandb.Settings(silent=True, console="off", init_timeout=cls.START_SECONDS)
+        if hasattr(settings, "finish_timeout"):  # newer versions
+            settings.finish_timeout = cls.FINISH_SECONDS
+        return wandb.init(
+            mode=mode,
+            project="segmentation-labs",
+            name="-".join(run_dir.parts[-2:]),
+            dir=str(run_dir),
+            config=config,
+            settings=settings,
+        )
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        """Calls it with the run, if there still is one; an error ends the tracking rather than the training."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            self._run = None
+            print(f"wandb: logging ends here ({_reason(error)}); the run goes on, and log.csv has it all.")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _base_url() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _logged_in() -> bool:
     """Whether wandb would find an API key, without asking it: its own check opens a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    host = urlparse(_base_url()).hostname
     try:
         return netrc.netrc().authenticators(host) is not None
     except (FileNotFoundError, netrc.NetrcParseError):

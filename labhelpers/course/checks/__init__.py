@@ -6,6 +6,9 @@ the library's answer is handed back instead, so that the notebook goes on. Grade
 
 from labhelpers.course.checks.aspp import aspp
 from labhelpers.course.checks.atrous import atrous_conv, effective_kernel
+from labhelpers.course.checks.averaging import micro_macro_iou
+from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
+from labhelpers.course.checks.comparison import best_epoch, disagreement, pareto_front
 from labhelpers.course.checks.convolutions import (
     bilinear_kernel,
     linear_to_conv,
@@ -19,17 +22,26 @@ from labhelpers.course.checks.exponential import exponential_cross_entropy
 from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
 from labhelpers.course.checks.recipe import parameter_groups, poly_lr
 from labhelpers.course.checks.scores import class_weights, confusion_matrix, mean_iou
+from labhelpers.course.checks.stopping import should_stop
+from labhelpers.course.checks.tiles import tile_starts
 from labhelpers.course.checks.training import dice_loss, train_step
+from labhelpers.course.checks.unet import unet
+from labhelpers.course.checks.unet_parts import double_conv, pad_to_multiple, valid_output_size
 
 __all__ = [
     "aspp",
     "atrous_conv",
+    "best_epoch",
     "bilinear_kernel",
+    "binary_cross_entropy",
+    "binary_scores",
     "class_weights",
     "confusion_matrix",
     "decode_target",
     "deeplab_head_plus",
     "dice_loss",
+    "disagreement",
+    "double_conv",
     "effective_kernel",
     "exponential_cross_entropy",
     "fcn16s",
@@ -40,11 +52,18 @@ __all__ = [
     "joint_crop_flip",
     "linear_to_conv",
     "mean_iou",
+    "micro_macro_iou",
+    "pad_to_multiple",
     "parameter_groups",
+    "pareto_front",
     "poly_lr",
+    "should_stop",
+    "tile_starts",
     "train_step",
     "transposed_conv",
     "transposed_output_size",
+    "unet",
+    "valid_output_size",
     "voc_dataset",
     "voc_palette",
 ]

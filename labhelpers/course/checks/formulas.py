@@ -26,12 +26,13 @@ def check_formula(
         right: the formula that is right, with the kind of its result, int or float.
         mistakes: pairs (wrong formula, its hint).
     """
-    found = [check.call(answer, *case, when=f"for {name}{case}") for case in cases]
+    calls = [f"{name}({', '.join(map(str, case))})" for case in cases]
+    found = [check.call(answer, *case, when=f"for {call}") for call, case in zip(calls, cases, strict=True)]
     known = [hint for formula, hint in mistakes if _agrees(found, formula, cases, tolerance)]
-    for case, value in zip(cases, found, strict=True):
+    for call, case, value in zip(calls, cases, found, strict=True):
         expected = right(*case)
-        wrong = [(value, f"{name}{case} is {value:.6g}, expected {expected:.6g}: {hint}") for hint in known]
-        check.equal(value, expected, f"{name}{case}", wrong, tolerance)
+        wrong = [(value, f"{call} is {value:.6g}, expected {expected:.6g}: {hint}") for hint in known]
+        check.equal(value, expected, call, wrong, tolerance)
 
 
 def _agrees(found: list[Any], formula: Formula, cases: Sequence[tuple], tolerance: float) -> bool:

@@ -1,12 +1,16 @@
 """The answers that notebooks go on with when a student's is not right yet: the library's where it has one."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from labhelpers import models
-from labhelpers.evaluation.confusion import scores
+from labhelpers.evaluation.confusion import ConfusionMatrix, scores
+from labhelpers.models import unet
 from labhelpers.models.fcn import score_layer, upsample_layer
+from labhelpers.training.losses import build_loss
 
 
 def mean_iou(matrix: Tensor) -> float:
@@ -134,3 +138,88 @@ def parameter_groups(model: nn.Module, lr: float, backbone_factor: float = 0.1) 
 def poly_lr(step: int, steps: int, lr: float, power: float = 0.9) -> float:
     """The learning rate of a step (0 to steps - 1): falls from lr to 0, at first nearly linearly (DeepLab, 2017)."""
     return lr * (1 - step / steps) ** power
+
+
+def valid_output_size(size: int) -> int:
+    """Side of the map that the U-Net of 2015 makes of an image of this side, without padding: 572 -> 388.
+
+    Raises:
+        ValueError: a max-pool meets an odd side, or no pixel is left.
+    """
+    side = size
+    for _ in range(4):
+        side -= 4  # two 3x3 convolutions
+        if side <= 0 or side % 2:
+            raise ValueError(f"size={size}: a max-pool meets a side of {side}, which cannot be halved")
+        side //= 2
+    side -= 4
+    for _ in range(4):
+        side = 2 * side - 4
+    if side <= 0:
+        raise ValueError(f"size={size}: no pixel is left, the smallest size is 188")
+    return side
+
+
+def pad_to_multiple(images: Tensor, multiple: int = 16) -> Tensor:
+    """images (B, C, H, W), the last row and column repeated until both sides are multiples."""
+    return unet.pad_to_multiple(images, multiple)
+
+
+class UNet(models.UNet):
+    """The library's U-Net with the two arguments of the exercise."""
+
+    def __init__(self, num_classes: int, base_channels: int):
+        super().__init__(num_classes, base_channels=base_channels)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+    """logits (B, K, H, W), target (B, H, W) int64 -> the mean over valid pixels and maps, a scalar."""
+    return build_loss("bce", ignore_index=ignore_index)(logits, target)
+
+
+def binary_scores(prediction: Tensor, target: Tensor, ignore_index: int = 255) -> dict[str, float]:
+    """Labels 0 and 1, uint8 (H, W) or (N, H, W) -> the share of right pixels, and four scores of class 1."""
+    counter = ConfusionMatrix(2, ignore_index)
+    counter.update(prediction, target)
+    found = counter.compute()
+    return {
+        "accuracy": found.pixel_accuracy,
+        "precision": found.precision,
+        "recall": found.recall,
+        "f1": found.f1,
+        "iou": float(found.class_iou[1]),
+    }
+
+
+def should_stop(scores: list[float], patience: int) -> bool:
+    """Whether none of the last ``patience`` scores (1 or more) is above the best one before them."""
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def micro_macro_iou(matrix: Tensor) -> tuple[float, float]:
+    """matrix (K, K) int64, rows target -> all intersections over all unions; mean IoU over the classes that occur."""
+    hit = matrix.diagonal().double()
+    union = matrix.sum(1) + matrix.sum(0) - hit
+    return (hit.sum() / union.sum()).item(), mean_iou(matrix)
+
+
+def best_epoch(val_losses: list[float]) -> int:
+    """The evaluation, the first is 1, with the lowest loss: the first of several equal ones, nan left out."""
+    lowest = min(loss for loss in val_losses if not math.isnan(loss))
+    return 1 + val_losses.index(lowest)
+
+
+def pareto_front(latency: list[float], score: list[float]) -> list[int]:
+    """Indices of the models that none beats (not slower, not worse, better in one of the two), fastest first."""
+    models = list(zip(latency, score, strict=True))
+
+    def beaten(slow: float, low: float) -> bool:
+        return any(fast <= slow and high >= low and (fast, high) != (slow, low) for fast, high in models)
+
+    return sorted((i for i, model in enumerate(models) if not beaten(*model)), key=lambda i: latency[i])
+
+
+def disagreement(predictions: Tensor, num_classes: int) -> Tensor:
+    """predictions (M, H, W) uint8 -> float32 (H, W), the share of models not of the most frequent opinion."""
+    votes = functional.one_hot(predictions.long(), num_classes).sum(0)
+    return 1 - votes.amax(-1) / len(predictions)

@@ -1,0 +1,215 @@
+"""Networks of segmentation-models-pytorch (smp) that keep to this course's interface.
+
+Five decoders on any of the library's encoders:
+
+    unet           Ronneberger et al., U-Net, MICCAI 2015
+    unetplusplus   Zhou et al., UNet++, DLMIA 2018
+    deeplabv3plus  Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018
+    pspnet         Zhao et al., Pyramid Scene Parsing Network, CVPR 2017
+    segformer      Xie et al., SegFormer, NeurIPS 2021
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labhelpers.models.deeplab import PooledBatchNorm2d
+from labhelpers.models.hub import hub_weights
+from labhelpers.models.unet import pad_to_multiple
+
+ARCHITECTURES = {
+    "unet": "Unet",
+    "unetplusplus": "UnetPlusPlus",
+    "deeplabv3plus": "DeepLabV3Plus",
+    "pspnet": "PSPNet",
+    "segformer": "Segformer",
+}
+MULTIPLE = 32  # smp asks for sides that halve five times; PSPNet only claims to need less (its encoder may need it)
+NO_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
+TIMM = "tu-"  # smp's prefix for encoders that come from timm
+
+
+class LibraryNetwork(nn.Module):
+    """A network of another library, for images of any size and without parameters that its output ignores.
+
+    Args:
+        network: maps (B, 3, H, W) to logits (B, K, H, W) where `MULTIPLE` divides H and W.
+        encoder: the name of the network's module that may be pretrained.
+        name: as it should stand in tables.
+        weights: of the encoder, `"imagenet"` or `"random"`.
+    """
+
+    def __init__(self, network: nn.Module, encoder: str, name: str, weights: str):
+        super().__init__()
+        self.network, self.name, self.weights = drop_unused(network, name), name, weights
+        self._encoder = encoder
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network's own encoder; a property, so that its parameters are registered once."""
+        return self.network.get_submodule(self._encoder)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W: padded right and bottom, and cropped back."""
+        height, width = images.shape[-2:]
+        return self.network(pad_to_multiple(images, MULTIPLE))[..., :height, :width]
+
+
+def build_smp(
+    architecture: str, encoder: str, num_classes: int = 21, pretrained: bool = False, **options: Any
+) -> LibraryNetwork:
+    """smp's `architecture` on `encoder`, from images normalised by ImageNet's statistics to logits.
+
+    What differs from smp: any size of image; DeepLabV3+ trains with one image, too (its pooling branch has our
+    `PooledBatchNorm2d`); parts of an encoder that the architecture ignores are left out (PSPNet ends at stride 8, where
+    smp keeps, counts and saves the rest); and nothing waits for a hub that cannot be reached.
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        encoder: smp's name, such as `"resnet34"`, `"efficientnet-b0"`, `"mobilenet_v2"` or `"mit_b0"`, or `"tu-"` and
+            a name of timm's, such as `"tu-hrnet_w18"`.
+        num_classes: K.
+        pretrained: ImageNet weights for the encoder: safetensors at the commit that smp names, or of timm's default tag
+            (see `hub_weights`). Where they cannot be had one sentence says so and `weights` is `"random"`.
+        **options: of smp's class, such as `decoder_channels`.
+
+    Raises:
+        ValueError: for an unknown name or option, a combination that smp cannot build, or pretrained weights that
+            nobody published.
+    """
+    import segmentation_models_pytorch as smp
+    from safetensors.torch import load_file
+
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
+    _require_encoder(encoder)
+    kind = getattr(smp, ARCHITECTURES[architecture])
+    known = set(inspect.signature(kind.__init__).parameters) - NO_OPTIONS
+    unknown = sorted(options.keys() - known)
+    if unknown:  # smp ignores them, or they would break the promise of logits for K classes
+        raise ValueError(f"{architecture} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    source = _published(encoder) if pretrained else None
+
+    options = {"classes": num_classes, "encoder_weights": None, **options}
+    network, weights = _build(kind, architecture, encoder, options), "random"
+    file = hub_weights(*source, name=f"{architecture} on {encoder}") if source else None
+    if file is not None:
+        weights = "imagenet"
+        if encoder.startswith(TIMM):  # timm's loader knows how its weights map to a network that gives features
+            overlay = {"encoder_weights": True, "pretrained_cfg_overlay": {"file": str(file)}}
+            network = _build(kind, architecture, encoder, {**options, **overlay})
+        else:
+            network.encoder.load_state_dict(load_file(file))
+    _allow_one_image(network.decoder)
+    return LibraryNetwork(network, "encoder", f"{architecture} {encoder}", weights)
+
+
+def drop_unused(network: nn.Module, name: str) -> nn.Module:
+    """The network, with every module whose parameters the output ignores replaced by an identity.
+
+    Such parameters would count as if they did something, and gradients that never come stop training on several GPUs.
+
+    Raises:
+        ValueError: the network does not run without them, or its output is not as large as its input.
+    """
+    training = network.training
+    image = torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE)
+    logits = network.eval()(image)
+    if logits.shape[-2:] != image.shape[-2:]:
+        raise ValueError(f"{name} makes {tuple(logits.shape)} of {tuple(image.shape)}: correct the network's options")
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    used = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    if len(used) < len(parameters):
+        _replace_unused(network, used)
+        try:
+            same = torch.allclose(network(image), logits)
+        except (AttributeError, RuntimeError, TypeError):  # it does more with them than to call them
+            same = False
+        if not same:
+            raise ValueError(
+                f"{name}: the architecture ignores parts of this encoder that it cannot run without. Combine either "
+                "with another."
+            )
+    return network.train(training)
+
+
+class _Skip(nn.Module):
+    """Where an unused module was: encoders may call it all the same, and EfficientNet gives it a second argument."""
+
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        return x
+
+
+def _replace_unused(module: nn.Module, used: set[int]) -> None:
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        if parameters and used.isdisjoint(map(id, parameters)):
+            setattr(module, name, _Skip())
+        else:
+            _replace_unused(child, used)
+
+
+def _require_encoder(encoder: str) -> None:
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    if encoder.startswith(TIMM):
+        _timm_config(encoder)
+    elif encoder not in get_encoder_names():
+        raise ValueError(
+            f"unknown encoder {encoder!r}; segmentation_models_pytorch.encoders.get_encoder_names() lists smp's, and "
+            f"{TIMM} before one of timm.list_models() takes timm's"
+        )
+
+
+def _timm_config(encoder: str) -> Any:
+    """What timm knows about the weights of a model, or of one that is followed by a tag ("resnet18.a1_in1k")."""
+    import timm
+
+    name = encoder.removeprefix(TIMM)
+    try:
+        if timm.is_model(name):
+            return timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:  # no such tag
+        raise ValueError(f"unknown encoder {encoder!r}: {error} timm.list_pretrained() lists the tags") from error
+    raise ValueError(f"unknown encoder {encoder!r}: timm has no such model; timm.list_models() lists them")
+
+
+def _published(encoder: str) -> tuple[str, str]:
+    """Repository and revision of an encoder's ImageNet weights on the hub."""
+    from segmentation_models_pytorch.encoders import encoders
+
+    if encoder.startswith(TIMM):
+        config = _timm_config(encoder)
+        if config is not None and config.hf_hub_id and not config.hf_hub_filename:
+            return config.hf_hub_id, "main"
+    else:
+        settings = encoders[encoder]["pretrained_settings"].get("imagenet")
+        if settings is not None:
+            return settings["repo_id"], settings["revision"]
+    raise ValueError(f"pretrained=True: no ImageNet weights of {encoder} are known; use pretrained=False")
+
+
+def _build(kind: type[nn.Module], architecture: str, encoder: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        return kind(encoder_name=encoder, **options)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        remedy = "Try this encoder with another architecture."
+        if architecture == "deeplabv3plus":
+            remedy = (
+                "DeepLabV3+ needs an encoder that can replace its last stride by dilation: ResNets, EfficientNets, "
+                f"MobileNets and mit_b0 to mit_b5 can; HRNets, VGG and DenseNets cannot. unet takes {encoder}."
+            )
+        reason = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+        raise ValueError(f"smp cannot build {architecture} on {encoder} ({reason}). {remedy}") from error
+
+
+def _allow_one_image(decoder: nn.Module) -> None:
+    """Batch norm behind global pooling has one value per channel when the batch is one image: see PooledBatchNorm2d."""
+    for block in decoder.modules():
+        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.AdaptiveAvgPool2d):
+            for index, layer in enumerate(block):
+                if isinstance(layer, nn.BatchNorm2d):
+                    block[index] = PooledBatchNorm2d(layer.num_features)

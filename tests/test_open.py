@@ -1,0 +1,176 @@
+"""One switch for the data: what each source opens, and which images are for what."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_voc import make_labels, make_tiny_voc, save_labels, save_photo
+
+from labhelpers import config
+from labhelpers.data import CAMVID_CLASSES, JIGSAW_CLASSES, VOC_CLASSES, DownloadError, open_course_data, open_splits
+from labhelpers.data import open as open_module
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.open import HELD_OUT
+
+PROFILE = replace(config.PROFILES["tiny"], scenes=(12, 3), scene_size=64)
+NAMES = tuple(f"2007_{i:06d}" for i in range(15))
+
+
+def make_folder(root: Path, counts: dict[str, int], largest: int = 2) -> Path:
+    for split, count in counts.items():
+        for i in range(count):
+            save_photo(root / f"images/{split}/{split}_{i:02d}.jpg", 24, 18, seed=i)
+            save_labels(root / f"labels/{split}/{split}_{i:02d}.png", make_labels(24, 18, largest), mode="L")
+    return root
+
+
+def assert_held_out(splits, train: int, held_out: int, test: int):
+    """Training images of the set in two parts, and the reported ones a split of their own."""
+    assert [len(part) for part in splits] == [train, held_out, test]
+    assert [part.split for part in splits] == ["train", "train-held-out", "val"]
+    assert not set(splits.train.ids) & set(splits.val.ids)
+    assert len({part.fingerprint() for part in splits}) == 3
+
+
+def test_scenes_report_on_the_images_of_the_other_labs(capsys):
+    splits = open_splits("scenes", PROFILE)
+    assert_held_out(splits, 8, 4, 3)
+    printed = capsys.readouterr().out
+    assert printed == (
+        "Data: synthetic scenes of 64 px: 8 images (train) to train on, 4 images (train-held-out) to select models on "
+        "and 3 images (val) to report on.\n"
+    )
+    train, val = open_course_data(PROFILE)
+    assert splits.test.fingerprint() == val.fingerprint()
+    assert sorted(splits.train.ids + splits.val.ids) == train.ids
+    again = open_splits("scenes", PROFILE)
+    assert [part.fingerprint() for part in again] == [part.fingerprint() for part in splits]
+    image, target = splits.val[0]
+    expected = train[train.ids.index(splits.val.ids[0])]
+    assert image.equal(expected[0])
+    assert target.equal(expected[1])
+
+
+def test_course_is_what_the_other_labs_open(monkeypatch, tmp_path, capsys):
+    assert open_splits("course", PROFILE).test.name == "scenes"
+    root = make_tiny_voc(tmp_path / "own", train=NAMES[:12], val=NAMES[12:])
+    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
+    splits = open_splits("course", PROFILE)
+    assert_held_out(splits, 8, 4, 3)
+    assert splits.test.ids == list(NAMES[12:])
+    assert "Data: own from LAB_VOC_ROOT: 8 images (train)" in capsys.readouterr().out
+    assert open_splits("scenes", PROFILE).test.name == "scenes"  # asked for by name
+
+
+def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path):
+    root = make_tiny_voc(tmp_path / "VOC2012", train=NAMES[:12], val=NAMES[12:])
+    monkeypatch.setattr(open_module, "fetch_voc", lambda folder: root)
+    assert_held_out(open_splits("voc", PROFILE), 8, 4, 3)
+
+    def unreachable(folder):
+        raise DownloadError(Path("voc.tar"), {"http://a.invalid/x": "no connection"})
+
+    monkeypatch.setattr(open_module, "fetch_voc", unreachable)
+    with pytest.raises(DownloadError):
+        open_splits("voc", PROFILE)
+    assert open_splits("course", replace(PROFILE, data="voc")).test.name == "scenes"
+
+
+def test_jigsaw_has_parts_of_its_own(capsys):
+    splits = open_splits("jigsaw", PROFILE, jigsaw_size=128, jigsaw_counts=(2, 1, 1))
+    assert [(part.name, part.split, len(part)) for part in splits] == [
+        ("jigsaw", "train", 2),
+        ("jigsaw", "val", 1),
+        ("jigsaw", "test", 1),
+    ]
+    assert splits.train.class_names == JIGSAW_CLASSES
+    assert splits.train[0][0].shape == (3, 128, 128)
+    assert "2 images (train) to train on, 1 image (val) to select models on and 1 image (test)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_folder_in_voc_layout(tmp_path):
+    make_tiny_voc(tmp_path / "photos" / "VOCdevkit" / "VOC2012", train=NAMES[:12], val=NAMES[12:])
+    splits = open_splits(tmp_path / "photos", PROFILE)
+    assert_held_out(splits, 8, 4, 3)
+    assert splits.train.class_names == VOC_CLASSES
+
+
+def test_a_folder_of_images_and_labels(tmp_path, capsys):
+    root = make_folder(tmp_path / "streets", {"train": 9, "val": 2})
+    splits = open_splits(str(root), PROFILE)
+    assert_held_out(splits, 5, 4, 2)
+    assert splits.test.class_names == ("class 0", "class 1", "class 2")
+    make_folder(root, {"test": 1})
+    assert [(part.split, len(part)) for part in open_splits(root, PROFILE)] == [("train", 9), ("val", 2), ("test", 1)]
+    assert "Data: streets: 9 images (train) to train on" in capsys.readouterr().out
+
+
+def test_test_images_without_labels_are_no_test_split(tmp_path):
+    root = make_folder(tmp_path / "streets", {"train": 8, "val": 2})
+    save_photo(root / "images/test/a.jpg", 24, 18)
+    assert_held_out(open_splits(root, PROFILE), 4, 4, 2)
+
+
+def test_a_test_split_without_a_validation_split(tmp_path):
+    root = make_folder(tmp_path / "streets", {"train": 8, "test": 2})
+    assert [part.split for part in open_splits(root, PROFILE)] == ["train", "train-held-out", "test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "largest", "expected"),
+    [
+        ("CamVid-small", 10, CAMVID_CLASSES[:2]),
+        ("camvid", 9, ("class 0", "class 1")),
+        ("a", 10, ("class 0", "class 1")),
+    ],
+)
+def test_camvid_is_known_by_its_name_and_its_labels(tmp_path, name, largest, expected):
+    splits = open_splits(make_folder(tmp_path / name, {"train": 8, "val": 1}, largest), PROFILE)
+    assert [part.class_names[:2] for part in splits] == [expected] * 3
+    assert splits.test.num_classes == largest + 1
+
+
+def test_a_file_names_the_classes(tmp_path):
+    root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
+    (root / "classes.txt").write_text("".join(f"thing {k} \n\n" for k in range(11)))
+    assert open_splits(root, PROFILE).test.class_names[:2] == ("thing 0", "thing 1")
+    (root / "classes.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"classes\.txt is empty: write one class name per line"):
+        open_splits(root, PROFILE)
+
+
+def test_bad_sources(tmp_path):
+    with pytest.raises(ValueError, match="unknown source 'cityscapes': neither a folder nor one of course, voc,"):
+        open_splits("cityscapes", PROFILE)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path} has neither images/train (beside")):
+        open_splits(tmp_path, PROFILE)
+    root = make_folder(tmp_path / "streets", {"train": 7})
+    with pytest.raises(FileNotFoundError, match="streets has nothing to test on: put images into images/val or"):
+        open_splits(root, PROFILE)
+    make_folder(root, {"val": 1})
+    with pytest.raises(ValueError, match=r"streets/train has 7 images, too few to hold 4 out .* Add training images"):
+        open_splits(root, PROFILE)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(8, 300))
+def test_about_a_seventh_is_held_out(count):
+    nowhere = [Path("nowhere")] * count
+    whole = SegmentationDataset("set", "train", ["a", "b"], [f"{i:03d}" for i in range(count)], nowhere, nowhere)
+    rest, held_out = open_module._hold_out(whole)
+    assert sorted(rest.ids + held_out.ids) == whole.ids
+    assert len(held_out) >= 4
+    assert abs(len(held_out) - HELD_OUT * count) <= max(0.5, 4 - HELD_OUT * count)
+    assert (rest.split, held_out.split) == ("train", "train-held-out")
+
+
+@pytest.mark.real_data
+def test_real_camvid(real_data):
+    splits = open_splits(real_data / "camvid", PROFILE)
+    assert_held_out(splits, 312, 55, 101)
+    assert splits.test.class_names == CAMVID_CLASSES

@@ -1,0 +1,177 @@
+"""Weights & Biases: the same rows as the CSV, pictures with masks, and nothing in it that ends or holds up a run."""
+
+import csv
+import sys
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
+
+import pytest
+import torch
+from training_toys import Squares, tiny_net, tiny_recipe
+
+from labhelpers.training import train
+from labhelpers.training.tracking import Wandb
+
+IMAGE = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+TARGET = torch.zeros(24, 32, dtype=torch.uint8)
+TARGET[3:9, 4:20] = 1
+TARGET[9:11, 4:20] = 255
+
+
+class FakeWandb:
+    """Stands in for the module: remembers what it is given, and fails where it is told to."""
+
+    __spec__ = ModuleSpec("wandb", None)  # accelerate looks for it
+
+    def __init__(self, broken_modes=(), broken_from=None, error=ConnectionError):
+        self.broken_modes, self.broken_from, self.error = broken_modes, broken_from, error
+        self.started, self.logged, self.finished = [], [], 0
+
+    class Settings(SimpleNamespace):
+        finish_timeout = 0
+
+    @staticmethod
+    def Image(data, **options):
+        return SimpleNamespace(data=data, **options)
+
+    def init(self, mode, **options):
+        self.started.append((mode, options))
+        if mode in self.broken_modes:
+            raise self.error("no way\nlong explanation")
+        return self
+
+    def log(self, values, step):
+        if self.broken_from is not None and step >= self.broken_from:
+            raise self.error("the service has gone\nlong explanation")
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    def install(**options):
+        module = FakeWandb(**options)
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        return module
+
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    return install
+
+
+def test_a_run_logs_its_recipe_and_the_rows_of_the_csv(fake, tmp_path):
+    wandb = fake()
+    recipe = tiny_recipe(wandb=True)
+    train(tiny_net(), Squares(), Squares(4, "val"), recipe, tmp_path / "net" / "key")
+    [(mode, options)] = wandb.started
+    assert mode == "offline"  # nobody is logged in
+    assert options["config"] == recipe.identity()
+    assert options["name"] == "net-key"
+    assert wandb.finished == 1
+    with open(tmp_path / "net" / "key" / "log.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows_logged = [(step, values) for step, values in wandb.logged if "predictions" not in values]
+    assert [step for step, _ in rows_logged] == [int(row["step"]) for row in rows]
+    for (_, values), row in zip(rows_logged, rows, strict=True):
+        assert set(values) == {name for name, value in row.items() if value} - {"step"}
+        assert values["loss"] == pytest.approx(float(row["loss"]), rel=1e-6)
+
+
+def test_waiting_has_a_limit_at_both_ends(fake, tmp_path):
+    wandb = fake()
+    Wandb(tmp_path, {})
+    settings = wandb.started[0][1]["settings"]
+    assert (settings.init_timeout, settings.finish_timeout) == (15, 30)
+    assert settings.silent
+    assert settings.console == "off"
+
+
+def test_images_carry_both_masks_with_names(fake, tmp_path):
+    wandb = fake()
+    log = Wandb(tmp_path, {})
+    log.write({"step": 7, "loss": 0.5})
+    log.images(7, [(IMAGE, TARGET, TARGET.clamp(max=1))] * 2, ("table", "piece"))
+    assert [step for step, _ in wandb.logged] == [7, 7]
+    first, second = wandb.logged[1][1]["predictions"]
+    assert first.data.shape == (24, 32, 3)
+    assert (first.data[5, 6] == IMAGE[:, 5, 6].numpy()).all()
+    assert (first.masks["truth"]["mask_data"] == TARGET.numpy()).all()
+    assert (first.masks["prediction"]["mask_data"] == TARGET.clamp(max=1).numpy()).all()
+    for mask in second.masks.values():
+        assert mask["class_labels"] == {0: "table", 1: "piece", 255: "void"}
+
+
+@pytest.mark.parametrize("error", [ConnectionError, OSError, AssertionError])
+def test_a_failure_while_logging_is_one_sentence_and_the_training_goes_on(fake, tmp_path, capsys, error):
+    wandb = fake(broken_from=3, error=error)
+    history = train(tiny_net(), Squares(), Squares(4, "val"), tiny_recipe(wandb=True), tmp_path)
+    assert [row["step"] for row in history.rows] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in wandb.logged] == [1, 2]
+    printed = [line for line in capsys.readouterr().out.splitlines() if "wandb" in line]
+    assert printed == [
+        f"wandb: logging ends here ({error.__name__}: the service has gone); the run goes on, and log.csv has it all."
+    ]
+
+
+def test_without_any_working_mode_a_run_goes_on_untracked(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: True)
+    wandb = fake(broken_modes=("online", "offline"))
+    log = Wandb(tmp_path, {})
+    log.write({"step": 1, "loss": 0.5})
+    log.images(1, [(IMAGE, TARGET, TARGET)], ("table", "piece"))
+    log.close()
+    assert [mode for mode, _ in wandb.started] == ["online", "offline"]
+    assert wandb.logged == []
+    assert capsys.readouterr().out.splitlines() == [
+        "wandb: online does not work here (ConnectionError: no way); logging offline.",
+        "wandb: offline does not work here (ConnectionError: no way); log.csv has it all.",
+    ]
+
+
+@pytest.mark.parametrize("asked", [None, "online"])
+def test_a_server_that_cannot_be_reached_is_not_waited_for(fake, tmp_path, capsys, monkeypatch, asked):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    if asked:
+        monkeypatch.setenv("WANDB_MODE", asked)
+    wandb = fake()
+    Wandb(tmp_path, {}).close()
+    assert [mode for mode, _ in wandb.started] == ["offline"]
+    assert "http://127.0.0.1:9 cannot be reached; logging offline" in capsys.readouterr().out
+
+
+def test_pictures_are_sent_at_evaluations_only(fake, tmp_path):
+    """The loop sends the predictions after each evaluation, below the row of its step."""
+    wandb = fake()
+    recipe = tiny_recipe(steps=6, eval_every=3, wandb=True)
+    train(tiny_net(), Squares(), Squares(4, "val"), recipe, tmp_path)
+    names = [(step, set(values)) for step, values in wandb.logged]
+    assert [step for step, found in names if found == {"predictions"}] == [3, 6]
+    assert [step for step, found in names if "val_loss" in found] == [3, 6]
+    assert [step for step, found in names if "loss" in found] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_user_can_interrupt_it(fake, tmp_path):
+    fake(broken_from=1, error=KeyboardInterrupt)
+    log = Wandb(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        log.write({"step": 1, "loss": 0.5})
+
+
+def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
+    log = Wandb(tmp_path, {"lr": 0.1})
+    for step in (1, 2):
+        log.write({"step": step, "loss": 0.5, "val_loss": 0.4, "mean_iou": 0.3})
+        log.images(step, [(IMAGE, TARGET, TARGET.clamp(max=1))], ("table", "piece"))
+    log.close()
+    written = [path.suffix for path in (tmp_path / "wandb").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert written.count(".wandb") == 1
+    assert written.count(".jpg") == 2
+    assert written.count(".png") == 4  # two masks each
