@@ -29,6 +29,7 @@ class Profile:
     deeplab: MappingProxyType = field(repr=False)  # of DeepLab: keyword arguments of the model beyond the backbone
     deeplab_recipe: MappingProxyType = field(repr=False)  # of DeepLab: what its recipe changes ...
     deeplab_crop: int  # ... and the side of its crops, pixels
+    unet: MappingProxyType = field(repr=False)  # of lab 04, see _SMOKE_UNET
     minutes: MappingProxyType = field(repr=False)  # of each lab
 
     @property
@@ -91,6 +92,29 @@ _FULL_DEEPLAB_RECIPE = {
     "warmup_steps": 0,
 }
 
+# Lab 04, ten jigsaw pictures. An epoch is five steps of two; the rate is high because a run is short.
+_SMOKE_UNET = {
+    "jigsaw_size": 128,  # pixels of a picture and of a crop
+    "base_channels": 8,
+    "steps": 90,
+    "batch_size": 2,
+    "lr": 4e-3,
+    "warmup_steps": 10,
+    "score_train": 4,  # training pictures scored after each epoch
+    "patience": 3,  # epochs without a better validation IoU before an early stop
+}
+_LAB_UNET = {  # the course's network; crops of a quarter of a picture, so that a run takes minutes on a T4
+    "jigsaw_size": 256,
+    "base_channels": 64,
+    "steps": 800,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "warmup_steps": 20,
+    "score_train": 10,
+    "patience": 40,
+}
+_FULL_UNET = {**_LAB_UNET, "jigsaw_size": 512, "steps": 3000, "batch_size": 2, "patience": 60}
+
 PROFILES = {
     "tiny": Profile(
         name="tiny",
@@ -108,7 +132,8 @@ PROFILES = {
         deeplab=MappingProxyType({**_SMOKE_DEEPLAB, "channels": 16}),
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=96,
-        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5}),
+        unet=MappingProxyType({**_SMOKE_UNET, "base_channels": 2, "steps": 5, "warmup_steps": 0}),
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.5}),
     ),
     "smoke": Profile(
         name="smoke",
@@ -126,7 +151,8 @@ PROFILES = {
         deeplab=MappingProxyType(_SMOKE_DEEPLAB),
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=96,
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7}),
+        unet=MappingProxyType(_SMOKE_UNET),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3}),
     ),
     "lab": Profile(
         name="lab",
@@ -144,7 +170,8 @@ PROFILES = {
         deeplab=MappingProxyType(_LAB_DEEPLAB),
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=256,
-        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52}),
+        unet=MappingProxyType(_LAB_UNET),
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 30, "05": 60}),
     ),
     "full": Profile(
         name="full",
@@ -162,7 +189,8 @@ PROFILES = {
         deeplab=MappingProxyType(_FULL_DEEPLAB),
         deeplab_recipe=MappingProxyType(_FULL_DEEPLAB_RECIPE),
         deeplab_crop=513,
-        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230}),
+        unet=MappingProxyType(_FULL_UNET),
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 180, "05": 600}),
     ),
 }
 

@@ -55,8 +55,10 @@ def test_runs_share_axes_and_keep_their_own_curves():
     assert upper.get_xlim() == lower_right.get_xlim()
     for axes in figure.axes:  # no curve is cut off by the limits of another panel
         for line in axes.lines[:2]:
-            assert axes.get_ylim()[0] == 0
+            assert axes.get_ylim()[0] <= min(line.get_ydata())
             assert max(line.get_ydata()) <= axes.get_ylim()[1]
+    assert (upper.get_yscale(), lower.get_yscale()) == ("log", "linear")
+    assert lower.get_ylim()[0] == 0
     assert lower.lines[0].get_ydata().tolist() == [0.3, 0.6, 0.9]
     assert lower.lines[1].get_ydata().tolist() == [0.2, 0.5, 0.4]
     assert lower_right.lines[0].get_xdata().tolist() == [10]

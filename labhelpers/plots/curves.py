@@ -15,8 +15,10 @@ _AXIS_LABELS = {
     "step": "optimizer step",
     "loss": "training loss",
     "lr": "learning rate",
+    "val_loss": "validation loss",
     "mean_iou": "validation mean IoU",
 }
+_FEW_POINTS = 6
 _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on top
 
 
@@ -84,6 +86,8 @@ def lines(
     for index, (name, values) in enumerate(series.items()):
         _line(axes, index, name, to_array(x), to_array(values))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "", yscale="log" if log_y else "linear")
+    if len(x) <= _FEW_POINTS:
+        axes.set_xticks(to_array(x))  # what was measured, and nothing in between
     axes.legend()
     figure.set_label(f"{title or ylabel}: {ylabel} against {xlabel} for {', '.join(series)}")
     return figure

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LEGEND = 0.3  # inches
 _MOST_RUNS = 3  # side by side in a notebook's width
 
 
@@ -28,7 +29,7 @@ def training_gap(
         histories: one to three runs, name -> rows (dicts) or an object with `.rows`, such as `History`. Evaluations of
             a run of `Recipe(score_train=n)` have a value for both curves: `train_loss` and `val_loss` for "loss",
             `train_mean_iou` and `mean_iou` for "mean_iou", and so on.
-        metrics: one per row: "loss" (smaller is better) or scores (larger is better).
+        metrics: one per row: "loss" (smaller is better, on a logarithmic axis) or scores (larger is better).
         title: written above the panels.
 
     Raises:
@@ -36,12 +37,15 @@ def training_gap(
     """
     if not 1 <= len(histories) <= _MOST_RUNS:
         raise ValueError(f"training_gap draws 1 to {_MOST_RUNS} runs side by side, got {len(histories)}.")
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     pairs = [[_pair(name, history, metric) for name, history in histories.items()] for metric in metrics]
     columns = len(histories)
     width = min(WIDTH, 3.7 * columns + 1)
-    figure = new_figure(2.5 * len(metrics) + 0.7 + (0.3 if title else 0), width=width)
+    height = 2.5 * len(metrics) + 0.7 + (0.3 if title else 0)
+    figure = new_figure(height, width=width)
+    below = _LEGEND / height
+    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
     panels = figure.subplots(len(metrics), columns, sharex=True, sharey="row", squeeze=False)
     summary = []
     for row, metric in enumerate(metrics):
@@ -53,7 +57,13 @@ def training_gap(
             axes.set_title(f"{name}\n{numbers}" if row == 0 else numbers, fontsize=9.5)
             summary.append(f"{name}: {metric} {numbers}")
         panels[row][0].set_ylabel(_label(metric))
-        panels[row][0].set_ylim(bottom=0)  # last: from here on the shared axis no longer follows the curves
+        if metric == "loss":  # falls by factors, and a single jump would flatten all the rest
+            panels[row][0].set(yscale="log")
+            panels[row][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panels[row][0].yaxis.set_major_formatter("{x:g}")
+            panels[row][0].yaxis.set_minor_formatter(NullFormatter())
+        else:
+            panels[row][0].set_ylim(bottom=0)  # last: from here on the shared axis no longer follows the curves
     for axes in panels[-1]:
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
@@ -61,8 +71,8 @@ def training_gap(
         figure.suptitle(title, x=0.01, ha="left")
     figure.legend(
         handles=handles,
-        loc="outside lower center",
-        bbox_to_anchor=(0, 0, 1, 1),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0),
         bbox_transform=figure.transFigure,  # else it moves with the tight picture's edge, onto the stamp
         ncols=len(handles),
         frameon=False,
@@ -121,4 +131,4 @@ def _sign(metric: str) -> int:
 
 
 def _label(metric: str) -> str:
-    return metric.replace("_", " ").replace("iou", "IoU")
+    return "loss, log scale" if metric == "loss" else metric.replace("_", " ").replace("iou", "IoU")
