@@ -30,6 +30,7 @@ class Profile:
     deeplab_recipe: MappingProxyType = field(repr=False)  # of DeepLab: what its recipe changes ...
     deeplab_crop: int  # ... and the side of its crops, pixels
     unet: MappingProxyType = field(repr=False)  # of lab 04, see _SMOKE_UNET
+    backbones: MappingProxyType = field(repr=False)  # of lab 05, see _SMOKE_BACKBONES
     minutes: MappingProxyType = field(repr=False)  # of each lab
 
     @property
@@ -100,8 +101,9 @@ _SMOKE_UNET = {
     "batch_size": 2,
     "lr": 4e-3,
     "warmup_steps": 10,
-    "score_train": 4,  # training pictures scored after each epoch
-    "patience": 3,  # epochs without a better validation IoU before an early stop
+    "eval_epochs": 1,  # epochs from one evaluation to the next
+    "score_train": 4,  # training pictures scored at each of them
+    "patience": 3,  # evaluations without a better validation IoU before an early stop
 }
 _LAB_UNET = {  # the course's network; crops of a quarter of a picture, so that a run takes minutes on a T4
     "jigsaw_size": 256,
@@ -110,10 +112,57 @@ _LAB_UNET = {  # the course's network; crops of a quarter of a picture, so that 
     "batch_size": 4,
     "lr": 1e-3,
     "warmup_steps": 20,
+    "eval_epochs": 10,
     "score_train": 10,
-    "patience": 40,
+    "patience": 10,
 }
-_FULL_UNET = {**_LAB_UNET, "jigsaw_size": 512, "steps": 3000, "batch_size": 2, "patience": 60}
+_FULL_UNET = {**_LAB_UNET, "jigsaw_size": 512, "steps": 3000, "batch_size": 2}
+
+# Lab 05, full-size library networks from random weights. Crops are whole pictures: stride 32 leaves 4 positions a side.
+_SMOKE_BACKBONES = {
+    "data": "jigsaw",  # see data.open_splits
+    "jigsaw": {"jigsaw_size": 128, "jigsaw_counts": (24, 8, 16)},  # train, validation, test
+    "encoders": ("resnet34", "efficientnet-b0", "mobilenet_v2"),
+    "pretrained": False,
+    "seeds": (0,),
+    "steps": 36,
+    "eval_every": 9,
+    "batch_size": 2,
+    "augmentation": {"crop": 128, "scale": (1.0, 1.0)},
+    "lr": 3e-3,
+    "backbone_factor": 1.0,
+    "warmup_steps": 5,
+    "norm_momentum": 0.2,  # of batch norm: running statistics that can follow so short a training
+    "score_train": 4,  # training images scored at each evaluation
+    "time_size": (256, 256),  # height and width for which inference is timed
+    "beyond": ("PSPNet, resnet34", "SegFormer, mit_b0"),  # trained in the last section, as far as there is time
+    "swin": False,  # Swin-UNETR as well, where MONAI is installed
+}
+_LAB_BACKBONES = {
+    **_SMOKE_BACKBONES,
+    "data": "course",
+    "jigsaw": {},
+    "pretrained": True,
+    "steps": 2000,
+    "eval_every": 200,
+    "batch_size": 16,
+    "augmentation": _COURSE_AUGMENTATION,
+    "lr": 5e-4,
+    "backbone_factor": 0.1,
+    "warmup_steps": 100,
+    "norm_momentum": 0.1,
+    "score_train": 100,
+    "time_size": (512, 512),
+    "beyond": ("PSPNet, resnet34", "SegFormer, mit_b0", "U-Net++, resnet34", "U-Net, tu-hrnet_w18"),
+    "swin": True,
+}
+_FULL_BACKBONES = {
+    **_LAB_BACKBONES,
+    "seeds": (0, 1, 2),
+    "steps": 5000,
+    "eval_every": 250,
+    "augmentation": {**_COURSE_AUGMENTATION, "crop": 512},
+}
 
 PROFILES = {
     "tiny": Profile(
@@ -133,6 +182,18 @@ PROFILES = {
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=96,
         unet=MappingProxyType({**_SMOKE_UNET, "base_channels": 2, "steps": 5, "warmup_steps": 0}),
+        backbones=MappingProxyType(
+            {
+                **_SMOKE_BACKBONES,
+                "jigsaw": {"jigsaw_size": 128, "jigsaw_counts": (4, 2, 2)},
+                "steps": 2,
+                "eval_every": 2,
+                "augmentation": {"crop": 64, "scale": (1.0, 1.0)},
+                "warmup_steps": 0,
+                "score_train": 2,
+                "time_size": (64, 64),
+            }
+        ),
         minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.5}),
     ),
     "smoke": Profile(
@@ -152,6 +213,7 @@ PROFILES = {
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=96,
         unet=MappingProxyType(_SMOKE_UNET),
+        backbones=MappingProxyType(_SMOKE_BACKBONES),
         minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3}),
     ),
     "lab": Profile(
@@ -171,7 +233,8 @@ PROFILES = {
         deeplab_recipe=MappingProxyType({}),
         deeplab_crop=256,
         unet=MappingProxyType(_LAB_UNET),
-        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 30, "05": 60}),
+        backbones=MappingProxyType(_LAB_BACKBONES),
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 16, "05": 77}),
     ),
     "full": Profile(
         name="full",
@@ -190,7 +253,8 @@ PROFILES = {
         deeplab_recipe=MappingProxyType(_FULL_DEEPLAB_RECIPE),
         deeplab_crop=513,
         unet=MappingProxyType(_FULL_UNET),
-        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 180, "05": 600}),
+        backbones=MappingProxyType(_FULL_BACKBONES),
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 82, "05": 640}),
     ),
 }
 

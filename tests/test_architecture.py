@@ -16,7 +16,7 @@ BELOW = {
     "plots": {"config", "data"},
     "prompting": {"network", "config", "data", "models"},
     "evaluation": {"config", "data", "models", "prompting"},
-    "training": {"config", "data", "models", "prompting", "evaluation"},
+    "training": {"network", "config", "data", "models", "prompting", "evaluation"},
     "course": {"network", "config", "data", "models", "plots", "prompting", "evaluation", "training"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW]

@@ -10,7 +10,7 @@ from nbgrader.nbgraderformat import read as nbgrader_read
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETUP_CELL = (ROOT / "labhelpers" / "course" / "setup_cell.py").read_text().strip()
-EXERCISES = {"01": 5, "02": 6, "03": 6}
+EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,7 +28,13 @@ def code(cells):
 
 
 def test_the_series_is_complete_so_far():
-    assert [path.stem for path in NOTEBOOKS] == ["01_data_pipeline", "02_fcn", "03_deeplabv3plus"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_data_pipeline",
+        "02_fcn",
+        "03_deeplabv3plus",
+        "04_unet",
+        "05_smp_backbones",
+    ]
 
 
 def test_first_code_cell_is_the_setup_cell(cells):

@@ -339,3 +339,15 @@ def test_five_photographs_compared_fit_and_stay_sharp():
     assert len(data) <= MAX_BYTES
     assert mime == "image/jpeg"
     assert picture.width > 600  # fitted by its quality, not by shrinking
+
+
+def test_a_loss_that_jumps_is_on_a_logarithmic_axis():
+    calm = [{"step": s, "val_loss": v} for s, v in ((1, 2.0), (2, 0.5))]
+    jump = [{"step": s, "val_loss": v} for s, v in ((1, 200.0), (2, 0.5))]
+    scales = [plots.curves({"a": rows}, y=("val_loss",)).axes[0].get_yscale() for rows in (calm, jump)]
+    assert scales == ["linear", "log"]
+
+
+def test_few_points_are_the_ticks():
+    axes = plots.lines([1, 2, 5], {"a": [3, 1, 2]}, "level", "value").axes[0]
+    assert axes.get_xticks().tolist() == [1, 2, 5]

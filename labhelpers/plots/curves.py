@@ -19,6 +19,7 @@ _AXIS_LABELS = {
     "mean_iou": "validation mean IoU",
 }
 _FEW_POINTS = 6
+_WIDE = 50  # a loss that spans such a factor is drawn on a logarithmic axis
 _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on top
 
 
@@ -31,7 +32,8 @@ def curves(
 ) -> "Figure":
     """Draw training histories side by side, one panel per quantity.
 
-    A series of more than 60 points is drawn faint, with the mean of the last twentieth of them on top as a line.
+    A series of more than 60 points is drawn faint, with the mean of the last twentieth of them on top as a line. A loss
+    that varies more than fifty-fold is on a logarithmic axis.
 
     Args:
         histories: name -> rows (dicts), or an object with `.rows`, such as `History`. Rows without a quantity, or with
@@ -54,6 +56,10 @@ def curves(
             known = sorted({key for history in rows.values() for row in history for key in row})
             raise ValueError(f"no history has {quantity!r} against {x!r}; they have: {', '.join(known) or 'nothing'}.")
         axes.set(xlabel=_AXIS_LABELS.get(x, x), ylabel=_AXIS_LABELS.get(quantity, quantity))
+        values = np.concatenate([_column(of_run, x, quantity)[1] for of_run in rows.values()])
+        if quantity.endswith("loss") and 0 < _WIDE * values.min() < values.max():  # one jump would flatten the rest
+            axes.set(yscale="log", ylabel=f"{axes.get_ylabel()}, log scale")
+            axes.yaxis.set_major_formatter("{x:g}")
         if x == "step":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if quantity.endswith("iou"):

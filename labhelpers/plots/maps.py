@@ -19,6 +19,7 @@ _RIGHT, _MISSING = (225, 225, 225), (118, 118, 118)
 _HIT, _MISS, _FALSE_ALARM = (86, 180, 233), (213, 94, 0), (93, 58, 155)
 _ONLY_A, _ONLY_B, _BOTH_WRONG = (0, 114, 178), (230, 159, 0), (34, 34, 34)
 _HEAT_STEPS = 5
+_DARKEST = 0.85  # of the colour map; its end is black, which is the background of label maps
 
 
 def error_map(
@@ -104,7 +105,7 @@ def heat_map(values: Array, high: float = 1.0, low: float = 0.0) -> np.ndarray:
         raise ValueError(f"heat_map got high={high}, which is not above low={low}.")
     missing = np.isnan(numbers)
     shares = np.where(missing, 0, (numbers - low) / (high - low)).clip(0, 1)
-    colours = colormaps["magma_r"](shares, bytes=True)[..., :3].copy()
+    colours = colormaps["magma_r"](_DARKEST * shares, bytes=True)[..., :3].copy()
     colours[missing] = _MISSING
     return colours
 

@@ -59,13 +59,14 @@ def train(
             if run.step == recipe.steps or (recipe.eval_every and run.step % recipe.eval_every == 0):
                 evaluation = run.evaluate(row)  # adds the scores to the row, tells the schedule, remembers the best
             run.log(row)
-            if evaluation or run.step % recipe.save_every == 0:
+            finished = recipe.finished(run.step, run.best_step)
+            if finished or run.step == run.best_step or run.step % recipe.save_every == 0:
                 run.save()
             event = Event(run.step, row, model, val_set, evaluation)
             for callback in (run.show, *callbacks):
                 callback(event)
             progress.update(loss=loss)
-            if recipe.finished(run.step, run.best_step):
+            if finished:
                 break
     return History.read(run.log_path)
 

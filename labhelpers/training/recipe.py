@@ -59,7 +59,7 @@ class Recipe:
     score_train: int = 0  # training images scored at each evaluation as well, without augmentation: shows the gap
     seed: int = 0  # of the data order, the augmentation and dropout
 
-    save_every: int = 200  # steps between checkpoints
+    save_every: int = 200  # steps between checkpoints; there is one of the best evaluation and of the end, too
     workers: int = 0  # processes that read and augment; has no influence on the result
     wandb: bool = False  # log to Weights & Biases too; WANDB_MODE wins
 

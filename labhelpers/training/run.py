@@ -90,7 +90,7 @@ def train_or_load(
             if isinstance(error, KeyboardInterrupt):
                 print(
                     f"{name}: interrupted; the same call continues from the last checkpoint (every "
-                    f"{recipe.save_every} steps, and at each evaluation)"
+                    f"{recipe.save_every} steps, and at each best evaluation)"
                 )
             raise
         if accelerator.is_main_process:

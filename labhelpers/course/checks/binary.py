@@ -11,7 +11,8 @@ from torch.nn import functional
 from labhelpers.course.checks import references
 from labhelpers.course.checks.compare import kind_of
 from labhelpers.course.checks.core import Check, exercise
-from labhelpers.course.checks.networks import IN_PLACE, tolerance
+from labhelpers.course.checks.losses import check_void_alone, run_loss
+from labhelpers.course.checks.networks import tolerance
 
 _ERRORS = {
     "leaf Variable that requires grad": "it changes the logits in place: use an operation that returns a new tensor.",
@@ -37,7 +38,7 @@ def binary_cross_entropy(check: Check, answer) -> None:
         if not settings:
             target[0, :2], target[1, 2, 1:] = 255, 255
         words = f"the loss of {k} maps" + "".join(f" for {name}={value}" for name, value in settings.items())
-        found, gradient = _run(check, answer, logits, target, **settings)
+        found, gradient = run_loss(check, answer, logits, target, _ERRORS, **settings)
         expected = references.binary_cross_entropy(logits, target, **settings)
         check.equal(found, expected, words, _loss_mistakes(logits.detach(), target, **settings), tolerance(expected))
         lost = "no gradient comes back: is there an argmax, a detach or an `.item()`? The logits must learn from it."
@@ -49,37 +50,12 @@ def binary_cross_entropy(check: Check, answer) -> None:
     sure = torch.tensor([[100.0, -100.0], [-100.0, 100.0]])[..., None, None].expand(2, 2, 2, 2).requires_grad_()
     remedy = "take log_softmax for the logarithms, or keep p from 0 and 1 (binary_cross_entropy and clamp do)."
     for labels, case in ((0, "right and wrong"), (1, "wrong and right")):
-        found, gradient = _run(check, answer, sure, torch.full((2, 2, 2), labels))
+        found, gradient = run_loss(check, answer, sure, torch.full((2, 2, 2), labels), _ERRORS)
         extreme = f"for logits of 100 and -100, {case}, softmax gives exactly 0 and 1"
         check.that(bool(found.isfinite()), f"{extreme}, and the loss {found.item():g}: {remedy}")
         check.that(bool(gradient.isfinite().all()), f"{extreme}, and the gradient is not finite: {remedy}")
 
-    found, gradient = _run(check, answer, logits, torch.full_like(target, 255))
-    remedy = "divide by the number of valid pixels or 1, whichever is larger, as with clamp_min(1)."
-    nan = [(torch.tensor(torch.nan), f"a batch of void alone gives nan, expected 0: {remedy}")]
-    check.equal(found, torch.zeros(()), "the loss of void alone", nan)
-    still = "a batch of void alone gives a loss without a gradient; training calls backward(): (logits * 0).sum()."
-    check.that(found.requires_grad, still)
-    zero = gradient is None or not gradient.any()
-    check.that(zero, f"a batch of void alone gives a gradient that is not 0: {remedy}")
-
-
-def _run(check: Check, answer: Callable, logits: Tensor, target: Tensor, **settings) -> tuple[Tensor, Tensor | None]:
-    """The loss, and its gradient; None where none comes back."""
-    given = []
-
-    def watched(logits: Tensor, target: Tensor) -> Tensor:
-        given.append(logits)  # the check hands over a copy, whose gradient is asked for
-        return answer(logits, target, **settings)
-
-    found = check.call(watched, logits, target, errors=_ERRORS)
-    if not (isinstance(found, Tensor) and found.requires_grad and found.ndim == 0):
-        return found, None
-
-    def gradients() -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(found, given[0], allow_unused=True)
-
-    return found, check.call(gradients, when="in backward", errors=IN_PLACE)[0]
+    check_void_alone(check, answer, logits, target, _ERRORS)
 
 
 def _loss_mistakes(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Iterator[tuple[Tensor, str]]:

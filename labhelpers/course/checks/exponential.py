@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from labhelpers.course.checks.core import Check, exercise
-from labhelpers.course.checks.networks import IN_PLACE, tolerance
+from labhelpers.course.checks.losses import check_void_alone, run_loss
+from labhelpers.course.checks.networks import tolerance
 from labhelpers.training.losses import exponential_cross_entropy as reference
 
 _K = 4
@@ -30,7 +31,7 @@ def exponential_cross_entropy(check: Check, answer) -> None:
     for settings in ({}, {"beta": 2.5}, {"beta": 0.0}, {"ignore_index": 1}):
         words = "the loss" + "".join(f" for {name}={value:g}" for name, value in settings.items())
         labels = torch.where(target == 255, 0, target) if "ignore_index" in settings else target
-        found, gradient = _run(check, answer, logits, labels, **settings)
+        found, gradient = run_loss(check, answer, logits, labels, _ERRORS, **settings)
         expected = reference(logits, labels, **settings)
         mistakes = _mistakes(logits.detach(), labels, **settings)
         check.equal(found, expected, words, ((wrong(), hint) for wrong, hint in mistakes), tolerance(expected))
@@ -38,42 +39,14 @@ def exponential_cross_entropy(check: Check, answer) -> None:
 
     extreme = torch.tensor([[200.0, -200.0, 0.0, 0.0]])[..., None, None].expand(1, _K, 2, 2)
     wrong = torch.ones(1, 2, 2, dtype=torch.int64)
-    found, _ = _run(check, answer, extreme, wrong)
+    found, _ = run_loss(check, answer, extreme, wrong, _ERRORS)
     expected = reference(extreme, wrong)
     what = (
         "for logits of 200 and -200 (softmax gives 0 there: take log_softmax, or cross_entropy, for log p_t) the loss"
     )
     check.equal(found, expected, what, (), tolerance(expected))
 
-    found, gradient = _run(check, answer, logits, torch.full_like(target, 255))
-    remedy = "divide by the number of valid pixels or 1, whichever is larger, as with clamp_min(1)."
-    nan = [(torch.tensor(torch.nan), f"a batch of void alone gives nan, expected 0: {remedy}")]
-    check.equal(found, torch.zeros(()), "the loss of void alone", nan)
-    still = "a batch of void alone gives a loss without a gradient; training calls backward(): (logits * 0).sum()."
-    check.that(found.requires_grad, still)
-    zero = gradient is None or not gradient.any()
-    check.that(zero, f"a batch of void alone gives a gradient that is not 0: {remedy}")
-
-
-def _run(check: Check, answer: Callable, logits: Tensor, target: Tensor, **settings) -> tuple[Tensor, Tensor | None]:
-    """The loss, in float32, and its gradient; None where none comes back."""
-    given = []
-
-    def watched(logits: Tensor, target: Tensor) -> Tensor:
-        given.append(logits)  # the check hands over a copy, whose gradient is asked for
-        return answer(logits, target, **settings)
-
-    found = check.call(watched, logits, target, errors=_ERRORS)
-    wanted = isinstance(found, Tensor) and found.requires_grad and found.ndim == 0
-    in_float32 = found.float() if isinstance(found, Tensor) and found.is_floating_point() else found
-    if not wanted:
-        return in_float32, None
-
-    def gradients() -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(found, given[0], allow_unused=True)
-
-    gradient = check.call(gradients, when="in backward", errors=IN_PLACE)[0]
-    return in_float32, gradient
+    check_void_alone(check, answer, logits, target, _ERRORS)
 
 
 def _check_gradient(
