@@ -125,8 +125,8 @@ _SMOKE_BACKBONES = {
     "encoders": ("resnet34", "efficientnet-b0", "mobilenet_v2"),
     "pretrained": False,
     "seeds": (0,),
-    "steps": 36,
-    "eval_every": 9,
+    "steps": 32,
+    "eval_every": 8,
     "batch_size": 2,
     "augmentation": {"crop": 128, "scale": (1.0, 1.0)},
     "lr": 3e-3,
@@ -194,7 +194,7 @@ PROFILES = {
                 "time_size": (64, 64),
             }
         ),
-        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.5}),
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7}),
     ),
     "smoke": Profile(
         name="smoke",
@@ -214,7 +214,7 @@ PROFILES = {
         deeplab_crop=96,
         unet=MappingProxyType(_SMOKE_UNET),
         backbones=MappingProxyType(_SMOKE_BACKBONES),
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3}),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 1.8, "05": 3.2}),
     ),
     "lab": Profile(
         name="lab",
