@@ -214,7 +214,7 @@ PROFILES = {
         deeplab_crop=96,
         unet=MappingProxyType(_SMOKE_UNET),
         backbones=MappingProxyType(_SMOKE_BACKBONES),
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 1.8, "05": 3.2}),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3}),
     ),
     "lab": Profile(
         name="lab",
