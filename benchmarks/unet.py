@@ -1,6 +1,6 @@
 """What lab 04 teaches with one seed, over several: overfitting and its cure, and what U-Net's parts are good for.
 
-    python benchmarks/unet.py [seed ...]          (default: 0 1 2 3 4)
+    python benchmarks/unet.py [--seeds 0 1 2] [--steps 90] [--variants "no augmentation" U-Net ...]
 
 Ten jigsaw pictures and the recipe of the smoke profile. For each seed: without augmentation, with it, with weight decay
 and early stopping too; then with augmentation and one part exchanged. Prints Markdown: the gap between training and
@@ -8,9 +8,9 @@ validation mean IoU at the last evaluation, scores of the test pictures, and for
 Trained models are kept below build/benchmarks/unet, so that an interrupted run goes on.
 """
 
+import argparse
 import os
 import statistics
-import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["LAB_PROFILE"] = "smoke"
@@ -44,7 +44,7 @@ SCORES = {
 }
 
 
-def measure(name: str, seed: int, splits: Splits) -> dict[str, float]:
+def measure(name: str, seed: int, steps: int, splits: Splits) -> dict[str, float]:
     """Train one variant, or load it, and score it on the test pictures."""
     numbers = config.profile().unet
     size = numbers["jigsaw_size"]
@@ -64,9 +64,9 @@ def measure(name: str, seed: int, splits: Splits) -> dict[str, float]:
     }
     if recipe["augmentation"] is None:
         recipe["augmentation"] = Augmentation(crop=size, scale=(1.0, 1.0), flip=False)
-    kept = ("steps", "batch_size", "lr", "warmup_steps")
     recipe = Recipe(
-        **{key: numbers[key] for key in kept},
+        steps=steps,
+        **{key: numbers[key] for key in ("batch_size", "lr", "warmup_steps")},
         loss="bce",
         optimizer="adam",
         eval_every=steps_per_epoch(splits.train, numbers["batch_size"]),
@@ -102,7 +102,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
         lines.append(f"| {name} | {steps:.0f} | {' | '.join(cells)} |")
     lines.append("")
     for name, by_seed in rows.items():
-        if name == BASE:
+        if name == BASE or BASE not in rows:
             continue
         below = {
             title: sum(own[score] < base[score] for own, base in zip(by_seed, rows[BASE], strict=True))
@@ -114,10 +114,14 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    seeds = [int(seed) for seed in sys.argv[1:]] or [0, 1, 2, 3, 4]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=config.profile().unet["steps"])
+    parser.add_argument("--variants", nargs="+", choices=CHANGES, default=list(CHANGES))
+    options = parser.parse_args()
     splits = open_splits("jigsaw", config.profile(), jigsaw_size=config.profile().unet["jigsaw_size"])
     splits = Splits(*(cache(part) for part in splits))
-    rows = {name: [measure(name, seed, splits) for seed in seeds] for name in CHANGES}
+    rows = {name: [measure(name, seed, options.steps, splits) for seed in options.seeds] for name in options.variants}
     print(f"\n{table(rows)}")
 
 
