@@ -114,7 +114,7 @@ def heat_legend(high: float = 1.0, low: float = 0.0, unit: str = "") -> Legend:
     """Name five colours of `heat_map`, from `low` to `high`; `unit` follows each number."""
     steps = np.linspace(low, high, _HEAT_STEPS)
     colours = heat_map(steps[None], high, low)[0]
-    return {f"{step:g} {unit}".strip(): tuple(colour.tolist()) for step, colour in zip(steps, colours, strict=True)}
+    return {f"{step:.3g} {unit}".strip(): tuple(colour.tolist()) for step, colour in zip(steps, colours, strict=True)}
 
 
 def _labels(prediction: Array, target: Array, num_classes: int, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
