@@ -404,6 +404,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.filterwarnings("ignore:.*is damaged")  # which it says as it passes over
 def test_load_finished_passes_over_what_is_not_whole(sets, damage, capsys):
     DAMAGES[damage](train_or_load("net", tiny_net(), *sets, tiny_recipe()).folder)
     assert_nothing_is_loaded("net", tiny_net(seed=1), *sets, tiny_recipe(), capsys)
