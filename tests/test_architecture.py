@@ -12,7 +12,7 @@ BELOW = {
     "network": set(),
     "config": set(),
     "data": {"network", "config"},
-    "models": {"network", "config"},
+    "models": {"network", "config", "data"},
     "plots": {"config", "data"},
     "prompting": {"network", "config", "data", "models"},
     "evaluation": {"config", "data", "models", "prompting"},

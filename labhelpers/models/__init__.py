@@ -7,6 +7,7 @@ from torch import nn
 from labhelpers.models.deeplab import ASPP, DeepLabHead, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus
 from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
+from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.models.published import from_torchvision, published_deeplabv3
 from labhelpers.models.smp import ARCHITECTURES, LibraryNetwork, build_smp
 from labhelpers.models.swin import build_swin_unetr
@@ -24,6 +25,7 @@ __all__ = [
     "FCN16s",
     "FCN32s",
     "LibraryNetwork",
+    "MiniSAM",
     "MobileNetV3Encoder",
     "ResNetEncoder",
     "UNet",
@@ -45,11 +47,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "unet": UNet,
     "unet_bilinear": UNetBilinear,
+    "mini_sam": MiniSAM,
 }
 
 
 def build(name: str, num_classes: int = 21, pretrained: bool = False, **options: Any) -> nn.Module:
-    """The model ``name``, mapping images (B, 3, H, W) float to logits (B, K, H, W).
+    """The model ``name``, mapping images (B, 3, H, W) float to logits (B, K, H, W); Mini-SAM takes prompts as well.
 
     Args:
         name: one of ``MODELS``.

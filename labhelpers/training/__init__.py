@@ -4,6 +4,9 @@ from .checkpoints import DamagedCheckpoint
 from .loop import forward_backward, train
 from .losses import LOSSES, Loss, build_loss, cross_entropy, dice, exponential_cross_entropy, focal
 from .optim import Schedule, build_optimizer, build_schedule, learning_rates
+from .prompt_loss import prompt_loss, true_iou
+from .prompted import PromptRecipe
+from .prompted_semantic import SemanticPromptRecipe
 from .recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from .run import Run, load_finished, overfit_one_batch, train_or_load
 from .session import Event, Session
@@ -18,9 +21,11 @@ __all__ = [
     "Event",
     "History",
     "Loss",
+    "PromptRecipe",
     "Recipe",
     "Run",
     "Schedule",
+    "SemanticPromptRecipe",
     "Session",
     "build_loss",
     "build_optimizer",
@@ -33,6 +38,8 @@ __all__ = [
     "learning_rates",
     "load_finished",
     "overfit_one_batch",
+    "prompt_loss",
     "train",
     "train_or_load",
+    "true_iou",
 ]

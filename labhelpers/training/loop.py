@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.colour import to_input
 
+from .prompted import PromptedSession, PromptRecipe, ask_and_learn
+from .prompted_semantic import SemanticPromptRecipe, SemanticPromptSession, learn_classes
 from .recipe import Recipe
 from .session import Callback, Event, Session
 from .tracking import History
@@ -40,12 +42,13 @@ def train(
         RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full; checkpoints stay.
         ValueError: ``run_dir`` holds a run of another recipe or architecture.
     """
-    with Session(model, train_set, val_set, recipe, Path(run_dir), name) as run, run.progress() as progress:
+    session, learn = KINDS[type(recipe)]
+    with session(model, train_set, val_set, recipe, Path(run_dir), name) as run, run.progress() as progress:
         for images, targets, colour in run.batches():
             lr = run.schedule.step(run.step)
             run.prepare_step()  # seeds torch, sets the train mode, freezes or unfreezes the encoder
 
-            loss = run.retry_smaller(forward_backward, run, images, targets, colour)
+            loss = run.retry_smaller(learn, run, images, targets, colour)
             if not math.isfinite(loss):
                 raise RuntimeError(run.explain(loss))
             if recipe.clip_norm is not None:
@@ -62,7 +65,7 @@ def train(
             finished = recipe.finished(run.step, run.best_step)
             if finished or run.step == run.best_step or run.step % recipe.save_every == 0:
                 run.save()
-            event = Event(run.step, row, model, val_set, evaluation)
+            event = Event(run.step, row, model, val_set, evaluation, run.predictions)
             for callback in (run.show, *callbacks):
                 callback(event)
             progress.update(loss=loss)
@@ -89,3 +92,11 @@ def forward_backward(run: Session, images: Tensor, targets: Tensor, colour: Tens
         run.accelerator.backward(loss * run.accelerator.num_processes)  # processes average their gradients
         loss_sum += loss.detach()
     return run.accelerator.reduce(loss_sum, "sum").item()
+
+
+# What is learned follows from the recipe: class labels, masks for prompts, class labels with prompts.
+KINDS = {
+    Recipe: (Session, forward_backward),
+    PromptRecipe: (PromptedSession, ask_and_learn),
+    SemanticPromptRecipe: (SemanticPromptSession, learn_classes),
+}

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import subset, training_loader
 from labhelpers.data.voc import comparison_indices
-from labhelpers.evaluation import Evaluation, evaluate, predict
+from labhelpers.evaluation import Evaluation, PromptScores, evaluate, predict
 
 from . import checkpoints
-from .losses import build_loss
+from .losses import Loss, OwnLoss, build_loss
 from .optim import build_optimizer, build_schedule
 from .progress import Progress
 from .recipe import SCORES, Recipe
@@ -39,12 +39,8 @@ class Event:
     row: dict[str, float]  # the row of the log: step, loss, lr, and the scores of an evaluation
     model: nn.Module
     val_set: SegmentationDataset
-    evaluation: Evaluation | None
-
-    def predictions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(image (3, H, W), target (H, W), prediction (H, W)), uint8, of the images shown in every comparison."""
-        pairs = [self.val_set[index] for index in comparison_indices(self.val_set, say=False)]
-        return [(image, target, predict(self.model, image)) for image, target in pairs]
+    evaluation: Evaluation | PromptScores | None
+    predictions: Callable[[], list[tuple[Tensor, Tensor, Tensor]]]  # as :meth:`Session.predictions`
 
 
 class Session:
@@ -75,7 +71,7 @@ class Session:
         model.to(self.device)
         if self.device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # tensor cores want it; on a CPU it does not pay
-        self.loss = build_loss(recipe.loss, self._class_weights(), train_set.ignore_index)
+        self.loss = self.build_loss()
         optimizer = build_optimizer(model, recipe)
         self.schedule = build_schedule(optimizer, recipe)
         self.optimizer = self.accelerator.prepare(optimizer)
@@ -103,9 +99,7 @@ class Session:
         if self.accelerator.is_main_process:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.discard_after(self.run_dir, self.step)
-            train = ["train_loss", "train_mean_iou"] if self.train_sample else []
-            classes = [f"iou_{name}" for name in self.val_set.class_names]
-            columns = ["step", "loss", "lr", "val_loss", *SCORES, *train, *classes]
+            columns = ["step", "loss", "lr", *self.columns()]
             self._logs.append(CsvLog(self.log_path, columns, self.step))
             if Wandb.wanted(self.recipe.wandb):
                 self._wandb = Wandb(self.run_dir, self.identity)
@@ -219,25 +213,47 @@ class Session:
 
     # --- scores, log, checkpoints ----------------------------------------------------------------------------------
 
-    def evaluate(self, row: dict[str, float]) -> Evaluation:
-        """Evaluates, each process its share of the set, and adds loss and scores to ``row``."""
+    def evaluate(self, row: dict[str, float]) -> Evaluation | PromptScores:
+        """Evaluates, adds loss and scores to ``row``, tells the schedule and remembers the best."""
         from accelerate.utils import broadcast
 
         for buffer in self.model.buffers():  # each process has its own batch-norm statistics; those of the first count
             broadcast(buffer)
-        evaluation = self._score(self.val_set)
-        scores = evaluation.scores
-        row |= {"val_loss": evaluation.loss, **{name: float(getattr(scores, name)) for name in SCORES}}
-        row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
-        if self.train_sample:
-            train = self._score(self.train_sample)
-            row |= {"train_loss": train.loss, "train_mean_iou": float(train.scores.mean_iou)}
+        evaluation, scores = self.score()
+        row |= scores
         value = row[self.recipe.best_metric]
         score = -value if self.recipe.best_metric == "val_loss" else value  # higher is better
         self.schedule.observe(score)
         if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
             self.best_step, self.best_score = self.step, score
         return evaluation
+
+    # --- what is learned: class labels here, prompted masks in ``prompted.PromptedSession`` --------------------------
+
+    def build_loss(self) -> Loss | OwnLoss:
+        """What the recipe names."""
+        return build_loss(self.recipe.loss, self._class_weights(), self.train_set.ignore_index)
+
+    def columns(self) -> list[str]:
+        """The log's columns after step, loss and learning rate."""
+        train = ["train_loss", "train_mean_iou"] if self.train_sample else []
+        return ["val_loss", *SCORES, *train, *(f"iou_{name}" for name in self.val_set.class_names)]
+
+    def score(self) -> tuple[Evaluation, dict[str, float]]:
+        """The validation set's evaluation, each process its share of it, and a value for each of the columns."""
+        evaluation = self._score(self.val_set)
+        scores = evaluation.scores
+        row = {"val_loss": evaluation.loss, **{name: float(getattr(scores, name)) for name in SCORES}}
+        row |= {f"iou_{n}": float(v) for n, v in zip(self.val_set.class_names, scores.class_iou, strict=True)}
+        if self.train_sample:
+            train = self._score(self.train_sample)
+            row |= {"train_loss": train.loss, "train_mean_iou": float(train.scores.mean_iou)}
+        return evaluation, row
+
+    def predictions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(image (3, H, W), target (H, W), prediction (H, W)), uint8, of the images shown in every comparison."""
+        pairs = [self.val_set[index] for index in comparison_indices(self.val_set, say=False)]
+        return [(image, target, predict(self.model, image)) for image, target in pairs]
 
     def _score(self, dataset: SegmentationDataset) -> Evaluation:
         return evaluate(
