@@ -35,6 +35,9 @@ class Squares(SegmentationDataset):
     def fingerprint(self) -> str:
         return f"{self.split}{len(self)}"
 
+    def load_image(self, index: int) -> torch.Tensor:
+        return self.items[index][0]
+
     def load_target(self, index: int) -> torch.Tensor:
         return self.items[index][1]
 

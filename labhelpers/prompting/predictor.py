@@ -59,14 +59,15 @@ class MiniSamPredictor:
         model: of one class (candidates for the mask of an object) or of VOC's 21 (the mask of the class that is there;
             ``multimask`` has then one candidate).
         zoom: look twice, see above. Without it every prompt costs one run of the decoder; small objects come out worse.
+        overview: pixels of the longer side at which the whole image is seen, about as large as in training.
 
     Raises:
         ValueError: from ``set_image`` and ``predict``, for arrays of another kind, or without any prompt.
         RuntimeError: from ``predict``, before an image is set.
     """
 
-    def __init__(self, model: MiniSAM, name: str = "mini_sam", zoom: bool = True):
-        self.model, self.name, self.zoom = model.eval(), name, zoom
+    def __init__(self, model: MiniSAM, name: str = "mini_sam", zoom: bool = True, overview: int = OVERVIEW):
+        self.model, self.name, self.zoom, self.overview = model.eval(), name, zoom, overview
         self.class_name: str | None = None
         self._image: Tensor | None = None
         self._embeddings: dict[Window, Embedding] = {}
@@ -79,7 +80,7 @@ class MiniSamPredictor:
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         self._image = pixels.to(next(self.model.parameters()).device)
         self._size = image.shape[:2]
-        self._whole = Window.whole(self._size, OVERVIEW)
+        self._whole = Window.whole(self._size, self.overview)
         self._embeddings = {}
         self._embed(self._whole)
 

@@ -156,7 +156,9 @@ class PromptedSession(Session):
         return shown
 
     def _predictor(self) -> MiniSamPredictor:
-        return MiniSamPredictor(self.model, zoom=False)
+        """Sees the whole image as large as a crop is in training."""
+        side = self.recipe.augmentation.crop
+        return MiniSamPredictor(self.model, zoom=False, **({"overview": side} if side else {}))
 
     def _asked(self) -> list:
         if not hasattr(self, "_objects"):
