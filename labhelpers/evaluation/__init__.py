@@ -1,6 +1,8 @@
 """How we judge: one evaluator, its scores, their uncertainty, and the table they go into."""
 
 from labhelpers.evaluation.boundary import BoundaryScores, boundary_band, edge_distance, trimap_curve
+from labhelpers.evaluation.clicks import ClickCurve, click_curve
+from labhelpers.evaluation.confidence import Calibration, calibration
 from labhelpers.evaluation.confusion import (
     METRICS,
     ConfusionMatrix,
@@ -11,9 +13,13 @@ from labhelpers.evaluation.confusion import (
     scores,
 )
 from labhelpers.evaluation.evaluator import Evaluation, evaluate, inference, predict
+from labhelpers.evaluation.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
+from labhelpers.evaluation.instances import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, paired_bootstrap
+from labhelpers.evaluation.prompted import PROMPTS, PromptScores, RightObject, evaluate_prompts, right_object
 from labhelpers.evaluation.protocol import Protocol
 from labhelpers.evaluation.results import ResultsTable
+from labhelpers.evaluation.semantic import evaluate_semantic
 from labhelpers.evaluation.sizes import SizeScore, object_recall, scores_by_size
 from labhelpers.evaluation.table import Table
 from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
@@ -21,31 +27,49 @@ from labhelpers.evaluation.timing import count_parameters, inference_memory_mb, 
 
 __all__ = [
     "METRICS",
+    "PROMPTS",
     "BoundaryScores",
+    "BoxEllipse",
+    "Calibration",
+    "ClickCurve",
     "Comparison",
     "ConfusionMatrix",
     "Evaluation",
+    "FilledBox",
+    "GrabCut",
     "Interval",
+    "ObjectRef",
+    "PromptScores",
     "Protocol",
     "ResultsTable",
+    "RightObject",
     "Scores",
     "SizeScore",
     "Table",
     "bootstrap",
     "boundary_band",
+    "calibration",
+    "click_curve",
+    "clustered_bootstrap",
     "confusion_matrix",
     "count_parameters",
     "edge_distance",
     "evaluate",
+    "evaluate_prompts",
+    "evaluate_semantic",
     "foreground_iou",
+    "grabcut_box",
     "inference",
     "inference_memory_mb",
+    "mask_iou",
     "normalized",
     "object_recall",
+    "objects",
     "paired_bootstrap",
     "peak_memory_mb",
     "predict",
     "predict_tiles",
+    "right_object",
     "scores",
     "scores_by_size",
     "tile_starts",

@@ -7,6 +7,7 @@ dashes. matplotlib is imported when the first figure is made, not before.
 
 from labhelpers.data.base import decode_target as colorize
 from labhelpers.plots.bars import bars, class_bars, class_distribution
+from labhelpers.plots.clicks import calibration_plot, click_curves
 from labhelpers.plots.curves import curves, lines, trimap_curve
 from labhelpers.plots.gap import training_gap
 from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
@@ -21,15 +22,18 @@ from labhelpers.plots.maps import (
     heat_map,
 )
 from labhelpers.plots.output import save, show
+from labhelpers.plots.prompts import prompt_grid, prompt_overlay
 from labhelpers.plots.scatter import scatter
 
 __all__ = [
     "augmentation_grid",
     "bars",
+    "calibration_plot",
     "category_grid",
     "class_bars",
     "class_distribution",
     "class_legend",
+    "click_curves",
     "colorize",
     "confusion_heatmap",
     "curves",
@@ -43,6 +47,8 @@ __all__ = [
     "image_grid",
     "lines",
     "overlay",
+    "prompt_grid",
+    "prompt_overlay",
     "save",
     "scatter",
     "show",

@@ -29,6 +29,7 @@ class Predictor(Protocol):
     """What Mini-SAM, SAM and the baselines have in common. Coordinates are pixels (x, y) of the image."""
 
     name: str
+    image: np.ndarray | None  # the array that was set last
     class_name: str | None  # of the last answer, where the network knows classes
 
     def set_image(self, image: np.ndarray) -> None:
@@ -68,8 +69,8 @@ class MiniSamPredictor:
 
     def __init__(self, model: MiniSAM, name: str = "mini_sam", zoom: bool = True, overview: int = OVERVIEW):
         self.model, self.name, self.zoom, self.overview = model.eval(), name, zoom, overview
+        self.image: np.ndarray | None = None
         self.class_name: str | None = None
-        self._image: Tensor | None = None
         self._embeddings: dict[Window, Embedding] = {}
 
     def set_image(self, image: np.ndarray) -> None:
@@ -78,7 +79,7 @@ class MiniSamPredictor:
             what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"set_image needs a uint8 array (H, W, 3), RGB, got {what}")
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        self._image = pixels.to(next(self.model.parameters()).device)
+        self.image, self._pixels = image, pixels.to(next(self.model.parameters()).device)
         self._size = image.shape[:2]
         self._whole = Window.whole(self._size, self.overview)
         self._embeddings = {}
@@ -93,7 +94,7 @@ class MiniSamPredictor:
         multimask: bool = False,
     ) -> tuple[np.ndarray, float] | tuple[np.ndarray, np.ndarray]:
         """As :meth:`Predictor.predict`."""
-        if self._image is None:
+        if self.image is None:
             raise RuntimeError("no image yet: call set_image first")
         points, labels, box, mask = checked(points, labels, box, mask_input, self._size)
         prompts = (points, labels, box, mask)
@@ -167,7 +168,7 @@ class MiniSamPredictor:
             if len(self._embeddings) > KEPT:
                 del self._embeddings[next(key for key in self._embeddings if key != self._whole)]
             with torch.inference_mode():
-                self._embeddings[window] = self.model.encode(window.cut(self._image)[None])
+                self._embeddings[window] = self.model.encode(window.cut(self._pixels)[None])
         return self._embeddings[window]
 
     def _prompted_class(self, logits: Tensor, points: Tensor, boxes: Tensor | None) -> Tensor:

@@ -1,0 +1,139 @@
+"""What a box gives without a network: the box itself, an ellipse in it, and GrabCut.
+
+All three are predictors, so that they are asked exactly what Mini-SAM and SAM are asked. They need a box: a click alone
+does not tell them where the background is. None of them estimates its IoU.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from labhelpers.prompting.predictor import checked
+
+GRABCUT_ITERATIONS = 5
+
+
+class BoxBaseline(ABC):
+    """A predictor that answers a box with one mask, and nothing else; see `prompting.Predictor`."""
+
+    name: str
+    class_name: str | None = None
+
+    def __init__(self):
+        self._image: np.ndarray | None = None
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Takes an image, uint8 (H, W, 3), RGB."""
+        self._image = image
+
+    def predict(
+        self,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask: bool = False,
+    ) -> tuple[np.ndarray, float]:
+        """The mask for a box (x0, y0, x1, y1), bool (H, W), and NaN in place of a predicted IoU.
+
+        Raises:
+            RuntimeError: no image is set.
+            ValueError: there is no box, something else beside it, or it is none (see `prompting.predictor.checked`).
+        """
+        if self._image is None:
+            raise RuntimeError("no image yet: call set_image first")
+        others = {"points": points, "labels": labels, "mask_input": mask_input}
+        given = [name for name, value in others.items() if value is not None] + ["multimask"] * multimask
+        if box is None or given:
+            found = f"got {', '.join(given) or 'nothing'}" + (" beside it" if box is not None else "")
+            raise ValueError(f"{self.name} needs a box and takes nothing else, {found}: it cannot answer clicks.")
+        _, _, box, _ = checked(None, None, box, None, self._image.shape[:2])
+        return self.mask(self._image, box), float("nan")
+
+    @abstractmethod
+    def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) and (4,) -> bool (H, W)."""
+
+
+class FilledBox(BoxBaseline):
+    """All pixels of the box."""
+
+    name = "filled box"
+
+    def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """As `BoxBaseline.mask`."""
+        return filled_box(image.shape[:2], box)
+
+
+class BoxEllipse(BoxBaseline):
+    """The ellipse that touches the four edges of the box."""
+
+    name = "ellipse in the box"
+
+    def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """As `BoxBaseline.mask`."""
+        y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+        x0, y0, x1, y1 = box
+        across, down = (2 * x - x0 - x1) / (x1 - x0 + 1), (2 * y - y0 - y1) / (y1 - y0 + 1)
+        return across**2 + down**2 <= 1
+
+
+class GrabCut(BoxBaseline):
+    """See `grabcut_box`."""
+
+    name = "GrabCut"
+
+    def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """As `BoxBaseline.mask`."""
+        return grabcut_box(image, box)
+
+
+def grabcut_box(image: np.ndarray, box: np.ndarray, iterations: int = GRABCUT_ITERATIONS) -> np.ndarray:
+    """Segment the object in a box by its colours: OpenCV's GrabCut.
+
+    Rother et al., "GrabCut": interactive foreground extraction using iterated graph cuts, SIGGRAPH 2004. Two mixtures
+    of colours, of what lies outside the box and of what lies inside, take turns with a cut between them that prefers to
+    run along edges. Nothing outside the box is ever foreground. Where the box leaves nothing of the image outside,
+    there is no background to learn, and the mask is the box. It takes a second or two for a photograph.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        box: (4,), x0, y0, x1, y1, the extreme pixel indices; fractions are rounded.
+        iterations: rounds of colours and cut.
+
+    Returns:
+        bool (H, W); the same each time, as the mixtures start from a fixed seed.
+    """
+    import cv2
+
+    inside = filled_box(image.shape[:2], box)
+    if inside.all():
+        return inside
+    labels = np.where(inside, np.uint8(cv2.GC_PR_FGD), np.uint8(cv2.GC_BGD))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(
+        np.ascontiguousarray(image),
+        labels,
+        None,
+        np.zeros((1, 65)),
+        np.zeros((1, 65)),
+        iterations,
+        cv2.GC_INIT_WITH_MASK,
+    )
+    return (labels == cv2.GC_PR_FGD) | (labels == cv2.GC_FGD)
+
+
+def filled_box(size: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """The pixels of a box (x0, y0, x1, y1), both ends inclusive and rounded to whole pixels: bool (H, W) = `size`.
+
+    Raises:
+        ValueError: no pixel of the image lies in the box.
+    """
+    x0, y0, x1, y1 = np.rint(box).astype(int)
+    mask = np.zeros(size, dtype=bool)
+    mask[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)] = True
+    if not mask.any():
+        raise ValueError(
+            f"the box {np.asarray(box).tolist()} holds no pixel of an image of {size[1]}x{size[0]} pixels."
+        )
+    return mask

@@ -1,0 +1,184 @@
+"""Figures of prompts and their scores: marks where the clicks were, bands, counts, and no wrong input drawn."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.patches import Rectangle
+
+from labhelpers import plots
+from labhelpers.evaluation import ClickCurve, calibration
+from labhelpers.plots.output import MAX_BYTES, encode
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+MASK = np.zeros((48, 64), dtype=bool)
+MASK[10:30, 20:50] = True
+PANEL = {"image": IMAGE, "points": [(25, 20), (3, 40), (30, 12)], "labels": [1, 0, 1], "box": (20, 10, 49, 29)}
+
+
+@pytest.fixture(autouse=True)
+def _smoke(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "smoke")
+
+
+def marks(axes) -> dict[str, list]:
+    """Marker -> where it was drawn."""
+    return {line.get_marker(): np.column_stack(line.get_data()).tolist() for line in axes.lines}
+
+
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+# --- prompt_overlay and prompt_grid ---
+
+
+def test_clicks_of_the_two_kinds_differ_in_shape_and_colour():
+    figure = plots.prompt_overlay(**PANEL)
+    axes = figure.axes[0]
+    assert marks(axes) == {"o": [[25, 20], [30, 12]], "X": [[3, 40]]}
+    assert len({line.get_color() for line in axes.lines}) == 2
+    assert legend(figure) == ["box", "foreground click", "background click"]
+    assert legend(plots.prompt_overlay(IMAGE, points=[(1, 2)], labels=[0])) == ["background click"]
+
+
+def test_a_box_encloses_its_extreme_pixels():
+    boxes = [patch for patch in plots.prompt_overlay(**PANEL).axes[0].patches if isinstance(patch, Rectangle)]
+    assert {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in boxes} == {(19.5, 9.5, 30, 20)}
+
+
+def test_a_mask_is_painted_over_the_picture_and_nothing_else_changes():
+    for mask in (MASK, torch.from_numpy(MASK)):
+        shown = plots.prompt_overlay(IMAGE, mask=mask).axes[0].images[0].get_array()
+        assert np.array_equal(shown[~MASK], IMAGE[~MASK])
+        blue = np.array([0x56, 0xB4, 0xE9])
+        np.testing.assert_allclose(shown[MASK], (IMAGE[MASK] + blue) / 2, atol=0.5)
+
+
+def test_the_true_outline_is_closed_at_the_edge_of_the_picture():
+    corner = np.zeros((48, 64), dtype=bool)
+    corner[30:, 40:] = True
+    figure = plots.prompt_overlay(torch.from_numpy(IMAGE).permute(2, 0, 1), truth=corner)
+    outline = np.concatenate([path.vertices for path in figure.axes[0].collections[0].get_paths()])
+    assert np.allclose(outline.min(0), [39.5, 29.5])
+    assert np.allclose(outline.max(0), [63.5, 47.5])
+    assert legend(figure) == ["true outline"]
+    assert figure.axes[0].get_xlim() == (-0.5, 63.5)
+
+
+def test_a_grid_has_one_legend_for_all_panels():
+    panels = [{"image": IMAGE, "mask": MASK}, PANEL, {"image": IMAGE}]
+    figure = plots.prompt_grid(panels, titles=["one", "two", "three"], columns=2)
+    assert len(figure.axes) == 3
+    assert legend(figure) == ["mask", "box", "foreground click", "background click"]
+    written = [text.get_text() for text in figure.texts]
+    assert written == ["one", "two", "three"]
+    first, second, third = (axes.get_position() for axes in figure.axes)
+    assert first.y0 == pytest.approx(second.y0)
+    assert third.y1 < first.y0
+    assert first.x1 < second.x0
+    assert third.x0 == pytest.approx(first.x0)
+    assert figure.get_label() == "3 pictures of one; two; three, with mask, box, foreground, background"
+
+
+def test_pictures_of_several_shapes_do_not_overlap():
+    tall, wide = np.zeros((90, 40, 3), dtype=np.uint8), np.zeros((30, 120, 3), dtype=np.uint8)
+    figure = plots.prompt_grid([{"image": wide}, {"image": tall}, {"image": wide}, {"image": tall}], columns=2)
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert not figure.legends
+    assert figure.get_label() == "4 pictures, with no prompt"
+
+
+@pytest.mark.parametrize(
+    ("panel", "message"),
+    [
+        ({"points": [(1, 2)]}, "points and labels belong together"),
+        ({"labels": [1]}, "points and labels belong together"),
+        (
+            {"points": [(1, 2)], "labels": [2]},
+            r"labels must be 1 \(foreground\) or 0 \(background\), one for each of 1",
+        ),
+        ({"points": [(1, 2)], "labels": [1, 0]}, "one for each of 1 points"),
+        ({"mask": MASK.astype(float)}, r"mask must be bool of the picture's size \(48, 64\), got float64"),
+        ({"truth": MASK[:-1]}, r"truth must be bool of the picture's size \(48, 64\), got bool \(47, 64\)"),
+    ],
+)
+def test_wrong_panels(panel, message):
+    with pytest.raises(ValueError, match=message):
+        plots.prompt_overlay(IMAGE, **panel)
+
+
+def test_wrong_grids():
+    with pytest.raises(ValueError, match="needs panels, and a title for each; got 0"):
+        plots.prompt_grid([])
+    with pytest.raises(ValueError, match="got 1 and titles"):
+        plots.prompt_grid([PANEL], titles=["a", "b"])
+
+
+# --- click_curves ---
+
+
+def curve(seed: int, clicks: int) -> ClickCurve:
+    ious = np.sort(np.random.default_rng(seed).random((12, clicks)), axis=1)
+    return ClickCurve("toy", "toys", ious, ious, np.arange(12))
+
+
+def test_curves_show_the_mean_after_each_click_and_its_band():
+    long, short = curve(0, 20), curve(1, 6)
+    figure = plots.click_curves({"Mini-SAM": long, "broadcast": short}, "Clicks")
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    for name, expected in (("Mini-SAM", long), ("broadcast", short)):
+        assert drawn[name].get_xdata().tolist() == list(range(1, len(expected.mean) + 1))
+        np.testing.assert_array_equal(drawn[name].get_ydata(), expected.mean)
+    for band, expected in zip(axes.collections, (long, short), strict=True):
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.min() == expected.band[0].min()
+        assert heights.max() == expected.band[1].max()
+    assert sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":") == [0.85, 0.90]
+    assert f"Mini-SAM from {long.mean[0]:.2f} to {long.mean[-1]:.2f}" in figure.get_label()
+
+
+def test_no_curves():
+    with pytest.raises(ValueError, match="needs at least one curve"):
+        plots.click_curves({})
+
+
+# --- calibration_plot ---
+
+
+def test_calibration_shows_bins_answers_and_counts():
+    rng = np.random.default_rng(0)
+    predicted = rng.random(200)
+    found = calibration(predicted, predicted**2)
+    upper, lower = plots.calibration_plot(found).axes
+    diagonal, bins = upper.lines
+    assert diagonal.get_xdata().tolist() == list(diagonal.get_ydata()) == [0, 1]
+    np.testing.assert_array_equal(bins.get_xdata(), found.bin_predicted)
+    np.testing.assert_array_equal(bins.get_ydata(), found.bin_true)
+    np.testing.assert_array_equal(upper.collections[0].get_offsets(), np.column_stack([predicted, predicted**2]))
+    assert f"ECE {found.error:.3f}" in upper.texts[0].get_text()
+    assert upper.get_xlim() == lower.get_xlim()
+    counts = [patch.get_height() for patch in lower.patches[:20]]
+    assert counts == np.histogram(predicted, np.linspace(0, 1, 21))[0].tolist()
+
+
+# --- what all figures promise ---
+
+FIGURES = {
+    "overlay": lambda: plots.prompt_overlay(**PANEL, mask=MASK, truth=MASK, title="one"),
+    "grid": lambda: plots.prompt_grid([PANEL] * 5, titles=["a"] * 5),
+    "curves": lambda: plots.click_curves({"a": curve(0, 20)}),
+    "calibration": lambda: plots.calibration_plot(calibration(np.linspace(0, 1, 30), np.linspace(0, 1, 30) ** 2)),
+    "undefined": lambda: plots.calibration_plot(calibration(np.full(3, 0.5), np.full(3, 0.5))),
+    "duck": lambda: plots.click_curves({"a": SimpleNamespace(mean=[0.5], band=[[0.4], [0.6]])}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_small_and_described(name):
+    figure = FIGURES[name]()
+    assert len(encode(figure)[0]) <= MAX_BYTES
+    assert figure.get_label()
