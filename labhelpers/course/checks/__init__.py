@@ -8,6 +8,7 @@ from labhelpers.course.checks.aspp import aspp
 from labhelpers.course.checks.atrous import atrous_conv, effective_kernel
 from labhelpers.course.checks.averaging import micro_macro_iou
 from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
+from labhelpers.course.checks.clicks import next_click
 from labhelpers.course.checks.comparison import best_epoch, disagreement, pareto_front
 from labhelpers.course.checks.convolutions import (
     bilinear_kernel,
@@ -20,6 +21,12 @@ from labhelpers.course.checks.data import decode_target, joint_crop_flip, voc_da
 from labhelpers.course.checks.deeplab import deeplab_head_plus
 from labhelpers.course.checks.exponential import exponential_cross_entropy
 from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
+from labhelpers.course.checks.iou_head import iou_head
+from labhelpers.course.checks.offsets import offset_maps
+from labhelpers.course.checks.prompt_losses import prompt_loss
+from labhelpers.course.checks.prompt_sampling import box_from_mask, sample_points
+from labhelpers.course.checks.prompt_steps import training_step
+from labhelpers.course.checks.prompt_vectors import box_embedding, point_embedding
 from labhelpers.course.checks.recipe import parameter_groups, poly_lr
 from labhelpers.course.checks.scores import class_weights, confusion_matrix, mean_iou
 from labhelpers.course.checks.stopping import should_stop
@@ -35,6 +42,8 @@ __all__ = [
     "bilinear_kernel",
     "binary_cross_entropy",
     "binary_scores",
+    "box_embedding",
+    "box_from_mask",
     "class_weights",
     "confusion_matrix",
     "decode_target",
@@ -48,18 +57,25 @@ __all__ = [
     "fcn32s",
     "fcn8s",
     "grade",
+    "iou_head",
     "is_reference",
     "joint_crop_flip",
     "linear_to_conv",
     "mean_iou",
     "micro_macro_iou",
+    "next_click",
+    "offset_maps",
     "pad_to_multiple",
     "parameter_groups",
     "pareto_front",
+    "point_embedding",
     "poly_lr",
+    "prompt_loss",
+    "sample_points",
     "should_stop",
     "tile_starts",
     "train_step",
+    "training_step",
     "transposed_conv",
     "transposed_output_size",
     "unet",

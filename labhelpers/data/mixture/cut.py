@@ -39,10 +39,13 @@ def place(picture: Picture, number: int, size: int, rng: np.random.Generator) ->
     height, width = picture.objects.shape
     x0, y0, x1, y1 = picture.boxes[number]
     longer = max(x1 - x0, y1 - y0)
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.25:
         side = max(height, width) * rng.uniform(0.8, 1.05)
+    elif kind < 0.6:  # as the predictor looks at a box, and again at what a click found
+        side = longer * rng.uniform(1.05, 1.6)
     else:
-        side = longer * np.exp(rng.uniform(np.log(1.1), np.log(4.5)))
+        side = longer * np.exp(rng.uniform(np.log(1.3), np.log(4.5)))
     side = min(max(side, 40), max(height, width) * 1.1)
     room = max(0, (side - longer) / 2) + 0.12 * longer  # the object may be cut off a little
     corner = np.array([x0 + x1 - side, y0 + y1 - side]) / 2 + rng.uniform(-1, 1, 2) * room
