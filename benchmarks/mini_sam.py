@@ -70,7 +70,7 @@ def latency(predictor: MiniSamPredictor, plain: MiniSamPredictor) -> None:
         "click, one look": lambda: plain.predict(**click),
         "click, a second look at a window": lambda: fresh(predictor, image, click),
         "further click in the same window": lambda: predictor.predict(**click),
-        "box, two windows": lambda: fresh(predictor, image, box),
+        "box, a look at its window": lambda: fresh(predictor, image, box),
         "network: encode 512x512": lambda: predictor.model.encode(x),
         "network: decode one click at 512x512": lambda: predictor.model.decode(embedding, at, one),
     }

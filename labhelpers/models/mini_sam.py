@@ -129,7 +129,8 @@ class MiniSAM(nn.Module):
             points: float (B, N, 2), pixels (x, y) of these images; the centre of the first pixel is (0, 0).
             point_labels: integers (B, N): 1 foreground, 0 background, -1 padding, which changes nothing.
             boxes: float (B, 4), pixels (x0, y0, x1, y1); a row of NaN is no box.
-            mask_input: float (B, 1, h, w), logits of an earlier answer at any resolution; one that holds a NaN is none.
+            mask_input: float (B, 1, h, w), logits of an earlier answer, of the images' size or of any resolution of
+                the stride-8 map; one that holds a NaN is none.
             Any of them may be missing, all of them too.
 
         Returns:

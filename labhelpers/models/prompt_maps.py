@@ -53,7 +53,7 @@ class SpatialPrompts(nn.Module):
         if boxes is not None:
             said = said + self._box(unit, where, size, boxes)
         if mask_input is not None:
-            said = said + self._mask(mask_input, height, width)
+            said = said + self._mask(mask_input, size, height, width)
         return self.mix(said).transpose(1, 2).unflatten(2, (height, width))
 
     def _points(self, unit: Tensor, where: Tensor, size: tuple[int, int], points: Tensor, labels: Tensor) -> Tensor:
@@ -91,9 +91,12 @@ class SpatialPrompts(nn.Module):
         mean = F.normalize(torch.einsum("bgcp,bp->bgc", unit, weight), dim=2)
         return torch.einsum("bgcp,bgc->bpg", unit, mean)
 
-    def _mask(self, mask_input: Tensor, height: int, width: int) -> Tensor:
+    def _mask(self, mask_input: Tensor, size: tuple[int, int], height: int, width: int) -> Tensor:
         given = ~mask_input.isnan().flatten(1).any(1)
-        probability = torch.where(given[:, None, None, None], mask_input, 0).sigmoid()
+        probability = torch.where(given[:, None, None, None], mask_input, 0).float().sigmoid()
+        if mask_input.shape[2:] == size:  # positions of stride 8 reach beyond an image of another size
+            edges = (0, 8 * width - size[1], 0, 8 * height - size[0])
+            probability = F.pad(probability, edges, mode="replicate")
         probability = F.interpolate(probability, (height, width), mode="bilinear", antialias=True)
         said = F.relu(self.mask_embed(probability.flatten(2).transpose(1, 2)))
         return said * given[:, None, None]
@@ -147,10 +150,14 @@ def check(
         raise ValueError(f"points must have shape ({batch}, N, 2), (x, y) in pixels, got {tuple(points.shape)}")
     if labels is not None and labels.shape != points.shape[:2]:
         raise ValueError(f"point_labels must have shape {tuple(points.shape[:2])}, got {tuple(labels.shape)}")
+    if labels is not None and (labels.is_floating_point() or labels.dtype == torch.bool):
+        raise ValueError("point_labels must be integers: 1 foreground, 0 background, -1 padding")
     if boxes is not None and boxes.shape != (batch, 4):
         raise ValueError(f"boxes must have shape ({batch}, 4), (x0, y0, x1, y1) in pixels, got {tuple(boxes.shape)}")
     if mask_input is not None and (mask_input.ndim != 4 or mask_input.shape[:2] != (batch, 1)):
         raise ValueError(f"mask_input must have shape ({batch}, 1, h, w), got {tuple(mask_input.shape)}")
+    if mask_input is not None and not mask_input.is_floating_point():
+        raise ValueError(f"mask_input must be logits, float, got {mask_input.dtype}; for a mask: 16.0 * mask - 8")
 
 
 def normalize(xy: Tensor, size: tuple[int, int]) -> Tensor:

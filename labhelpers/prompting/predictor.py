@@ -2,7 +2,7 @@
 
 A click says where, but not how large. So the answer is found in two looks: one at the whole image, and one at a window
 around what the first look found, in which the object has the size that the network knows best. A box says how large;
-there the windows follow from the box.
+there one look, at a window around the box, is enough.
 """
 
 from typing import Protocol
@@ -19,8 +19,8 @@ __all__ = ["MiniSamPredictor", "Predictor"]
 
 OVERVIEW = 192  # pixels of the longer side at which the whole image is seen
 WINDOW = 128  # pixels of a window's side, as in training
-BOX_MARGINS = (1.4, 2.0)  # sides of the windows around a box, in units of its longer side; their answers are averaged
-CLICK_MARGIN = 1.8  # the same for what the first look found
+BOX_MARGIN = 1.2  # side of the window around a box, in units of the box's longer side
+CLICK_MARGIN = 1.6  # the same for what the first look found
 SURE = 8.0  # the logit of a pixel that is taken as certain
 KEPT = 8  # embeddings of windows kept for further clicks
 
@@ -99,21 +99,16 @@ class MiniSamPredictor:
         points, labels, box, mask = checked(points, labels, box, mask_input, self._size)
         prompts = (points, labels, box, mask)
         if not self.zoom:
-            answers = [self._look(self._whole, *prompts, multimask)]
+            logits, ious = self._look(self._whole, *prompts, multimask)
         elif box is not None:
-            answers = [self._look(window, *prompts, multimask) for window in self._windows_of(box, points, labels)]
+            around = _enclosing(box, points[labels == 1])
+            logits, ious = self._look(Window.around(around, BOX_MARGIN, self._size, WINDOW), *prompts, multimask)
         else:
-            answers = [self._look_twice(points, labels, mask, multimask)]
-        logits = torch.stack([logits for logits, _ in answers]).mean(0)
-        ious = torch.stack([ious for _, ious in answers]).mean(0)
+            logits, ious = self._look_twice(points, labels, mask, multimask)
         masks, ious = (logits > 0).cpu().numpy(), ious.cpu().numpy()
         return (masks, ious) if multimask else (masks[0], float(ious[0]))
 
     # --- where to look -----------------------------------------------------------------------------------------------
-
-    def _windows_of(self, box: np.ndarray, points: np.ndarray, labels: np.ndarray) -> list[Window]:
-        box = _enclosing(box, points[labels == 1])
-        return [Window.around(box, margin, self._size, WINDOW) for margin in BOX_MARGINS]
 
     def _look_twice(
         self, points: np.ndarray, labels: np.ndarray, mask: np.ndarray | None, multimask: bool
@@ -176,10 +171,12 @@ class MiniSamPredictor:
         scores = logits.log_softmax(0)
         height, width = scores.shape[1:]
         if len(points):
-            x, y = (points / 4).round().long().unbind(1)
+            x, y = ((points + 0.5) / 4).floor().long().unbind(1)
             there = scores[:, y.clamp(0, height - 1), x.clamp(0, width - 1)]
         elif boxes is not None:
-            x0, y0, x1, y1 = (boxes[0] / 4).round().long().clamp_min(0).tolist()
+            low = ((boxes[0, :2] + 0.5) / 4).floor().long().clamp_min(0)
+            high = ((boxes[0, 2:] + 0.5) / 4).floor().long()
+            (x0, y0), (x1, y1) = low.clamp_max(low.new_tensor([width - 1, height - 1])).tolist(), high.tolist()
             there = scores[:, y0 : y1 + 1, x0 : x1 + 1].flatten(1)
         else:
             there = scores.flatten(1)
@@ -209,6 +206,12 @@ def checked(
         raise ValueError(f"points must be (N, 2) and labels (N,), got {points.shape} and {labels.shape}")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels must be 1 (foreground) or 0 (background), got {sorted(set(labels.tolist()))}")
+    inside = (points >= -0.5) & (points < np.array(size[::-1]) - 0.5)  # false for NaN
+    if not inside.all():
+        outside = points[~inside.all(1)][0].tolist()
+        raise ValueError(
+            f"points must lie in the image of {size[1]} x {size[0]} pixels (width x height), got {outside}"
+        )
     if box is not None:
         box = np.asarray(box, dtype=np.float64)
         if box.shape != (4,) or not np.isfinite(box).all() or (box[:2] > box[2:]).any():

@@ -10,8 +10,13 @@ import numpy as np
 __all__ = ["box_from_mask", "centre_click", "depth", "next_click", "random_click", "sample_points"]
 
 
-def sample_points(mask: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sample_points(
+    mask: np.ndarray, n: int, rng: np.random.Generator, ignore: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw ``n`` points, half of them (rounded up) on the object and half beside it, uniformly.
+
+    Args:
+        ignore: bool (H, W), void pixels, on which no point falls.
 
     Returns:
         points float32 (n, 2), foreground first, and labels int64 (n,), 1 foreground, 0 background. A mask that covers
@@ -23,10 +28,11 @@ def sample_points(mask: np.ndarray, n: int, rng: np.random.Generator) -> tuple[n
     mask = _checked(mask)
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    inside = (n + 1) // 2 if not mask.all() else n
+    beside = ~mask if ignore is None else ~mask & ~ignore
+    inside = (n + 1) // 2 if beside.any() else n
     points = [_draw(mask, inside, rng)]
     if inside < n:
-        points.append(_draw(~mask, n - inside, rng))
+        points.append(_draw(beside, n - inside, rng))
     labels = np.zeros(n, dtype=np.int64)
     labels[:inside] = 1
     return np.concatenate(points), labels

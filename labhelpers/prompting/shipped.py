@@ -48,8 +48,14 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     return model.eval()
 
 
-def save_mini_sam(path: Path, model: MiniSAM, semantic: MiniSAM | None = None, about: dict[str, str] | None = None):
-    """Writes float16 weights of the object head and, if given, of what differs in the semantic head's model."""
+def save_mini_sam(
+    path: Path, model: MiniSAM, semantic: MiniSAM | None = None, about: dict[str, str] | None = None
+) -> None:
+    """Writes float16 weights of the object head and, if given, of what differs in the semantic head's model.
+
+    Raises:
+        ValueError: a weight is too large for float16, or not a number.
+    """
     from safetensors.torch import save_file
 
     state = {k: _half(v) for k, v in model.state_dict().items()}
@@ -79,4 +85,8 @@ def mini_sam_weights() -> Path:
 
 def _half(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point():
+        return tensor
+    if not tensor.half().isfinite().all():
+        raise ValueError(f"a weight of shape {tuple(tensor.shape)} is not finite in half precision")
+    return tensor.half()

@@ -58,7 +58,9 @@ class Window:
             part = padded
         if part.shape[1:] == (self.height, self.width):
             return part
-        return F.interpolate(part[None], (self.height, self.width), mode="bilinear", antialias=True)[0]
+        part = part if part.device.type == "cpu" else part.float()  # bytes can be antialiased on a CPU only
+        cut = F.interpolate(part[None], (self.height, self.width), mode="bilinear", antialias=True)[0]
+        return cut if cut.dtype == torch.uint8 else cut.round().to(torch.uint8)
 
     def points(self, xy: np.ndarray) -> np.ndarray:
         """Pixels (..., 2) of the image as pixels of the window, float32."""
@@ -84,8 +86,8 @@ class Window:
         return out
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
-        """Whether points (N, 2) of the image lie in the window: bool (N,)."""
-        return ((xy >= [self.x0, self.y0]) & (xy < [self.x1, self.y1])).all(1)
+        """Whether points (N, 2) of the image lie in the window: bool (N,). A pixel reaches half a pixel either way."""
+        return ((xy + 0.5 >= [self.x0, self.y0]) & (xy + 0.5 < [self.x1, self.y1])).all(1)
 
     def _scale(self) -> np.ndarray:
         return np.array([self.width / (self.x1 - self.x0), self.height / (self.y1 - self.y0)])

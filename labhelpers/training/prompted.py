@@ -104,7 +104,8 @@ def sample_prompts(object_maps: np.ndarray, recipe: PromptRecipe, rng: np.random
         if not mask.any():
             clicks = [(random_click(~void, rng) if not void.all() else np.zeros(2, np.float32), 0)]
         elif many:
-            points, labels = sample_points(mask, int(rng.integers(recipe.points[0], recipe.points[1] + 1)), rng)
+            count = int(rng.integers(recipe.points[0], recipe.points[1] + 1))
+            points, labels = sample_points(mask, count, rng, void)
             clicks = list(zip(points, labels.tolist(), strict=True))
         elif rng.random() * (box + click) < box:
             corners = box_from_mask(mask, recipe.box_jitter, rng)

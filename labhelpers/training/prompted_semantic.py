@@ -91,14 +91,14 @@ def learn_classes(run: SemanticPromptSession, images: Tensor, targets: Tensor, c
 
 
 def draw_points(targets: np.ndarray, recipe: SemanticPromptRecipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Points on and beside objects for a share of the label maps (B, H, W): (B, N, 2) and labels (B, N), -1 for none."""
+    """Points on and beside objects for a share of the maps (B, H, W): (B, N, 2), and labels (B, N), -1 for none."""
     most = recipe.points[1]
     points, labels = np.zeros((len(targets), most, 2), np.float32), np.full((len(targets), most), -1)
     for row, target in enumerate(targets):
         there = (target != 0) & (target != IGNORE_INDEX)
         if there.any() and rng.random() < recipe.prompted:
             n = int(rng.integers(recipe.points[0], most + 1))
-            points[row, :n], labels[row, :n] = sample_points(there, n, rng)
+            points[row, :n], labels[row, :n] = sample_points(there, n, rng, target == IGNORE_INDEX)
     return torch.from_numpy(points), torch.from_numpy(labels)
 
 

@@ -1,0 +1,552 @@
+"""Mini-SAM: sizes, prompts that may be missing, what may not change the answer, and that it looks where one clicks."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labhelpers.data.colour import to_input
+from labhelpers.models.mini_sam import FUSIONS, Embedding, MiniSAM
+from labhelpers.models.prompt_maps import normalize, positions, sample, unit_keys
+
+SIZE = (64, 64)
+NOWHERE = float("nan")
+fusions = pytest.mark.parametrize("fusion", FUSIONS)
+heads = pytest.mark.parametrize("num_classes", [1, 21])
+quick = settings(max_examples=8, deadline=None)
+
+
+def settle(num_classes: int = 1, fusion: str = "spatial", seed: int = 0) -> MiniSAM:
+    """Random weights, with batch-norm statistics of one batch, so that signals do not die out; in eval mode."""
+    torch.manual_seed(seed)
+    model = MiniSAM(num_classes, fusion=fusion)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(photos(8), **prompts(8))
+    return model.eval()
+
+
+settled = functools.cache(settle)  # for tests that do not change it
+
+
+def photos(batch: int, height: int = 64, width: int = 64) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+def prompts(batch: int, points: int = 3) -> dict[str, Tensor]:
+    """One of each kind for images of 64 pixels."""
+    corners = torch.rand(batch, 2, 2).mul(63).sort(dim=1).values
+    return {
+        "points": torch.rand(batch, points, 2) * 63,
+        "point_labels": torch.randint(0, 2, (batch, points)),
+        "boxes": corners.flatten(1),
+        "mask_input": 3 * torch.randn(batch, 1, 16, 16),
+    }
+
+
+def only(given: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
+    return {name: value for name, value in given.items() if name in kinds}
+
+
+def answers(model: MiniSAM, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode():
+        return model(*args, **kwargs)
+
+
+def same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:
+    """Equal to within rounding: the logits here have a spread near 1."""
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
+
+
+def different(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
+    return bool((first[0] - second[0]).abs().max() > 1e-2)
+
+
+# --- sizes and names -------------------------------------------------------------------------------------------------
+
+
+@fusions
+@heads
+def test_four_to_five_and_a_half_million_parameters_most_of_them_at_stride_32(num_classes, fusion):
+    with torch.device("meta"):
+        model = MiniSAM(num_classes, fusion=fusion)
+    total = sum(p.numel() for p in model.parameters())
+    assert 4e6 <= total <= 5.5e6
+    assert sum(p.numel() for p in model.image_encoder.context.parameters()) > 2 / 3 * total
+
+
+@fusions
+def test_parts_have_the_names_of_the_handout_and_are_saved_once(fusion):
+    model = settled(fusion=fusion)
+    embeddings = ("point_type_embed", "point_pos_embed", "box_embed")
+    for name in ("image_encoder", "img_proj", *embeddings, "decoder", "mask_head", "iou_head"):
+        assert isinstance(getattr(model, name), nn.Module), name
+    addresses = [value.data_ptr() for value in model.state_dict().values()]
+    assert len(set(addresses)) == len(addresses)
+
+
+@pytest.mark.parametrize(("num_classes", "fusion"), [(1, "spatial"), (21, "spatial"), (1, "broadcast")])
+@quick
+@given(height=st.integers(33, 100), width=st.integers(33, 100), points=st.integers(0, 4))
+def test_any_size(num_classes, fusion, height, width, points):
+    masks, ious = (3, 3) if num_classes == 1 else (21, 1)
+    given = only(prompts(2, points), "points", "point_labels", "boxes")
+    logits, iou = answers(settled(num_classes, fusion), photos(2, height, width), **given)
+    assert logits.shape == (2, masks, height, width)
+    assert iou.shape == (2, ious)
+    assert ((iou >= 0) & (iou <= 1)).all()
+
+
+@fusions
+@heads
+def test_embedding_has_stride_8_and_256_channels_and_the_logits_stride_4(num_classes, fusion):
+    model = settled(num_classes, fusion)
+    with torch.inference_mode():
+        embedding = model.encode(photos(2, 70, 97))
+        coarse, iou = model.decode(embedding, full_size=False)
+        full = model.decode(embedding)
+    assert embedding.features.shape == (2, 256, 9, 13)
+    assert embedding.size == (70, 97)
+    assert coarse.shape == (2, 3 if num_classes == 1 else 21, 18, 26)
+    same((model.enlarge(coarse, (70, 97)), iou), full)
+
+
+def test_enlarging_keeps_positions():
+    """A ramp over x, as the positions of stride 4 see it, is the ramp of the pixels, whatever is cut off."""
+    ramp = (torch.arange(10.0) * 4 + 1.5).expand(1, 1, 6, 10)
+    large = MiniSAM.enlarge(ramp, (22, 37))
+    assert large.shape == (1, 1, 22, 37)
+    inner = slice(2, 37)  # further out there is nothing to interpolate with
+    torch.testing.assert_close(large[..., inner], torch.arange(37.0)[inner].expand(1, 1, 22, 35))
+
+
+@fusions
+def test_one_image_is_enough_to_train_on(fusion):
+    model = MiniSAM(fusion=fusion)
+    for kinds in ((), ("points", "point_labels"), ("boxes",), ("mask_input",)):
+        logits, _ = model(photos(1), **only(prompts(1), *kinds))
+        assert logits.isfinite().all()
+
+
+# --- prompts that are there, and prompts that are not ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",), ("mask_input",)], ids=lambda k: k[0])
+@heads
+def test_each_kind_of_prompt_is_heard(num_classes, kinds):
+    torch.manual_seed(0)
+    model, images, given = settled(num_classes), photos(2), prompts(2)
+    alone = answers(model, images, **only(given, *kinds))
+    assert different(alone, answers(model, images))
+    assert different(alone, answers(model, images, **given))
+
+
+@fusions
+def test_each_edge_of_a_box_is_heard(fusion):
+    torch.manual_seed(0)
+    model, images, box = settled(fusion=fusion), photos(1), torch.tensor([[20.0, 18.0, 44.0, 40.0]])
+    for edge in range(4):
+        moved = box.clone()
+        moved[0, edge] += 16
+        assert different(answers(model, images, boxes=box), answers(model, images, boxes=moved)), edge
+
+
+def test_foreground_and_background_are_told_apart():
+    torch.manual_seed(0)
+    for fusion in FUSIONS:
+        model, images, at = settled(fusion=fusion), photos(2), prompts(2, 1)["points"]
+        labels = torch.ones(2, 1, dtype=torch.long)
+        assert different(answers(model, images, at, labels), answers(model, images, at, 0 * labels)), fusion
+
+
+@fusions
+@quick
+@given(real=st.integers(0, 4), padding=st.integers(0, 5), seed=st.integers(0, 999), rubbish=st.sampled_from([0, 1e6]))
+def test_neither_padding_nor_the_order_of_points_changes_anything(fusion, real, padding, seed, rubbish):
+    torch.manual_seed(seed)
+    model, images, given = settled(fusion=fusion), photos(2), prompts(2, real)
+    order = torch.randperm(real + padding)
+    padded = given | {
+        "points": torch.cat([given["points"], torch.full((2, padding, 2), rubbish)], 1)[:, order],
+        "point_labels": F.pad(given["point_labels"], (0, padding), value=-1)[:, order],
+    }
+    same(answers(model, images, **given), answers(model, images, **padded))
+
+
+@fusions
+def test_points_that_are_all_padding_are_no_points(fusion):
+    model, images = settled(fusion=fusion), photos(2)
+    padding = (torch.full((2, 3, 2), NOWHERE), torch.full((2, 3), -1))
+    same(answers(model, images, *padding), answers(model, images))
+    same(answers(model, images, torch.empty(2, 0, 2), torch.empty(2, 0, dtype=torch.long)), answers(model, images))
+
+
+@fusions
+def test_a_row_of_nan_is_no_box_and_a_mask_with_a_nan_no_mask(fusion):
+    model, images, given = settled(fusion=fusion), photos(2), prompts(2)
+    mask = given["mask_input"].clone()
+    mask[:, :, 3, 5] = NOWHERE
+    nothing = answers(model, images)
+    same(answers(model, images, boxes=torch.full((2, 4), NOWHERE)), nothing)
+    same(answers(model, images, boxes=torch.tensor([[NOWHERE, 5, 20, 30], [5, 5, 20, NOWHERE]])), nothing)
+    same(answers(model, images, mask_input=mask), nothing)
+    points = only(given, "points", "point_labels")
+    same(answers(model, images, **points, boxes=torch.full((2, 4), NOWHERE)), answers(model, images, **points))
+
+
+@fusions
+@heads
+def test_a_mixed_batch_gives_what_each_gives_alone(num_classes, fusion):
+    torch.manual_seed(0)
+    model, images, given = settled(num_classes, fusion), photos(4), prompts(4)
+    given["point_labels"][0] = -1
+    given["point_labels"][1, 1:] = -1
+    given["boxes"][1] = NOWHERE
+    given["mask_input"][2] = NOWHERE
+    given["boxes"][3] = NOWHERE
+    given["point_labels"][3] = -1
+    given["mask_input"][3] = NOWHERE
+    together = answers(model, images, **given)
+    first = answers(model, images[:1], boxes=given["boxes"][:1], mask_input=given["mask_input"][:1])
+    second = answers(
+        model,
+        images[1:2],
+        given["points"][1:2, :1],
+        given["point_labels"][1:2, :1],
+        mask_input=given["mask_input"][1:2],
+    )
+    third = answers(model, images[2:3], given["points"][2:3], given["point_labels"][2:3], given["boxes"][2:3])
+    fourth = answers(model, images[3:])
+    alone = tuple(torch.cat(parts) for parts in zip(first, second, third, fourth, strict=True))
+    same(together, alone)
+
+
+# --- images and embeddings -------------------------------------------------------------------------------------------
+
+
+def test_bytes_and_normalised_floats_give_the_same():
+    model, images, given = settled(), photos(2), prompts(2)
+    same(answers(model, images, **given), answers(model, to_input(images), **given))
+
+
+@fusions
+def test_encoding_once_serves_every_click(fusion):
+    torch.manual_seed(0)
+    model, images = settled(fusion=fusion), photos(2, 50, 64)
+    clicks = [prompts(2) for _ in range(2)]
+    with torch.inference_mode():
+        embedding = model.encode(images)
+        repeated = model.decode(
+            embedding.repeat(2),
+            *(torch.stack(p, 1).flatten(0, 1) for p in zip(*(c.values() for c in clicks), strict=True)),
+        )
+        one_by_one = [model.decode(embedding, **click) for click in clicks]
+    for click, answer in zip(clicks, one_by_one, strict=True):
+        same(answer, answers(model, images, **click))
+    same(repeated, tuple(torch.stack(parts, 1).flatten(0, 1) for parts in zip(*one_by_one, strict=True)))
+
+
+def test_a_detached_embedding_trains_the_decoder_alone():
+    model = MiniSAM()
+    embedding = model.encode(photos(2))
+    cut = embedding.detach()
+    assert isinstance(cut, Embedding)
+    assert torch.equal(cut.features, embedding.features)
+    model.decode(cut, **prompts(2))[0].mean().backward()
+    assert all(p.grad is None for p in model.image_encoder.parameters())
+    assert model.decoder[2][0].weight.grad.abs().sum() > 0
+
+
+class Click(nn.Module):
+    """What runs at a click, on tensors alone, which is what can be exported."""
+
+    def __init__(self, model: MiniSAM):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features, decoder_part, keys, fine, **given):
+        return self.model.decode(Embedding(features, decoder_part, keys, fine, SIZE), **given)
+
+
+def test_a_click_can_be_exported():
+    """So nothing in it depends on values: on a GPU no click waits for the device."""
+    model, given = settled(), prompts(2)
+    embedding = model.encode(photos(2)).detach()
+    tensors = (embedding.features, embedding.decoder_part, embedding.keys, embedding.fine)
+    exported = torch.export.export(Click(model), tensors, given).module()
+    same(exported(*tensors, **given), model.decode(embedding, **given))
+
+
+def test_what_a_recipe_freezes_is_the_pretrained_part():
+    model = MiniSAM()
+    assert model.encoder is model.image_encoder.backbone
+    model.encoder.requires_grad_(False)
+    model(photos(2), **prompts(2))[0].mean().backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert not [name for name in trained if "backbone" in name]
+    assert {name.split(".")[0] for name in trained} >= {"image_encoder", "prompt_encoder", "mask_head"}
+
+
+# --- where the click was ---------------------------------------------------------------------------------------------
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90))
+@settings(max_examples=30, deadline=None)
+def test_pixels_positions_and_keys_agree_where_things_are(height, width):
+    """The centre of cell (i, j) of stride 8 is pixel (8 j + 3.5, 8 i + 3.5), and there its own key is read."""
+    rows, columns = -(-height // 8), -(-width // 8)
+    x, y = torch.arange(columns) * 8 + 3.5, torch.arange(rows) * 8 + 3.5
+    centres = normalize(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1), (height, width))
+    torch.testing.assert_close(positions(rows, columns, (height, width), torch.device("cpu")), centres)
+    unit = unit_keys(torch.randn(1, 16, rows, columns))
+    torch.testing.assert_close(sample(unit, centres[None], (height, width))[0], unit[0].flatten(2).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",), ("mask_input",)], ids=lambda k: k[0])
+def test_on_a_plain_image_the_prompt_map_moves_with_the_prompt(kinds):
+    """What is said depends on offsets alone: a prompt one cell further right and two further down says it there."""
+    keys, encoder = torch.ones(1, 64, 10, 12), settled().prompt_encoder
+    mask = torch.zeros(1, 1, 10, 12)
+    mask[:, :, 2:4, 3:6] = 4.0
+    given = {
+        "points": torch.tensor([[[30.0, 21.0], [51.0, 40.0]]]),
+        "labels": torch.tensor([[1, 0]]),
+        "boxes": torch.tensor([[20.0, 10.0, 50.0, 44.0]]),
+        "mask_input": mask,
+    }
+    by = torch.tensor([8.0, 16.0])
+    moved = given | {
+        "points": given["points"] + by,
+        "boxes": given["boxes"] + by.repeat(2),
+        "mask_input": mask.roll((2, 1), dims=(2, 3)),
+    }
+    chosen = {"labels" if kind == "point_labels" else kind for kind in kinds}
+    with torch.inference_mode():
+        before, after = (
+            encoder(keys, (80, 96), **{k: v if k in chosen else None for k, v in p.items()}) for p in (given, moved)
+        )
+    torch.testing.assert_close(after[:, :, 2:, 1:], before[:, :, :-2, :-1], rtol=1e-3, atol=1e-4)
+    assert (after - before).abs().max() > 0.05
+
+
+def test_likeness_is_that_of_the_clicked_place():
+    """Two kinds of ground: what a click says at a cell depends on whether the cell is of the clicked kind."""
+    torch.manual_seed(0)
+    encoder = settled().prompt_encoder
+    here, there = torch.randn(2, 64, 1, 1)
+    kind = torch.arange(8).expand(8, 8) < 4  # the left half is of the clicked kind
+    other = kind.clone()
+    other[6, 1] = False  # one cell of it is not
+    with torch.inference_mode():
+        one, two = (
+            encoder(
+                torch.where(k, here, there)[None], SIZE, torch.tensor([[[12.0, 12.0]]]), torch.tensor([[1]]), None, None
+            )
+            for k in (kind, other)
+        )
+    changed = (one - two).abs().amax((0, 1)) > 1e-4
+    assert changed.nonzero().tolist() == [[6, 1]]
+
+
+def test_broadcast_says_the_same_everywhere():
+    """Thus its decoder sees a click only as a shift of all channels: the sketch's mistake that the lab shows."""
+    given = {("labels" if k == "point_labels" else k): v for k, v in prompts(2).items()}
+    for fusion, everywhere in (("broadcast", True), ("spatial", False)):
+        with torch.inference_mode():
+            said = settled(fusion=fusion).prompt_encoder(torch.randn(2, 64, 8, 8), SIZE, **given)
+        assert bool((said == said[:, :, :1, :1]).all()) == everywhere
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 90)])
+def test_an_earlier_mask_lies_where_it_was_at_any_resolution(size):
+    """The same mask, once at the resolution of the image and once as ``full_size=False`` gives it (stride 4)."""
+    height, width = (-(-length // 8) * 2 for length in size)
+    coarse = torch.full((1, 1, height, width), -9.0)
+    coarse[..., height // 2 :, width // 2 :] = 9.0
+    full = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., : size[0], : size[1]]
+    encoder, keys = settled().prompt_encoder, torch.ones(1, 64, height // 2, width // 2)
+    with torch.inference_mode():
+        one, two = (encoder(keys, size, None, None, None, mask) for mask in (coarse, full))
+    torch.testing.assert_close(one, two, rtol=0, atol=0.05 * float(one.amax() - one.amin()))
+
+
+@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",)], ids=lambda k: k[0])
+def test_of_two_things_alike_broadcast_cannot_mark_one(kinds):
+    """Exact for an embedding that does not give away positions, away from its edges, whose padding does.
+
+    (In small images the edges are everywhere: there a trained ``broadcast`` can learn to match positions after all.)
+    """
+    torch.manual_seed(0)
+    ground, thing = torch.randn(2, 64, 1, 1)
+    scene = ground.repeat(1, 24, 48)
+    left, right = (slice(10, 13), slice(10, 13)), (slice(10, 13), slice(34, 37))
+    for place in (left, right):
+        scene[:, *place] = thing
+    embedding = Embedding(torch.zeros(1, 256, 24, 48), scene[None], scene[None], torch.zeros(1, 32, 48, 96), (192, 384))
+    on_the_left = {
+        "points": torch.tensor([[[91.5, 91.5]]]),
+        "point_labels": torch.ones(1, 1, dtype=torch.long),
+        "boxes": torch.tensor([[80.0, 80.0, 103.0, 103.0]]),
+    }
+    for fusion, alike in (("broadcast", True), ("spatial", False)):
+        with torch.inference_mode():
+            logits, _ = settled(fusion=fusion).decode(embedding, **only(on_the_left, *kinds), full_size=False)
+        one, other = logits[..., 20:26, 20:26], logits[..., 20:26, 68:74]
+        assert bool((one - other).abs().max() < 1e-4) == alike, fusion
+        assert (one - logits[..., 20:26, 44:50]).abs().max() > 0.01  # either is told from the ground between them
+
+
+def two_discs(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, 64, 64) of two discs alike and apart; centres (B, 2, 2) as (x, y), masks bool (B, 2, 64, 64)."""
+    centres = torch.randint(8, 56, (20 * count, 2, 2), generator=rng)
+    centres = centres[centres.diff(dim=1).square().sum((1, 2)) > 20**2][:count]
+    x, y = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy")
+    masks = (x - centres[..., 0, None, None]) ** 2 + (y - centres[..., 1, None, None]) ** 2 <= 8**2
+    return torch.where(masks.any(1), 200, 60).to(torch.uint8)[:, None].repeat(1, 3, 1, 1), centres.float(), masks
+
+
+def test_a_click_on_each_of_two_discs_gives_that_disc():
+    """Sixty steps of the decoder on a random encoder; then, in new images, the clicked disc has the higher IoU.
+
+    With five other seeds it was so for 98 % of the clicks or more.
+    """
+    rng = torch.Generator().manual_seed(0)
+    model = settle()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+
+    def click_on_each(count: int, full_size: bool) -> tuple[Tensor, Tensor]:
+        images, centres, masks = two_discs(count, rng)
+        with torch.no_grad():
+            embedding = model.encode(images).repeat(2)
+        ones = torch.ones(2 * count, 1, dtype=torch.long)
+        logits, _ = model.decode(embedding, centres.flatten(0, 1)[:, None], ones, full_size=full_size)
+        return logits[:, :1], masks
+
+    for step in range(60):
+        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 10)
+        logits, masks = click_on_each(4, full_size=False)
+        target, p = F.avg_pool2d(masks.flatten(0, 1)[:, None].float(), 4), logits.sigmoid()
+        dice = 2 * (p * target).sum((2, 3)) / (p + target).sum((2, 3))
+        loss = F.binary_cross_entropy_with_logits(logits, target) + 1 - dice.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        logits, masks = click_on_each(40, full_size=True)
+    answer, masks = (logits > 0).view(40, 2, 1, 64, 64), masks[:, None]
+    iou = (answer & masks).sum((-1, -2)) / (answer | masks).sum((-1, -2))  # (image, click, disc)
+    own, other = iou.diagonal(dim1=1, dim2=2), iou.flip(2).diagonal(dim1=1, dim2=2)
+    assert (own > other).float().mean() > 0.9
+    assert own.mean() > 0.6
+
+
+# --- gradients and precision -----------------------------------------------------------------------------------------
+
+
+@heads
+@fusions
+def test_gradients_reach_every_parameter(num_classes, fusion):
+    torch.manual_seed(0)
+    model = MiniSAM(num_classes, fusion=fusion)
+    logits, iou = model(photos(2), **prompts(2))
+    (logits.square().mean() + iou.square().mean()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert without <= ({"key_proj.weight", "key_proj.bias"} if fusion == "broadcast" else set())
+
+
+@heads
+def test_the_iou_s_error_does_not_touch_the_masks(num_classes):
+    """Else the masks would be made such that their IoU is easy to guess."""
+    model = MiniSAM(num_classes)
+    logits, iou = model(photos(2), **prompts(2))
+    iou.sum().backward(retain_graph=True)
+    for part in (model.mask_head, model.to_fine, model.fine_proj):
+        assert all(p.grad is None for p in part.parameters())
+    assert model.decoder[2][0].weight.grad.abs().sum() > 0
+    model.zero_grad(set_to_none=True)
+    logits.sum().backward()
+    assert all(p.grad is None for p in model.iou_head.parameters())
+
+
+@fusions
+def test_gradients_are_finite_where_prompts_are_missing(fusion):
+    model, given = MiniSAM(fusion=fusion), prompts(3)
+    given["points"][0], given["point_labels"][0] = NOWHERE, -1
+    given["boxes"][1] = NOWHERE
+    given["mask_input"][2] = NOWHERE
+    logits, iou = model(photos(3), **given)
+    (logits.square().mean() + iou.mean()).backward()
+    broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    assert broken == []
+
+
+@fusions
+def test_degenerate_boxes_and_points_on_the_edge_are_finite(fusion):
+    """A box of one pixel, one that covers all, points on a key's own centre, in a corner and outside the image."""
+    model = MiniSAM(fusion=fusion)
+    points = torch.tensor([[[3.5, 3.5], [0.0, 0.0]], [[63.0, 63.0], [-40.0, 200.0]]])
+    boxes = torch.tensor([[5.0, 6.0, 5.0, 6.0], [0.0, 0.0, 63.0, 63.0]])
+    logits, iou = model(photos(2), points, torch.tensor([[1, 0], [1, 0]]), boxes)
+    assert logits.isfinite().all()
+    assert iou.isfinite().all()
+    logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_and_its_answer_as_the_next_prompt(dtype):
+    torch.manual_seed(0)
+    model, images, given = settled(), photos(2), only(prompts(2), "points", "point_labels", "boxes")
+    exact, exact_iou = answers(model, images, **given)
+    with torch.autocast("cpu", dtype=dtype), torch.inference_mode():
+        logits, iou = model(images, **given)
+        refined, _ = model(images, **given, mask_input=logits[:, :1])
+    assert (logits.float() - exact).abs().mean() < 0.1 * exact.std()
+    assert (iou.float() - exact_iou).abs().max() < 0.02
+    assert refined.isfinite().all()
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "concat"}, "unknown fusion 'concat'; known: spatial, broadcast"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        MiniSAM(**options)
+
+
+ONE, TWO = torch.ones(2, 1, dtype=torch.long), torch.ones(2, 2, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": torch.zeros(3, 64, 64)}, r"images must have shape \(B, 3, H, W\), got \(3, 64, 64\)"),
+        ({"images": torch.zeros(2, 1, 64, 64)}, r"images must have shape \(B, 3, H, W\), got \(2, 1, 64, 64\)"),
+        ({"points": torch.zeros(2, 1, 2)}, "points and point_labels belong together"),
+        ({"point_labels": ONE}, "points and point_labels belong together"),
+        ({"points": torch.zeros(1, 2), "point_labels": ONE}, r"points must have shape \(2, N, 2\)"),
+        ({"points": torch.zeros(1, 1, 2), "point_labels": ONE[:1]}, r"points must have shape \(2, N, 2\)"),
+        ({"points": torch.zeros(2, 1, 2), "point_labels": TWO}, r"point_labels must have shape \(2, 1\), got \(2, 2\)"),
+        ({"boxes": torch.zeros(4)}, r"boxes must have shape \(2, 4\).* got \(4,\)"),
+        ({"boxes": torch.zeros(2, 1, 4)}, r"boxes must have shape \(2, 4\)"),
+        ({"mask_input": torch.zeros(2, 16, 16)}, r"mask_input must have shape \(2, 1, h, w\), got \(2, 16, 16\)"),
+        ({"mask_input": torch.zeros(2, 3, 16, 16)}, r"mask_input must have shape \(2, 1, h, w\)"),
+    ],
+)
+@fusions
+def test_wrong_shapes_are_named(fusion, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        answers(settled(fusion=fusion), **({"images": photos(2)} | wrong))
