@@ -1,6 +1,7 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
 # make test   lint, unit tests, and the notebooks through nbval in the profile tiny
 # make lab    open JupyterLab
+# make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, into build/release
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test lint lab release refresh clean
+.PHONY: labs test lint lab demo release refresh clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -27,6 +28,9 @@ lint: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=.
+
+demo: $(STAMP)
+	$(BIN)/voila --Voila.ip=127.0.0.1 notebooks/demo_minisam.ipynb
 
 release: $(STAMP)
 	$(BIN)/python -m labhelpers.course.release notebooks --out build/release

@@ -45,9 +45,19 @@ def test_imports_run_one_way(path):
 
 
 def test_importing_everything_loads_no_heavy_library():
-    heavy = ("torchvision", "matplotlib.pyplot", "accelerate", "scipy.ndimage", "wandb", "transformers", "pandas")
+    heavy = (
+        "torchvision",
+        "matplotlib.pyplot",
+        "accelerate",
+        "scipy.ndimage",
+        "wandb",
+        "transformers",
+        "pandas",
+        "cv2",
+    )
+    heavy += ("ipywidgets", "anywidget")
     code = (
-        "import sys; from labhelpers import data, evaluation, models, plots, training;"
+        "import sys; from labhelpers import data, evaluation, models, plots, prompting, training;"
         "from labhelpers.course import checks;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )

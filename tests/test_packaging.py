@@ -14,6 +14,7 @@ CONDA_NAMES = {
     "torch": "pytorch",
     "huggingface-hub": "huggingface_hub",
     "opencv-python-headless": "py-opencv",
+    "playwright": "playwright-python",
 }
 
 

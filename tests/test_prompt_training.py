@@ -210,4 +210,3 @@ def test_mean_iou_of_an_image_is_over_its_classes():
     logits[0, 1, :1] = 5
     logits[0, 0, 1:] = 5
     assert mean_iou(logits, target).tolist() == pytest.approx([(8 / 12 + 4 / 8) / 2, 0])
-

@@ -1,0 +1,33 @@
+"""How we ask: prompts simulated from masks, predictors that answer them, a session and a canvas to click on."""
+
+from typing import Any
+
+from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
+from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
+from labhelpers.prompting.session import PromptSession
+from labhelpers.prompting.shipped import load_mini_sam, load_predictor
+from labhelpers.prompting.steps import Answer
+
+__all__ = [
+    "Answer",
+    "MiniSamPredictor",
+    "Predictor",
+    "PromptCanvas",
+    "PromptSession",
+    "box_from_mask",
+    "centre_click",
+    "load_mini_sam",
+    "load_predictor",
+    "next_click",
+    "random_click",
+    "sample_points",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The canvas is loaded where it is used: all else works, and is imported, without widgets."""
+    if name == "PromptCanvas":
+        from labhelpers.prompting.canvas import PromptCanvas
+
+        return PromptCanvas
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

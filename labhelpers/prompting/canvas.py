@@ -1,0 +1,134 @@
+"""The canvas: click on a picture in the notebook, and see the mask. A thin view on a `PromptSession`."""
+
+import base64
+import traceback
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+from PIL import Image
+
+from labhelpers.prompting.pictures import COLOURS, MAX_BYTES, OPACITY, decode_upload, draw, encode_jpeg
+from labhelpers.prompting.session import PromptSession
+
+__all__ = ["PromptCanvas"]
+
+STATIC_BYTES = 70_000  # of the picture that stays in a stored notebook
+
+
+class PromptCanvas(anywidget.AnyWidget):
+    """A picture to click on: left for what belongs to the object, right (or Shift) for what does not, drag for a box.
+
+    The wheel or the buttons zoom, Ctrl+Z undoes, Ctrl+Shift+Z does it again, C or Delete clears, M hides the mask. All
+    of it acts on ``session``; what a cell does to the session (``canvas.session.undo()``) appears in the canvas. What
+    goes wrong is said under the picture. Runs in JupyterLab, Notebook 7, VS Code, Voila and Colab, whose manager of
+    custom widgets it switches on (anywidget does). Where no frontend runs, as in a notebook on GitHub, the output is a
+    picture of the session as it was when the cell ran.
+
+    Args:
+        session: what to look at; several canvases may show one session.
+    """
+
+    # How the two sides talk. A click comes as a message of its own, so that none is lost or overtaken: {"id", "action",
+    # "image", "arguments"}. The answer goes back as bytes and a dict together with a sequence number, in one message;
+    # the browser paints when the number changes.
+    _esm = Path(__file__).parent / "canvas.js"
+    _css = Path(__file__).parent / "canvas.css"
+    _picture = traitlets.Bytes().tag(sync=True)  # the current image as JPEG
+    _mask = traitlets.Bytes().tag(sync=True)  # one bit a pixel, row after row, without gaps between rows
+    _state = traitlets.Dict().tag(sync=True)
+    _sequence = traitlets.Int().tag(sync=True)
+    _look = traitlets.Dict({"colours": COLOURS, "opacity": OPACITY, "upload_bytes": MAX_BYTES}).tag(sync=True)
+
+    def __init__(self, session: PromptSession):
+        self.session = session
+        self._shown: str | None = None  # the image that the browser has
+        self._message = ""
+        self._handled: Any = None  # id of the last event, so that the browser knows which click an answer is to
+        self._upload = bytearray()
+        super().__init__()
+        self._refresh()
+        session.observe(self._refresh)
+        self.on_msg(self._receive)
+
+    def _refresh(self) -> None:
+        """Show what there is."""
+        session = self.session
+        height, width = session.image.shape[:2]
+        with self.hold_sync():
+            if self._shown != session.image_name:
+                self._picture = encode_jpeg(Image.fromarray(session.image))
+                self._shown = session.image_name
+            self._mask = np.packbits(session.mask).tobytes()
+            self._state = {
+                "image": session.image_name,
+                "images": session.image_names,
+                "model": session.model,
+                "models": list(session.predictors),
+                "size": [width, height],
+                **session.prompts()[session.image_name],
+                "predicted_iou": session.predicted_iou,
+                "latency_ms": session.latency_ms,
+                "class_name": session.class_name,
+                "can_undo": session.can_undo,
+                "can_redo": session.can_redo,
+                "message": self._message,
+                "handled": self._handled,
+            }
+            self._sequence += 1
+
+    def _receive(self, _widget: Any, event: dict[str, Any], buffers: list[memoryview]) -> None:
+        """Do what an event asks for; whatever goes wrong is said in the canvas, where alone the user would see it."""
+        self._message, self._handled, before = "", event.get("id"), self._sequence
+        try:
+            self._handle(event, buffers)
+        except ValueError as error:
+            self._message = str(error)
+        except Exception as error:  # of any predictor: its traceback goes to the log, and a sentence to the user
+            traceback.print_exc()
+            self._message = f"{type(error).__name__}: {error}"
+        if self._message or self._sequence == before:  # else the session has said that it changed
+            self._refresh()
+
+    def _handle(self, event: dict[str, Any], buffers: list[memoryview]) -> None:
+        session, action, arguments = self.session, event.get("action"), event.get("arguments", {})
+        if action == "upload":
+            self._take_upload(buffers[0].tobytes(), **arguments)
+        elif action in ("switch_image", "switch_model"):
+            getattr(session, action)(**arguments)
+        elif event.get("image") != session.image_name:
+            self._message = "The picture changed under that click: click again."
+        elif action in ("add_point", "add_box", "clear", "undo", "redo"):
+            getattr(session, action)(**arguments)
+        else:
+            raise ValueError(f"the canvas does not know the action {action!r}")
+
+    def _take_upload(self, part: bytes, name: str, first: bool, last: bool) -> None:
+        """A file comes in parts, because servers end a connection at a message of more than 10 MB."""
+        if first:
+            self._upload.clear()
+        self._upload += part
+        if not last:
+            return
+        pixels = decode_upload(bytes(self._upload), name)
+        unique, number = name, 1
+        while unique in self.session.image_names:
+            number += 1
+            unique = f"{name} ({number})"
+        self.session.add_image(unique, pixels)
+        self.session.switch_image(unique)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The widget, and beside it a picture of the session for readers without a kernel."""
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        data["image/jpeg"] = base64.b64encode(encode_jpeg(draw(self.session), STATIC_BYTES)).decode()
+        data["text/plain"] = self._description()
+        return data, {**metadata, "image/jpeg": {"alt": data["text/plain"]}}
+
+    def _description(self) -> str:
+        session = self.session
+        prompts = f"{len(session.points)} points" + (" and a box" if session.box is not None else "")
+        answer = "no mask yet" if session.answer is None else f"predicted IoU {session.predicted_iou:.2f}"
+        return f"{session.image_name}: {prompts}, {answer}"
