@@ -31,6 +31,7 @@ class Profile:
     deeplab_crop: int  # ... and the side of its crops, pixels
     unet: MappingProxyType = field(repr=False)  # of lab 04, see _SMOKE_UNET
     backbones: MappingProxyType = field(repr=False)  # of lab 05, see _SMOKE_BACKBONES
+    mini_sam: MappingProxyType = field(repr=False)  # of lab 06, see _SMOKE_MINI_SAM
     minutes: MappingProxyType = field(repr=False)  # of each lab
 
     @property
@@ -164,6 +165,67 @@ _FULL_BACKBONES = {
     "augmentation": {**_COURSE_AUGMENTATION, "crop": 512},
 }
 
+# Lab 06: Mini-SAM has its full size in every profile. On a CPU its encoder stays as it comes, and a crop is a whole
+# scene at half of its size, as the network is asked about it afterwards.
+_SMOKE_MINI_SAM = {
+    "images": None,  # training images; None takes all
+    "debug_steps": 20,  # of each run that learns a handful of masks by heart
+    "training": {  # keyword arguments of training.PromptRecipe ...
+        "steps": 80,
+        "batch_size": 8,
+        "lr": 2e-3,
+        "weight_decay": 1e-4,
+        "clip_norm": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 30,  # else the judge learns that every mask is bad, as they are at first, and stays with it
+        "freeze_encoder_steps": 80,  # all of them
+        "eval_every": 20,
+        "eval_objects": 20,
+        "prompts": 4,
+        "kinds": (0.15, 0.6, 0.25),  # most of all clicks, since the lab is about them
+        "smallest": 40,
+    },
+    "augmentation": {  # ... and of its augmentation
+        "crop": 64,
+        "scale": (0.5, 0.5),
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+    },
+    "encoder": "shipped",  # where the image encoder's weights come from: "shipped" with the course, or "imagenet"
+    "min_side": 20,  # pixels: objects whose box is narrower or lower are not judged
+    "judged_images": 12,  # all objects of so many validation images are judged
+    "clicks": 10,  # most clicks of the simulated user
+    "time_size": 512,  # side of the image for which a click is timed
+}
+_LAB_MINI_SAM = {
+    **_SMOKE_MINI_SAM,
+    "images": 500,
+    "training": {
+        "steps": 30 * (500 // 16),  # 30 epochs
+        "batch_size": 16,
+        "lr": 3e-4,
+        "weight_decay": 1e-4,
+        "clip_norm": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 30,
+        "freeze_encoder_steps": 3 * (500 // 16),
+        "eval_every": 3 * (500 // 16),
+        "eval_objects": 100,
+    },
+    "augmentation": {**_COURSE_AUGMENTATION, "scale": (0.4, 0.8)},  # the network is asked about whole images: at 0.5
+    "encoder": "imagenet",
+    "min_side": 32,
+    "judged_images": 60,
+    "clicks": 20,
+}
+_FULL_MINI_SAM = {
+    **_LAB_MINI_SAM,
+    "images": None,
+    "training": {**_LAB_MINI_SAM["training"], "steps": 30 * (1464 // 16), "freeze_encoder_steps": 3 * (1464 // 16)},
+    "judged_images": 200,
+}
+
 PROFILES = {
     "tiny": Profile(
         name="tiny",
@@ -194,7 +256,25 @@ PROFILES = {
                 "time_size": (64, 64),
             }
         ),
-        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7}),
+        mini_sam=MappingProxyType(
+            {
+                **_SMOKE_MINI_SAM,
+                "debug_steps": 2,
+                "training": {
+                    **_SMOKE_MINI_SAM["training"],
+                    "steps": 2,
+                    "batch_size": 2,
+                    "warmup_steps": 0,
+                    "freeze_encoder_steps": 2,
+                    "eval_every": 1,
+                    "eval_objects": 3,
+                },
+                "judged_images": 2,
+                "clicks": 2,
+                "time_size": 128,
+            }
+        ),
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7, "06": 0.6}),
     ),
     "smoke": Profile(
         name="smoke",
@@ -214,7 +294,8 @@ PROFILES = {
         deeplab_crop=96,
         unet=MappingProxyType(_SMOKE_UNET),
         backbones=MappingProxyType(_SMOKE_BACKBONES),
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3}),
+        mini_sam=MappingProxyType(_SMOKE_MINI_SAM),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3, "06": 2}),
     ),
     "lab": Profile(
         name="lab",
@@ -234,7 +315,8 @@ PROFILES = {
         deeplab_crop=256,
         unet=MappingProxyType(_LAB_UNET),
         backbones=MappingProxyType(_LAB_BACKBONES),
-        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 16, "05": 77}),
+        mini_sam=MappingProxyType(_LAB_MINI_SAM),
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 16, "05": 77, "06": 45}),
     ),
     "full": Profile(
         name="full",
@@ -254,7 +336,8 @@ PROFILES = {
         deeplab_crop=513,
         unet=MappingProxyType(_FULL_UNET),
         backbones=MappingProxyType(_FULL_BACKBONES),
-        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 82, "05": 640}),
+        mini_sam=MappingProxyType(_FULL_MINI_SAM),
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 82, "05": 640, "06": 120}),
     ),
 }
 

@@ -33,6 +33,32 @@ def test_every_profile_makes_a_valid_recipe_and_augmentation(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", config.PROFILES)
+def test_every_profile_makes_a_valid_recipe_for_prompts(name):
+    from labhelpers.data import Augmentation
+    from labhelpers.training import PromptRecipe
+
+    settings = config.PROFILES[name].mini_sam
+    recipe = PromptRecipe(augmentation=Augmentation(**settings["augmentation"]), **settings["training"])
+    assert recipe.warmup_steps < recipe.steps
+    assert 0 < recipe.freeze_encoder_steps <= recipe.steps
+    assert settings["encoder"] in ("shipped", "imagenet")
+    assert recipe.smallest < recipe.augmentation.crop**2 / 20
+
+
+def test_the_courses_recipe_of_mini_sam():
+    recipe = config.PROFILES["lab"].mini_sam["training"]
+    assert config.PROFILES["lab"].mini_sam["images"] == 500
+    assert {key: recipe[key] for key in ("lr", "weight_decay", "clip_norm", "batch_size", "schedule")} == {
+        "lr": 3e-4,
+        "weight_decay": 1e-4,
+        "clip_norm": 1.0,
+        "batch_size": 16,
+        "schedule": "cosine",
+    }
+    assert recipe["steps"] // (500 // 16) == 30  # epochs
+
+
+@pytest.mark.parametrize("name", config.PROFILES)
 def test_deeplab_has_rates_for_its_map(name):
     """At least a third of the largest rate's weights must read the map of a crop, and the options build a model."""
     import torch
