@@ -43,7 +43,7 @@ def test_a_mark_without_an_end_is_refused(tmp_path):
         student_version(tmp_path / "01_lab.ipynb")
 
 
-@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", [n for n in NOTEBOOKS if n.stem[:2].isdigit()], ids=lambda path: path.stem)
 def test_no_answer_of_the_course_leaks(source):
     """Every line between the marks is gone, unless the same line also stands elsewhere in the notebook."""
     answers, elsewhere, inside = [], set(), False
