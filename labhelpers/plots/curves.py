@@ -17,6 +17,8 @@ _AXIS_LABELS = {
     "lr": "learning rate",
     "val_loss": "validation loss",
     "mean_iou": "validation mean IoU",
+    "box_iou": "validation IoU, box",
+    "click_iou": "validation IoU, one click",
 }
 _FEW_POINTS = 6
 _WIDE = 50  # a loss that spans such a factor is drawn on a logarithmic axis

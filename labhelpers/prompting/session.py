@@ -222,7 +222,7 @@ class PromptSession:
         return session
 
     def replay(self, text: str) -> list[Answer | None]:
-        """Do every recorded action again, on this session's images and models; returns the answer after each.
+        """Do every recorded action again, on its own images and models; returns the answer after each.
 
         To ask another model, give it under the recorded name: ``PromptSession({"mini_sam": sam}, images)``.
 
