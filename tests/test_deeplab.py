@@ -204,6 +204,7 @@ def test_every_backbone(name, backbone):
 
 @pytest.mark.parametrize("options", [{}, {"separable": True}, {"norm": "group"}, {"output_stride": 8}], ids=str)
 def test_gradients_reach_every_parameter(name, options):
+    torch.manual_seed(0)  # group norm behind the pooling passes on little, and with some numbers next to nothing
     model = build(name, num_classes=5, **SMALL, **options)
     # Four images: of two, batch norm behind the pooling makes +-1 whatever they are, and its 1x1 would learn nothing.
     logits = model(torch.randn(4, 3, 97, 97))
