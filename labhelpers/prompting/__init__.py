@@ -5,7 +5,7 @@ from typing import Any
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 from labhelpers.prompting.session import PromptSession
-from labhelpers.prompting.shipped import load_mini_sam, load_predictor
+from labhelpers.prompting.shipped import load_mini_sam, load_predictor, mini_sam_weights
 from labhelpers.prompting.steps import Answer
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "centre_click",
     "load_mini_sam",
     "load_predictor",
+    "mini_sam_weights",
     "next_click",
     "random_click",
     "sample_points",
