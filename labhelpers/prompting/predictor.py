@@ -113,7 +113,7 @@ class MiniSamPredictor:
     def _look_twice(
         self, points: np.ndarray, labels: np.ndarray, mask: np.ndarray | None, multimask: bool
     ) -> tuple[Tensor, Tensor]:
-        """First at the whole image, unless an earlier mask is there, then at what was found."""
+        """First at the whole image, unless an earlier mask is there, then at what was found, which is refined."""
         found, first = mask, None
         if found is None:
             first = self._look(self._whole, points, labels, None, None, multimask)
@@ -124,7 +124,7 @@ class MiniSamPredictor:
         window = Window.around(_enclosing(_box_of(found), clicked), CLICK_MARGIN, self._size, WINDOW)
         if window.x1 - window.x0 >= max(self._size):
             return first or self._look(self._whole, points, labels, None, mask, multimask)
-        return self._look(window, points, labels, None, mask, multimask)
+        return self._look(window, points, labels, None, found if found.any() else mask, multimask)
 
     # --- one look ----------------------------------------------------------------------------------------------------
 
