@@ -25,6 +25,7 @@ from labhelpers.evaluation import (
     right_object,
 )
 from labhelpers.prompting import MiniSamPredictor, load_mini_sam
+from labhelpers.prompting.sampling import box_from_mask, centre_click
 
 KINDS = ("box", "jittered_box", "centre_click", "jittered_click", "random_click", "3_points", "5_points", "10_points")
 
@@ -58,10 +59,13 @@ def latency(predictor: MiniSamPredictor, plain: MiniSamPredictor) -> None:
     """Medians of 30, on one synthetic scene of 512 px."""
     from labhelpers.data.synthetic.composition import draw_scene
 
-    image = draw_scene(0, "val", 0, 512).image
-    click = {"points": np.array([[250, 300]]), "labels": np.array([1])}
-    box = {"box": np.array([150, 150, 400, 420])}
-    x, at = torch.from_numpy(image).permute(2, 0, 1)[None], torch.tensor([[[250.0, 300.0]]])
+    scene = draw_scene(0, "val", 0, 512)
+    image, masks = scene.image, [scene.objects == number for number in np.unique(scene.objects) if 0 < number < 255]
+    # The smallest object that can be clicked at: found in a window, while of a large one the whole image is the window.
+    mask = min((mask for mask in masks if mask.sum() > 1000), key=np.sum)
+    click = {"points": centre_click(mask)[None], "labels": np.array([1])}
+    box = {"box": box_from_mask(mask)}
+    x, at = torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(click["points"])[None]
     one = torch.ones(1, 1, dtype=torch.long)
     with torch.inference_mode():
         embedding = predictor.model.encode(x)

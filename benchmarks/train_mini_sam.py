@@ -25,7 +25,7 @@ from labhelpers.data.transforms import Augmentation
 from labhelpers.evaluation import evaluate_prompts, evaluate_semantic, objects
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.prompting import MiniSamPredictor
-from labhelpers.prompting.shipped import save_mini_sam
+from labhelpers.prompting.shipped import load_mini_sam, save_mini_sam
 from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train_or_load
 
 SIZE = 128  # pixels of a window
@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--semantic-steps", type=int, default=1500)
     parser.add_argument("--fold", type=int, choices=range(FOLDS))
+    parser.add_argument("--start", type=Path, help="weights to go on from, as this script writes them")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--out", type=Path, default=config.checkpoints_root() / "mini_sam.safetensors")
     args = parser.parse_args()
 
@@ -59,14 +61,15 @@ def main() -> None:
         steps=args.steps,
         batch_size=12,
         augmentation=AS_IT_IS,
-        lr=1.5e-3,
+        lr=args.lr,
         weight_decay=0.05,
         clip_norm=1.0,
         schedule="cosine",
         warmup_steps=min(200, args.steps // 10),
         save_every=250,
     )
-    run = train_or_load("mini_sam_shipped", MiniSAM(), mixture, ObjectDataset(scenes_val), recipe)
+    model = load_mini_sam(args.start).train() if args.start else MiniSAM()
+    run = train_or_load("mini_sam_shipped", model, mixture, ObjectDataset(scenes_val), recipe)
     model = run.model
     if held_out is not None:
         print(evaluate_prompts(MiniSamPredictor(model), objects(held_out)))

@@ -132,13 +132,19 @@ def expose(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def turn(
-    colours: np.ndarray, mask: np.ndarray, degrees: float, scale: float, border: int
+    colours: np.ndarray, mask: np.ndarray, degrees: float, scale: float, border: int, stretch: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn colours (h, w, 3) and what belongs to them (h, w) about their middle; labels stay labels."""
+    """Turn colours (h, w, 3) and what belongs to them (h, w) about their middle; labels stay labels.
+
+    Before that they become ``stretch`` times as wide and as much lower.
+    """
     import cv2
 
     height, width = mask.shape
     move = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
+    middle = move @ [width / 2, height / 2, 1]
+    move[:, :2] *= [stretch, 1 / stretch]
+    move[:, 2] += middle - move @ [width / 2, height / 2, 1]
     how = cv2.INTER_NEAREST if mask.dtype == np.uint8 else cv2.INTER_LINEAR
     colours = cv2.warpAffine(np.ascontiguousarray(colours), move, (width, height), borderMode=border)
     return colours, cv2.warpAffine(np.ascontiguousarray(mask), move, (width, height), flags=how, borderMode=border)

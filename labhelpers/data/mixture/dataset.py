@@ -34,7 +34,7 @@ class ObjectMixture(SegmentationDataset):
         photos: Library,
         streets: Library | None = None,
         scenes: Library | None = None,
-        shares: tuple[float, ...] = (0.4, 0.15, 0.1, 0.15, 0.2),
+        shares: tuple[float, ...] = (0.3, 0.15, 0.1, 0.15, 0.3),
         size: int = 128,
         length: int = 100_000,
         seed: int = 0,
@@ -64,11 +64,14 @@ class ObjectMixture(SegmentationDataset):
             image, objects = self._pasted(kind == "blobs", rng)
         if rng.random() < 0.5:
             image, objects = image[:, ::-1], objects[:, ::-1]
-        if kind in self.libraries and rng.random() < 0.3:
+        if kind in self.libraries and rng.random() < 0.5:
             import cv2
 
-            border = cv2.BORDER_REFLECT_101
-            image, objects = turn(image, objects, rng.uniform(-25, 25), rng.uniform(0.85, 1.2), border)
+            stretch = np.exp(rng.uniform(-0.25, 0.25))
+            how = {"scale": rng.uniform(0.85, 1.2), "stretch": stretch, "border": cv2.BORDER_REFLECT_101}
+            image, objects = turn(image, objects, rng.uniform(-25, 25), **how)
+        if kind in self.libraries and rng.random() < 0.25:
+            image = recolour(image, rng)  # few photographs are soon known by their colours
         image = np.ascontiguousarray(expose(image, rng).transpose(2, 0, 1))
         return torch.from_numpy(image), torch.from_numpy(np.ascontiguousarray(objects))
 
@@ -101,7 +104,7 @@ class ObjectMixture(SegmentationDataset):
             if rng.random() < 0.5:
                 colours, opacity = colours[:, ::-1], opacity[:, ::-1]
             if rng.random() < 0.3:
-                colours, opacity = turn(colours, opacity, rng.uniform(-40, 40), 0.9, border=0)
+                colours, opacity = turn(colours, opacity, rng.uniform(-40, 40), scale=0.9, border=0)
             number = next(n for n in range(1, 255) if n not in taken)
             if paste(image, objects, number, colours, opacity, rng):
                 taken.add(number)
