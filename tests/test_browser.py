@@ -244,6 +244,22 @@ def test_keys_of_the_canvas_are_not_those_of_the_notebook(canvas):
     assert cells == ["code"]
 
 
+def test_keys_arrive_where_the_application_takes_them_first(canvas):
+    """Notebook 7 listens on the document and lets no key through that it has a command for."""
+    canvas.click(64, 48)
+    canvas.page.evaluate(
+        """() => {
+          window.taken = (event) => event.stopPropagation();
+          document.addEventListener("keydown", window.taken, { capture: true });
+        }"""
+    )
+    try:
+        canvas.press("Control+z")
+    finally:
+        canvas.page.evaluate("() => document.removeEventListener('keydown', window.taken, { capture: true })")
+    assert canvas.prompts == ([], None)
+
+
 def test_fast_clicks_are_all_kept_in_their_order(canvas):
     places = [(10, 10), (110, 15), (60, 50), (20, 80), (100, 85)]
     for x, y in places:

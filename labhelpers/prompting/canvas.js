@@ -99,7 +99,9 @@ class View {
     this.control("image").addEventListener("change", (e) => this.send("switch_image", { name: e.target.value }));
     this.control("model").addEventListener("change", (e) => this.send("switch_model", { name: e.target.value }));
     this.file.addEventListener("change", () => this.upload());
-    this.root.addEventListener("keydown", (event) => this.key(event));
+    // On the way down from the window: Notebook 7 takes keys before they reach the canvas.
+    this.onKey = (event) => this.root.contains(event.target) && this.key(event);
+    window.addEventListener("keydown", this.onKey, { capture: true });
     this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
     this.canvas.addEventListener("pointerup", (event) => this.release(event));
@@ -113,6 +115,7 @@ class View {
 
   remove() {
     this.model.off("change:_sequence", this.onState);
+    window.removeEventListener("keydown", this.onKey, { capture: true });
     this.observer.disconnect();
     clearTimeout(this.waiting);
   }
@@ -316,7 +319,7 @@ class View {
     else if (this.zoom > 1 && key === "arrowdown") action = () => this.look(this.zoom, this.left, this.top + step);
     else return;
     event.preventDefault();
-    event.stopPropagation(); // in JupyterLab, M would also make this a Markdown cell
+    event.stopPropagation(); // in Jupyter, M would also make this a Markdown cell
     action();
   }
 
