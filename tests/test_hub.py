@@ -1,79 +1,24 @@
 """Weights from the hub: cached, downloaded or done without, and never waited for."""
 
-import hashlib
 import shutil
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save
+from tiny_hub import COMMIT, empty_cache, point_to, serve
 
 from labhelpers.models import hub
-from labhelpers.models.hub import hub_weights
+from labhelpers.models.hub import hub_file, hub_weights
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = save({"weight": torch.arange(6.0)})
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """What the hub answers for one file; `server.behaviour` says how it fails."""
-
-    def do_HEAD(self):
-        self._answer(body=False)
-
-    def do_GET(self):
-        self._answer(body=True)
-
-    def _answer(self, body: bool):
-        self.server.requests.append((self.command, self.path, self.headers.get("Authorization")))
-        if self.server.behaviour == "hangs up":
-            return
-        if self.server.behaviour == "busy":
-            self.send_error(503)
-            return
-        if self.server.behaviour == "missing" or not self.path.startswith("/group/tiny/resolve/"):
-            self.send_error(404)
-            return
-        content = CONTENT
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(bytes(reversed(content)) if self.server.behaviour == "wrong" else content)
-
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def serve(behaviour: str):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.behaviour, server.requests = behaviour, []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-
-def point_to(url: str, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    empty_cache(tmp_path / "hub", monkeypatch)
     return tmp_path / "hub"
 
 
@@ -83,8 +28,8 @@ def online(cache, monkeypatch):
 
     @contextmanager
     def start(behaviour: str):
-        with serve(behaviour) as server:
-            point_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        with serve({hub.FILE: CONTENT}, behaviour) as server:
+            point_to(server.url, monkeypatch)
             yield server
 
     return start
@@ -156,3 +101,11 @@ def test_a_damaged_cache_is_found(online, cache):
             fetch()
         shutil.rmtree(cache / "models--group--tiny")  # what the error says
         assert fetch().read_bytes() == CONTENT
+
+
+def test_the_size_is_told_before_a_download_and_only_then(online):
+    told = []
+    with online("good"):
+        for _ in range(2):
+            hub_file("group/tiny", COMMIT, hub.FILE, told.append)
+    assert told == [len(CONTENT)]

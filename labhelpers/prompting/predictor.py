@@ -75,9 +75,7 @@ class MiniSamPredictor:
 
     def set_image(self, image: np.ndarray) -> None:
         """As :meth:`Predictor.set_image`."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"set_image needs a uint8 array (H, W, 3), RGB, got {what}")
+        checked_image(image)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         self.image, self._pixels = image, pixels.to(next(self.model.parameters()).device)
         self._size = image.shape[:2]
@@ -184,6 +182,13 @@ class MiniSamPredictor:
         self.class_name = VOC_CLASSES[best] if len(scores) == len(VOC_CLASSES) else f"class {best}"
         others = torch.cat([scores[:best], scores[best + 1 :]]).logsumexp(0)
         return (scores[best] - others)[None]
+
+
+def checked_image(image: np.ndarray) -> None:
+    """Raises ValueError unless it is a uint8 array (H, W, 3)."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"set_image needs a uint8 array (H, W, 3), RGB, got {what}")
 
 
 def checked(

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models.sam import SAM_MODELS
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
+from labhelpers.prompting.sam import sam_predictor
 
 __all__ = ["load_mini_sam", "load_predictor", "mini_sam_weights", "save_mini_sam"]
 
@@ -17,11 +19,16 @@ SEMANTIC = "semantic."  # what the 21-class head has of its own; all else it sha
 def load_predictor(name: str = "mini_sam", device: str | torch.device = "cpu") -> Predictor:
     """The predictor ``name``: "mini_sam" marks objects, "mini_sam_semantic" marks a class and names it.
 
+    The names of ``models.sam.SAM_MODELS`` ("sam_vit_b", ...) load a SAM, see :func:`prompting.load_sam`.
+
     Raises:
         ValueError: an unknown name. FileNotFoundError: the weights are not where they came with the project.
+        SamUnavailable: a SAM's weights, or the library for it, are out of reach; one sentence says so.
     """
+    if name in SAM_MODELS:
+        return sam_predictor(name, device)
     if name not in PREDICTORS:
-        raise ValueError(f"unknown predictor {name!r}; known: {', '.join(PREDICTORS)}")
+        raise ValueError(f"unknown predictor {name!r}; known: {', '.join([*PREDICTORS, *SAM_MODELS])}")
     model = load_mini_sam(num_classes=21 if name == "mini_sam_semantic" else 1)
     return MiniSamPredictor(model.to(device), name)
 

@@ -9,6 +9,8 @@ from .prompted import PromptRecipe
 from .prompted_semantic import SemanticPromptRecipe
 from .recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from .run import Run, load_finished, overfit_one_batch, train_or_load
+from .sam_loss import sam_loss
+from .sam_tuning import SamRecipe, TunedSam, tune_sam_decoder
 from .session import Event, Session
 from .tracking import History
 
@@ -24,9 +26,11 @@ __all__ = [
     "PromptRecipe",
     "Recipe",
     "Run",
+    "SamRecipe",
     "Schedule",
     "SemanticPromptRecipe",
     "Session",
+    "TunedSam",
     "build_loss",
     "build_optimizer",
     "build_schedule",
@@ -39,7 +43,9 @@ __all__ = [
     "load_finished",
     "overfit_one_batch",
     "prompt_loss",
+    "sam_loss",
     "train",
     "train_or_load",
     "true_iou",
+    "tune_sam_decoder",
 ]
