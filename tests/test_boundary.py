@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labhelpers.evaluation import BoundaryScores, boundary_band, confusion_matrix, edge_distance, scores, trimap_curve
+from labhelpers.evaluation import (
+    BoundaryScores,
+    boundary_band,
+    boundary_counts,
+    boundary_iou,
+    confusion_matrix,
+    edge_distance,
+    scores,
+    trimap_curve,
+)
 
 
 @st.composite
@@ -85,3 +94,52 @@ def test_foreground_iou_forgives_the_class_but_not_the_edge():
 def test_bad_width(width):
     with pytest.raises(ValueError, match="1 to 254 pixels"):
         boundary_band(torch.zeros(4, 4, dtype=torch.uint8), width)
+
+
+# --- Boundary IoU ---
+
+
+def boundary_by_definition(labels: np.ndarray, label: int, d: int) -> np.ndarray:
+    """The pixels of a mask that vanish when it is eroded d times by 3x3; it ends where the picture ends."""
+    mask = labels == label
+    inside = np.pad(mask, d)
+    return mask & ~np.lib.stride_tricks.sliding_window_view(inside, (2 * d + 1, 2 * d + 1)).all((2, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps(), st.integers(0, 2**32 - 1))
+def test_boundary_iou_follows_its_definition(target, seed):
+    rng = torch.Generator().manual_seed(seed)
+    big = target.repeat_interleave(9, 0).repeat_interleave(9, 1)  # wide enough for bands of more than one pixel
+    prediction = torch.randint(0, 3, target.shape, generator=rng, dtype=torch.uint8)
+    prediction = prediction.repeat_interleave(9, 0).repeat_interleave(9, 1)
+    counts = boundary_counts(prediction, big, 3)
+    d = max(1, round(0.02 * float(np.hypot(*big.shape))))
+    void = big.numpy() == 255
+    seen = np.where(void, 255, prediction.numpy())
+    ious = []
+    for label in range(3):
+        true, predicted = (boundary_by_definition(labels, label, d) for labels in (big.numpy(), seen))
+        assert counts[:, label].tolist() == [true.sum(), predicted.sum(), (true & predicted).sum()]
+        if (true | predicted).any():
+            ious.append((true & predicted).sum() / (true | predicted).sum())
+    assert boundary_iou(counts.numpy()) == pytest.approx(np.mean(ious) if ious else np.nan, nan_ok=True)
+    if not void.all():
+        perfect = boundary_counts(torch.where(big == 255, 1, big), big, 3)
+        assert boundary_iou(perfect.numpy()) == 1
+
+
+def test_boundary_iou_counts_false_edges_that_the_band_of_the_truth_never_sees():
+    target = torch.zeros(100, 100, dtype=torch.uint8)
+    target[:, :20] = 1
+    prediction = target.clone()
+    prediction[40:60, 60:80] = 1  # far from every true edge
+    (before, _), (after, _) = (trimap_curve([(p, target)], 2, widths=(5,)) for p in (target, prediction))
+    assert before == after
+    scores_of = [boundary_iou(boundary_counts(p, target, 2).numpy()) for p in (target, prediction)]
+    assert scores_of[0] == 1 > scores_of[1] + 0.2
+
+
+def test_boundary_iou_of_nothing_is_undefined():
+    void = torch.full((8, 8), 255, dtype=torch.uint8)
+    assert np.isnan(boundary_iou(boundary_counts(torch.zeros_like(void), void, 3).numpy()))

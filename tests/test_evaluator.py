@@ -13,6 +13,8 @@ from labhelpers.data.colour import to_input
 from labhelpers.evaluation import (
     BoundaryScores,
     ConfusionMatrix,
+    boundary_counts,
+    boundary_iou,
     count_parameters,
     evaluate,
     inference_memory_mb,
@@ -76,18 +78,21 @@ class Constant(nn.Module):
 
 def plain_loop(model, dataset):
     gathered, band = ConfusionMatrix(dataset.num_classes), BoundaryScores(dataset.num_classes, (1, 5))
+    near_edges = 0
     for image, target in dataset.items:
         prediction = predict(model, image)
         gathered.update(prediction, target)
         band.update(prediction, target)
-    return gathered, band.compute()
+        near_edges += boundary_counts(prediction, target, dataset.num_classes)
+    return gathered, band.compute(), boundary_iou(near_edges.numpy())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_batches_of_equal_sizes_give_what_single_images_give(batch_size):
     model, dataset = Pooling(), Pictures()
-    gathered, (band_mean_iou, band_foreground_iou) = plain_loop(model, dataset)
+    gathered, (band_mean_iou, band_foreground_iou), near_edges = plain_loop(model, dataset)
     evaluation = evaluate(model, dataset, batch_size=batch_size, bands=(1, 5))
+    assert evaluation.boundary_iou == near_edges
     np.testing.assert_array_equal(evaluation.matrix, gathered.matrix)
     assert evaluation.scores.as_dict() == gathered.compute().as_dict()
     assert evaluation.band_mean_iou == band_mean_iou
@@ -103,7 +108,7 @@ def test_batches_of_equal_sizes_give_what_single_images_give(batch_size):
 def test_padding_would_have_changed_the_scores():
     """What `evaluate` must not do: this is why it groups equal sizes."""
     model, dataset = Pooling().eval(), Pictures()
-    gathered, _ = plain_loop(model, dataset)
+    gathered, *_ = plain_loop(model, dataset)
     height, width = max(h for h, _ in SIZES), max(w for _, w in SIZES)
     padded = ConfusionMatrix(3)
     with torch.inference_mode():
@@ -173,6 +178,7 @@ def test_without_images_kept_the_scores_are_the_same():
     np.testing.assert_array_equal(kept.matrix, summed.matrix)
     assert summed.matrices is None
     assert summed.band_mean_iou == summed.band_matrices == {}
+    assert summed.boundary_iou is None
     assert summed.protocol == kept.protocol
 
 
@@ -214,7 +220,11 @@ def _share_of_work(rank: int, port: int, folder: str) -> None:
     own.update(torch.tensor([[rank]], dtype=torch.uint8), torch.tensor([[rank]], dtype=torch.uint8))
     own.reduce(accelerator)
     np.savez(
-        f"{folder}/{rank}.npz", matrices=evaluation.matrices, labels=evaluation.protocol.labels, own=own.matrix.numpy()
+        f"{folder}/{rank}.npz",
+        matrices=evaluation.matrices,
+        labels=evaluation.protocol.labels,
+        boundary_iou=evaluation.boundary_iou,
+        own=own.matrix.numpy(),
     )
     accelerator.end_training()
 
@@ -231,6 +241,7 @@ def test_two_processes_share_the_images_and_agree(tmp_path):
         with np.load(tmp_path / f"{rank}.npz") as shared:
             np.testing.assert_array_equal(shared["matrices"], alone.matrices)
             assert shared["labels"] == alone.protocol.labels
+            assert shared["boundary_iou"] == alone.boundary_iou
             assert shared["own"].tolist() == [[1, 0], [0, 1]]
 
 

@@ -143,6 +143,21 @@ def test_groups_differ_in_colour_and_mark_and_the_front_is_a_line_in_order():
     assert not np.array_equal(marks[0].get_paths()[0].vertices, marks[1].get_paths()[0].vertices)
 
 
+def test_a_logarithmic_axis_has_plain_numbers_and_names_beside_their_dots():
+    names = ["fast", "slow", "slower"]
+    figure = plots.scatter([9, 90, 900], [1, 2, 3], names, [1, 1, 9], "ms", "y", "size", log_x=True)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [text.get_text() for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+    assert shown == ["5", "10", "20", "50", "100", "200", "500", "1000"]
+    spots = axes.transData.transform([(9, 1), (90, 2), (900, 3)])[:, 0]
+    assert np.diff(spots)[0] == pytest.approx(np.diff(spots)[1])
+    boxes = {text.get_text(): box for text, box in zip(axes.texts, label_boxes(figure), strict=True)}
+    for name, spot in zip(names, spots, strict=True):
+        assert abs(np.clip(spot, boxes[name].x0, boxes[name].x1) - spot) < 40
+
+
 # --- maps ---
 
 
@@ -237,6 +252,7 @@ def test_a_grid_explains_the_colours_after_its_classes():
         (lambda: plots.scatter([], [], [], [], "x", "y", "s"), "at least one"),
         (lambda: plots.scatter([1], [np.nan], "a", [1], "x", "y", "s"), "NaN or infinite"),
         (lambda: plots.scatter([1], [1], "a", [0], "x", "y", "s"), "above zero, got 0"),
+        (lambda: plots.scatter([0], [1], "a", [1], "x", "y", "s", log_x=True), "no place for x = 0"),
         (lambda: plots.error_map([[0, 1]], [[0]]), r"got \(1, 2\) and \(1, 1\)"),
         (lambda: plots.error_map([[0, 7]], [[0, 1]]), "label 7 is none of 2 classes"),
         (lambda: plots.error_map([[0]], [[1]], np.zeros((3, 4, 4), np.uint8)), r"picture has \(4, 4\) pixels"),

@@ -52,6 +52,7 @@ def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(tmp_path):
         ("size", "256x256"),
         ("void", "0 ignored"),
         ("averaging", "mean of batches"),
+        ("prompts", "a box"),
     ],
 )
 def test_protocols_are_not_mixed(tmp_path, field, value):
@@ -156,6 +157,27 @@ def test_a_protocol_says_under_what_conditions_a_score_was_measured():
         "camvid val, 101 images, 480x360 pixels, 11 classes, 255 ignored; one matrix over the whole set, mean over the "
         "classes that occur"
     )
+
+
+def test_a_protocol_says_what_the_model_was_told():
+    boxes = replace(PROTOCOL, prompts="the box of every true object")
+    assert str(boxes) == f"{PROTOCOL}; prompted with the box of every true object"
+    assert boxes.differences(PROTOCOL) == ["prompts (the box of every true object against none)"]
+    assert boxes.key != PROTOCOL.key
+    old = Protocol("scenes", "val", 150, 21, labels="530e7b7fc416", size="128x128")
+    assert old.key == "scenes-val-46c9b94e"  # as files were named before there were prompts
+
+
+def test_rows_from_before_flops_and_prompts_are_read(tmp_path):
+    table = ResultsTable(tmp_path / "results.json")
+    table.add("FCN-8s", evaluation(), parameters=5, inference_ms=2.0)
+    stored = json.loads(table.path.read_text())
+    for name in ("flops", "cost_size", "boundary_iou"):
+        del stored["rows"][0][name]
+    del stored["rows"][0]["protocol"]["prompts"]
+    table.path.write_text(json.dumps(stored))
+    assert ResultsTable(table.path).rows == table.rows
+    ResultsTable(table.path).add("FCN-16s", evaluation())
 
 
 def test_without_matrices_there_is_no_interval(tmp_path):

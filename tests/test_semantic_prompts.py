@@ -103,8 +103,8 @@ def test_the_protocol_names_the_source(toys):
     assert "at random places with random labels" in str(random)
     assert "prompt" not in str(none)
     assert len({none.key, truth.key, random.key}) == 3
-    assert [difference.split(" ")[0] for difference in truth.differences(none)] == ["averaging"]
-    assert replace(truth, averaging=none.averaging) == none
+    assert [difference.split(" ")[0] for difference in truth.differences(none)] == ["prompts"]
+    assert replace(truth, prompts=none.prompts) == none
 
 
 def test_bad_arguments(toys):

@@ -1,6 +1,13 @@
 """How we judge: one evaluator, its scores, their uncertainty, and the table they go into."""
 
-from labhelpers.evaluation.boundary import BoundaryScores, boundary_band, edge_distance, trimap_curve
+from labhelpers.evaluation.boundary import (
+    BoundaryScores,
+    boundary_band,
+    boundary_counts,
+    boundary_iou,
+    edge_distance,
+    trimap_curve,
+)
 from labhelpers.evaluation.clicks import ClickCurve, click_curve
 from labhelpers.evaluation.confidence import Calibration, calibration
 from labhelpers.evaluation.confusion import (
@@ -12,11 +19,16 @@ from labhelpers.evaluation.confusion import (
     normalized,
     scores,
 )
+from labhelpers.evaluation.costs import costs, count_flops, prompt_costs
 from labhelpers.evaluation.evaluator import Evaluation, evaluate, inference, predict
+from labhelpers.evaluation.expected import COURSE_MODELS, CourseModel, course_model, expected_table
+from labhelpers.evaluation.final import FinalTable
 from labhelpers.evaluation.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
 from labhelpers.evaluation.instances import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, paired_bootstrap
+from labhelpers.evaluation.labelled import by_overlap, by_vote, paint
 from labhelpers.evaluation.prompted import PROMPTS, PromptScores, RightObject, evaluate_prompts, right_object
+from labhelpers.evaluation.prompted_classes import evaluate_everything, evaluate_prompted_classes
 from labhelpers.evaluation.protocol import Protocol
 from labhelpers.evaluation.results import ResultsTable
 from labhelpers.evaluation.semantic import evaluate_semantic
@@ -26,6 +38,7 @@ from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 from labhelpers.evaluation.timing import count_parameters, inference_memory_mb, peak_memory_mb, time_inference
 
 __all__ = [
+    "COURSE_MODELS",
     "METRICS",
     "PROMPTS",
     "BoundaryScores",
@@ -34,8 +47,10 @@ __all__ = [
     "ClickCurve",
     "Comparison",
     "ConfusionMatrix",
+    "CourseModel",
     "Evaluation",
     "FilledBox",
+    "FinalTable",
     "GrabCut",
     "Interval",
     "ObjectRef",
@@ -48,15 +63,25 @@ __all__ = [
     "Table",
     "bootstrap",
     "boundary_band",
+    "boundary_counts",
+    "boundary_iou",
+    "by_overlap",
+    "by_vote",
     "calibration",
     "click_curve",
     "clustered_bootstrap",
     "confusion_matrix",
+    "costs",
+    "count_flops",
+    "course_model",
     "count_parameters",
     "edge_distance",
     "evaluate",
+    "evaluate_everything",
+    "evaluate_prompted_classes",
     "evaluate_prompts",
     "evaluate_semantic",
+    "expected_table",
     "foreground_iou",
     "grabcut_box",
     "inference",
@@ -65,10 +90,12 @@ __all__ = [
     "normalized",
     "object_recall",
     "objects",
+    "paint",
     "paired_bootstrap",
     "peak_memory_mb",
     "predict",
     "predict_tiles",
+    "prompt_costs",
     "right_object",
     "scores",
     "scores_by_size",

@@ -1,16 +1,23 @@
-"""Scores in a narrow band around true edges: the trimap curve.
+"""Scores near edges: the trimap curve, and Boundary IoU.
 
 Most pixels lie far from any edge and are easy, so a score over the whole picture hardly moves when edges get better.
 Kohli et al., "Robust higher order potentials for enforcing label consistency" (IJCV 2009), therefore score only a band
 around the edges and plot the score over the band's width; the DeepLab papers (Chen et al., 2015 and later) do the same.
+That band follows the truth alone. In Boundary IoU (Cheng et al., "Boundary IoU: improving object-centric image
+segmentation evaluation", CVPR 2021) the prediction has a band of its own, so that a false edge far from any true one
+costs as well.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from labhelpers.evaluation.confusion import METRICS, confusion_matrix
+
+_BOUNDARY_SHARE = 0.02  # width of Boundary IoU's band, as a share of the picture's diagonal
 
 
 def edge_distance(target: torch.Tensor, limit: int) -> torch.Tensor:
@@ -119,3 +126,43 @@ def trimap_curve(
     for prediction, target in pairs:
         curve.update(prediction, target)
     return curve.compute()
+
+
+def boundary_counts(
+    prediction: torch.Tensor, target: torch.Tensor, num_classes: int, ignore_index: int = 255
+) -> torch.Tensor:
+    """Return what Boundary IoU needs of one image: summed over images, it goes into `boundary_iou`.
+
+    A pixel belongs to the boundary of its label if another label, or the frame of the picture, is at most d pixels
+    away in the chessboard distance; d is 2 % of the picture's diagonal, as in Cheng et al. Void is laid over the
+    prediction too, so that both edges are measured from the same rim: then a perfect prediction scores 1.
+
+    Args:
+        prediction: uint8 labels (H, W).
+        target: uint8 (H, W).
+
+    Returns:
+        int64 (3, K): per class the pixels of the true boundary, of the predicted one, and those that are in both.
+    """
+    height, width = target.shape
+    reach = min(254, max(1, round(_BOUNDARY_SHARE * math.hypot(height, width))))
+    scored = target != ignore_index
+    # Void counts as a label in `edge_distance`, so that a frame of it makes the picture's border an edge.
+    maps = torch.stack([target, prediction.masked_fill(~scored, ignore_index)])
+    near = edge_distance(functional.pad(maps, (1, 1, 1, 1), value=ignore_index), reach)[:, 1:-1, 1:-1] <= reach
+    true, predicted = near & scored
+    both = true & predicted & (prediction == target)
+    labels = (target[true], prediction[predicted], target[both])
+    return torch.stack([torch.bincount(found, minlength=num_classes) for found in labels]).cpu()
+
+
+def boundary_iou(counts: np.ndarray) -> float:
+    """Return the mean Boundary IoU over the classes that occur, from a sum of `boundary_counts`; NaN without any.
+
+    A class's is |G_d n P_d| / |G_d u P_d|, G_d and P_d being its true and its predicted boundary in all images
+    together (in Cheng et al. the masks are the single objects of one image).
+    """
+    true, predicted, both = np.asarray(counts, dtype=np.float64)
+    union = true + predicted - both
+    occurs = union > 0
+    return float((both[occurs] / union[occurs]).mean()) if occurs.any() else float("nan")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from labhelpers.data.colour import to_input
-from labhelpers.evaluation.boundary import band_matrices, band_scores
+from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 from labhelpers.evaluation.confusion import Scores, confusion_matrix, scores, to_labels
 from labhelpers.evaluation.protocol import Protocol
 
@@ -25,7 +25,8 @@ class Evaluation:
 
     `matrices` int32 (N, K, K) and `band_matrices` {width: int32 (N, K, K)} hold the images in the set's order, for
     intervals and paired comparisons; None and {} without per_image. `loss` is that of the whole set, None if none was
-    asked for. `seconds` is the wall time, reading included.
+    asked for. `boundary_iou` is Boundary IoU, see `boundary.boundary_counts`; None without bands. `seconds` is the wall
+    time, reading included.
     """
 
     scores: Scores
@@ -37,6 +38,7 @@ class Evaluation:
     matrices: np.ndarray | None = field(repr=False)
     band_matrices: dict[int, np.ndarray] = field(repr=False)
     loss: float | None = None
+    boundary_iou: float | None = None
 
 
 def evaluate(
@@ -61,7 +63,7 @@ def evaluate(
         dataset: a `SegmentationDataset`.
         device: where to run, and where the model is moved to; by default where the model is.
         precision: "no" (float32), "bf16" or "fp16" autocast.
-        bands: widths in pixels of the boundary bands to score; () for none.
+        bands: widths in pixels of the boundary bands to score; () for none, and no Boundary IoU either.
         per_image: keep each image's matrices (4 N K K bytes per band and for the whole).
         loss: a `training.Loss` to be computed too, each term over the whole set at once, as the scores are.
         accelerator: an `accelerate.Accelerator`; each of its processes then takes its share of the images, and all of
@@ -81,6 +83,7 @@ def evaluate(
     kept = torch.zeros(shape if per_image else (1, *shape[1:]), dtype=torch.int32 if per_image else torch.int64)
     facts = torch.zeros(len(dataset), num_classes + 2, dtype=torch.int64)  # true pixels per class, height, width
     terms = 0 if loss is None else len(loss.total(torch.zeros(1, 1, 1, dtype=torch.uint8)))
+    near_edges = torch.zeros(3, num_classes, dtype=torch.int64)
     loss_parts = torch.zeros(2, terms, dtype=torch.float64)  # of each term: the sum, and what it is divided by
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     with inference(model, precision, device) as device:
@@ -94,11 +97,14 @@ def evaluate(
                 row[0] += matrix
                 if bands:
                     row[1:] += band_matrices(prediction, target, num_classes, bands, dataset.ignore_index)
+                    near_edges += boundary_counts(prediction, target, num_classes, dataset.ignore_index)
             if loss is not None:
                 total = loss.total(targets)
                 loss_parts += torch.stack([loss.parts(logits, targets, torch.ones_like(total)), total]).cpu()
     if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
-        kept, facts = (accelerator.reduce(part.to(device), "sum").cpu() for part in (kept, facts))
+        kept, facts, near_edges = (
+            accelerator.reduce(part.to(device), "sum").cpu() for part in (kept, facts, near_edges)
+        )
         loss_parts = accelerator.reduce(loss_parts.to(device), "sum").cpu()
 
     total = kept.sum(0, dtype=torch.int64).numpy()
@@ -113,6 +119,7 @@ def evaluate(
         matrices=kept[:, 0].numpy() if per_image else None,
         band_matrices={w: kept[:, 1 + i].numpy() for i, w in enumerate(bands)} if per_image else {},
         loss=None if loss is None else float((loss_parts[0] / loss_parts[1]).sum()),
+        boundary_iou=boundary_iou(near_edges.numpy()) if bands else None,
     )
 
 

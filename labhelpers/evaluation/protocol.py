@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-COMPARABLE = ("dataset", "split", "images", "num_classes", "labels", "size", "void", "averaging")
+COMPARABLE = ("dataset", "split", "images", "num_classes", "labels", "size", "void", "averaging", "prompts")
 """Two scores that differ in one of these fields answer different questions and never share a table."""
 
 
@@ -30,18 +30,29 @@ class Protocol:
     precision: str = "no"
     minutes: float | None = None
     """Minutes of training."""
+    prompts: str = "none"
+    """What the model was told besides the image, and where the classes of its masks come from if it knows none."""
 
     def __str__(self) -> str:
         """What a score must be printed with, without a full stop: "camvid val, 101 images, 480x360 pixels, ..."."""
-        return (
+        text = (
             f"{self.dataset} {self.split}, {self.images} images, {self.size} pixels, {self.num_classes} classes, "
             f"{self.void}; {self.averaging}"
         )
+        return text if self.prompts == "none" else f"{text}; prompted with {self.prompts}"
+
+    @property
+    def device_text(self) -> str:
+        """The device and the precision, as tables show them: "cpu, fp32"."""
+        return f"{self.device}, {'fp32' if self.precision == 'no' else self.precision}"
 
     @property
     def key(self) -> str:
         """A short name that two protocols share exactly when their scores are comparable; for file names."""
-        comparable = json.dumps([getattr(self, name) for name in COMPARABLE])
+        fields = [getattr(self, name) for name in COMPARABLE]
+        if self.prompts == "none":
+            fields.pop()  # the key that such scores had before there were prompts: they stay in their table
+        comparable = json.dumps(fields)
         return f"{self.dataset}-{self.split}-{hashlib.sha256(comparable.encode()).hexdigest()[:8]}"
 
     def differences(self, other: "Protocol") -> list[str]:

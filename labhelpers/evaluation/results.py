@@ -18,7 +18,7 @@ from labhelpers.evaluation.table import Table
 BAND = 5
 """Width in pixels of the boundary band shown in the table."""
 
-_DASH = "–"
+DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class Row:
     pixel_accuracy: float | None = None
     band_mean_iou: float | None = None
     band_foreground_iou: float | None = None
+    boundary_iou: float | None = None
     parameters: int | None = None
+    flops: int | None = None
     inference_ms: float | None = None
     memory_mb: float | None = None
+    cost_size: str = ""
+    """Width x height of the image for which flops, inference_ms and memory_mb were measured; "" where not stated."""
     expected: str = ""
 
 
@@ -73,8 +77,10 @@ class ResultsTable:
         seed: int | None = None,
         minutes: float | None = None,
         parameters: int | None = None,
+        flops: int | None = None,
         inference_ms: float | None = None,
         memory_mb: float | None = None,
+        cost_size: str = "",
         expected: str = "",
     ) -> Row:
         """Add a model's line, or replace the one of that name.
@@ -82,7 +88,7 @@ class ResultsTable:
         Args:
             trained: False when the weights have learned nothing; the scores are then left out.
             seed, minutes: of the training.
-            parameters, inference_ms, memory_mb: see `count_parameters`, `time_inference` and `inference_memory_mb`.
+            parameters, flops, inference_ms, memory_mb, cost_size: what `costs` returns.
             expected: what the course expects here, as text.
 
         Raises:
@@ -93,8 +99,10 @@ class ResultsTable:
             name,
             protocol,
             parameters=parameters,
+            flops=flops,
             inference_ms=inference_ms,
             memory_mb=memory_mb,
+            cost_size=cost_size,
             expected=expected,
         )
         if not trained or config.profile().name == "tiny":
@@ -118,6 +126,7 @@ class ResultsTable:
             pixel_accuracy=_number(evaluation.scores.pixel_accuracy),
             band_mean_iou=_number(evaluation.band_mean_iou.get(BAND)),
             band_foreground_iou=_number(evaluation.band_foreground_iou.get(BAND)),
+            boundary_iou=_number(evaluation.boundary_iou),
         )
         self._write({**self._stored, name: row})
         self._stored[name] = row
@@ -155,8 +164,11 @@ class ResultsTable:
             return "No results yet."
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
         caption = f"{shared}. Scores in percent, 95 % intervals over the choice of images."
+        sizes = sorted({row.cost_size for row in self.rows if row.cost_size})
+        if sizes:
+            caption += f" Inference and memory: one image of {' or '.join(sizes)} pixels."
         if any(name not in self._stored for name in self._untrained):
-            caption += f" {_DASH} in the scores: the model was not trained, so it has no result."
+            caption += f" {DASH} in the scores: the model was not trained, so it has no result."
         return caption
 
     def _read(self) -> list[Row]:
@@ -187,33 +199,33 @@ def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _percent(value: float | None) -> str:
-    return _DASH if value is None else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """A score in 0..1 as the tables show it."""
+    return DASH if value is None else f"{100 * value:.1f}"
 
 
-def _mean_iou(row: Row) -> str:
+def mean_iou_text(row: Row) -> str:
+    """The mean IoU with its interval, as the tables show it."""
     if row.mean_iou_low is None:
-        return _percent(row.mean_iou)
-    return f"{_percent(row.mean_iou)} [{_percent(row.mean_iou_low)}, {_percent(row.mean_iou_high)}]"
+        return percent(row.mean_iou)
+    return f"{percent(row.mean_iou)} [{percent(row.mean_iou_low)}, {percent(row.mean_iou_high)}]"
 
 
 def _plain(value: float | None, digits: int) -> str:
-    return _DASH if value is None else f"{value:.{digits}f}"
+    return DASH if value is None else f"{value:.{digits}f}"
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "Model": lambda row: row.name,
-    "mIoU": _mean_iou,
-    "Pixel accuracy": lambda row: _percent(row.pixel_accuracy),
-    f"mIoU, {BAND} px band": lambda row: _percent(row.band_mean_iou),
-    f"Foreground IoU, {BAND} px band": lambda row: _percent(row.band_foreground_iou),
-    "Parameters (M)": lambda row: _DASH if row.parameters is None else f"{row.parameters / 1e6:.2f}",
+    "mIoU": mean_iou_text,
+    "Pixel accuracy": lambda row: percent(row.pixel_accuracy),
+    f"mIoU, {BAND} px band": lambda row: percent(row.band_mean_iou),
+    f"Foreground IoU, {BAND} px band": lambda row: percent(row.band_foreground_iou),
+    "Parameters (M)": lambda row: DASH if row.parameters is None else f"{row.parameters / 1e6:.2f}",
     "Inference (ms)": lambda row: _plain(row.inference_ms, 1),
     "Memory (MB)": lambda row: _plain(row.memory_mb, 0),
     "Training (min)": lambda row: _plain(row.protocol.minutes, 1),
     "Seed": lambda row: _plain(row.protocol.seed, 0),
-    "Device": lambda row: (
-        f"{row.protocol.device}, {'fp32' if row.protocol.precision == 'no' else row.protocol.precision}"
-    ),
-    "The course expects": lambda row: row.expected or _DASH,
+    "Device": lambda row: row.protocol.device_text,
+    "The course expects": lambda row: row.expected or DASH,
 }

@@ -40,7 +40,7 @@ def evaluate_semantic(
         options: `device`, `precision`, `bands`, `per_image` and `loss` of `evaluate`.
 
     Returns:
-        An evaluation whose protocol names the prompts' source in `averaging`, so that tables keep the sources apart;
+        An evaluation whose protocol names the prompts' source in `prompts`, so that tables keep the sources apart;
         without prompts it is the protocol of an ordinary network.
 
     Raises:
@@ -54,9 +54,8 @@ def evaluate_semantic(
     if prompts == "none":
         return evaluation
     drawn = "drawn from the truth" if prompts == "truth" else "at random places with random labels"
-    protocol = evaluation.protocol
-    averaging = f"{protocol.averaging}; prompted with {points} points {drawn} (seed {seed})"
-    return replace(evaluation, protocol=replace(protocol, averaging=averaging))
+    protocol = replace(evaluation.protocol, prompts=f"{points} points {drawn} (seed {seed})")
+    return replace(evaluation, protocol=protocol)
 
 
 class _Asked(nn.Module):

@@ -44,11 +44,15 @@ def inference_memory_mb(model: nn.Module, size: tuple[int, int] = (512, 512), *,
     Args:
         size: height and width in pixels, to be stated beside the number.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     with inference(model, precision) as device:
         image = torch.randn(1, 3, *size, device=device)
         model(image)  # the first pass also allocates what libraries keep
-        return weights / 2**20 + peak_memory_mb(lambda: model(image), device)
+        return weights_mb(model) + peak_memory_mb(lambda: model(image), device)
+
+
+def weights_mb(model: nn.Module) -> float:
+    """Return the MB (2**20 bytes) of a model's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 2**20
 
 
 def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float:

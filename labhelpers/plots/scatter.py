@@ -33,6 +33,7 @@ def scatter(
     front: Sequence[int] | None = None,
     errors: Sequence[float] | None = None,
     title: str | None = None,
+    log_x: bool = False,
 ) -> "Figure":
     """Draw named dots, for example IoU against latency with an area proportional to the number of parameters.
 
@@ -48,9 +49,11 @@ def scatter(
         front: indices of the dots that a line connects: those that no other dot beats in both quantities.
         errors: (N,) half widths of vertical error bars, for example the spread over seeds; NaN for none.
         title: written above.
+        log_x: a logarithmic horizontal axis, for models between a millisecond and a second.
 
     Raises:
-        ValueError: not one value of each kind per name, no dots at all, x or y not finite, or a size not above zero.
+        ValueError: not one value of each kind per name, no dots at all, x or y not finite, a size not above zero, or an
+            x not above zero on a logarithmic axis.
     """
     x, y, sizes = (to_array(values).astype(float) for values in (x, y, sizes))
     groups = [""] * len(names) if groups is None else groups
@@ -61,6 +64,8 @@ def scatter(
         raise ValueError(f"scatter needs as many values of each kind as names, at least one; got {lengths}.")
     if not np.isfinite([x, y]).all():
         raise ValueError("scatter got x or y that is NaN or infinite: leave out the dots that have no place.")
+    if log_x and not (x > 0).all():
+        raise ValueError(f"a logarithmic axis has no place for x = {x.min():g}: it must be above zero.")
     if not (sizes > 0).all():
         raise ValueError(f"scatter draws areas: sizes must be above zero, got {sizes.min():g}.")
 
@@ -82,6 +87,8 @@ def scatter(
             *points[chosen].T, 28, color=style["color"], marker=style["marker"], label=kind, linewidths=0, zorder=4
         )
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+    if log_x:
+        _logarithmic(axes)
     axes.margins(0.14, 0.16)
     _legends(axes, size_label, sizes)
     _place_names(figure, axes, points, names, np.sqrt(areas) / 2, path, errors)
@@ -90,6 +97,16 @@ def scatter(
         + ", ".join(f"{name} {b:.3g} at {a:.3g}" for name, a, b in zip(names, x, y, strict=True))
     )
     return figure
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """A logarithmic x axis with plain numbers at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legends(axes: "Axes", size_label: str, sizes: np.ndarray) -> None:
