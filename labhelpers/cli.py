@@ -1,0 +1,234 @@
+"""The command line: ``labhelpers train fcn8s``, ``labhelpers report``, ... Each command is a few calls of the library.
+
+Nothing heavy is imported before a command runs, so that help appears at once. Exit codes: 0 done, 1 an error that one
+line on stderr explains, 2 a command that argparse does not understand.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from labhelpers import __version__, config
+
+MODELS = "fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam"
+
+MAIN = """\
+Segmentation Labs: what the notebooks do, as commands.
+
+  labhelpers doctor               is this machine ready, and how long will each lab take?
+  labhelpers data                 which data are here; fetches or makes them
+  labhelpers train fcn8s          trains a network as its lab does, or loads what was trained
+  labhelpers evaluate fcn8s       scores it and adds its row to the results table
+  labhelpers demo                 a page in the browser: click on a picture, see the mask
+  labhelpers report               a PDF and a web page about everything trained so far
+  labhelpers submit --lastname Doe --firstname Jane     the ZIP to hand in
+
+Each command has its own help: labhelpers train --help
+"""
+TRAIN = f"""\
+Trains a network on the data and with the recipe of its lab, and keeps the weights of the best evaluation. What has been
+trained already, here or in the notebook, is loaded instead; an interrupted training continues.
+
+  NAME is one of: {MODELS}
+
+Needs: the data of the profile, which are fetched or made when they are missing (see labhelpers data).
+Takes: in the profile smoke half a minute on 2 CPU cores; in lab about 10 minutes on a T4 (an estimate).
+
+  labhelpers train fcn8s
+  labhelpers train deeplabv3plus --profile lab
+"""
+EVALUATE = f"""\
+Scores a trained network on the images that its lab reports on, prints the scores with the conditions under which they
+were measured, and adds a row to the results table in the checkpoints' folder. Mini-SAM is scored by prompts.
+
+  NAME is one of: {MODELS}
+
+Needs: labhelpers train NAME, or the notebook, before.
+Takes: seconds on a CPU in the profile smoke, about 3 minutes on a T4 in lab (an estimate).
+
+  labhelpers evaluate fcn8s
+"""
+DEMO = """\
+Opens the demo as a page on this machine (nobody else can reach it): click on a picture, and Mini-SAM marks what you
+clicked on. Ctrl-C ends it.
+
+Needs: the notebook demo_minisam.ipynb and voila, which the extra "course" installs. No training, no network.
+Takes: 10 seconds to start.
+
+  labhelpers demo
+"""
+DATA = """\
+Without a NAME: says which data are here, and how large they are. With one: fetches or makes them.
+
+  NAME is one of:
+    course   what the labs work on in this profile: the synthetic scenes, or PASCAL VOC 2012
+    scenes   synthetic scenes in VOC layout (made in seconds)
+    jigsaw   the ten pictures of lab 04 (made in seconds)
+    voc      PASCAL VOC 2012 (2 GB over the network, 0.3 GB of which are kept)
+    sbd      the extra label maps of SBD for VOC (1.4 GB over the network)
+
+  labhelpers data
+  labhelpers data voc
+"""
+DOCTOR = """\
+Looks at this machine before anything is downloaded: Python and library versions, GPU, cores, memory, disk, network,
+Jupyter and the demo, and how many minutes each lab takes in each profile. Changes nothing.
+
+Takes: about 5 seconds.
+
+  labhelpers doctor
+"""
+REPORT = """\
+Writes report.pdf (3 to 5 pages) and report.html from what is on the disk: architectures, training curves, results,
+pictures, discussion, challenges, improvements. Every number comes from a run; nothing is trained.
+
+Your own sentences go into report.md in the same folder, which the first call creates: fill in its three sections and
+call again.
+
+Needs: at least one network trained, by a notebook or by labhelpers train.
+Takes: half a minute.
+
+  labhelpers report
+  labhelpers report --out my_report
+"""
+SUBMIT = """\
+Packs what the course asks for into lab05_LASTNAME_FIRSTNAME.zip: your implementations, gathered from the notebooks'
+exercises into lab05_student.py; train_fcn.py, train_deeplab.py, train_minisam.py; the notebooks; the best FCN-8s,
+DeepLabV3+ and Mini-SAM weights; the logs; the report. Names are written in lower case without accents.
+
+It first lists what is there and what is missing, with what to do about it. If something is missing, no ZIP is written.
+
+Needs: the notebooks with your answers, the three networks trained, labhelpers report.
+Takes: seconds.
+
+  labhelpers submit --lastname Doe --firstname Jane
+  labhelpers submit --lastname Doe --firstname Jane --incomplete      hand in what there is
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    if options.profile:
+        os.environ["LAB_PROFILE"] = options.profile
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError, ImportError) as error:  # what the library raises, with a remedy in it
+        print(f"labhelpers {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="labhelpers", description=MAIN, formatter_class=plain)
+    parser.add_argument("--version", action="version", version=f"labhelpers {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of those above")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, description=text, formatter_class=plain)
+        command.add_argument(
+            "--profile",
+            choices=list(config.PROFILES),
+            help="how much time it may take (default: LAB_PROFILE, else lab with a GPU and smoke without)",
+        )
+        command.set_defaults(run=run)
+        return command
+
+    for name, run, text in (("train", _train, TRAIN), ("evaluate", _evaluate, EVALUATE)):
+        add(name, run, text).add_argument("name", metavar="NAME", help="which network")
+    add("demo", _demo, DEMO).add_argument("--notebooks", type=Path, help="folder of demo_minisam.ipynb")
+    add("data", _data, DATA).add_argument("name", metavar="NAME", nargs="?", help="which data")
+    add("doctor", _doctor, DOCTOR)
+    report = add("report", _report, REPORT)
+    submit = add("submit", _submit, SUBMIT)
+    submit.add_argument("--lastname", required=True)
+    submit.add_argument("--firstname", required=True)
+    submit.add_argument("--notebooks", type=Path, help="folder of your notebooks (default: notebooks)")
+    submit.add_argument("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    submit.add_argument("--incomplete", action="store_true", help="write the ZIP even if something is missing")
+    submit.add_argument("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
+    report.add_argument("--out", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from labhelpers.course import begin
+    from labhelpers.course.plans import find_plan
+    from labhelpers.course.train import train
+
+    plan = find_plan(options.name)
+    train(plan, begin(plan.lab))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from labhelpers.course import finished, scoring
+    from labhelpers.course.plans import find_plan
+
+    plan, profile = find_plan(options.name), config.profile()
+    task = plan.task(profile)
+    run = finished.require_run(plan, task, profile)
+    print(f"{plan.title}: {run}")
+    model = finished.load_model(run, plan, task, profile)
+    if plan.prompted:
+        print(scoring.prompt_scores(task, model, profile).table().to_markdown())
+    else:
+        table = scoring.add_to_table(plan, task, run, model)
+        print(f"{table.to_markdown()}\n{table.path}")
+    if profile.name == "tiny":
+        print("The profile tiny trains for a handful of steps: this is not a result, and it is not stored.")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from labhelpers.course.demo import serve
+
+    return serve(options.notebooks)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from labhelpers.course import stock
+
+    profile = config.profile()
+    if options.name is None:
+        print(stock.inventory(profile))
+    else:
+        stock.provide(options.name, profile)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from labhelpers.course.doctor import examine
+
+    print(examine())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from labhelpers.course.report import write_report
+
+    print(write_report(options.out, config.profile()))
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from labhelpers.course import submission
+
+    contents = submission.collect(options.notebooks, options.report, config.profile())
+    print(contents)
+    if contents.missing and not options.incomplete:
+        print(
+            f"labhelpers submit: {len(contents.missing)} missing, so no ZIP was written (--incomplete writes it)",
+            file=sys.stderr,
+        )
+        return 1
+    print(submission.write_zip(contents, options.out, options.lastname, options.firstname))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The training scripts that a submission holds, as files."""

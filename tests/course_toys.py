@@ -1,0 +1,29 @@
+"""A profile that takes seconds, though its results count, and networks trained in it, for tests of the course."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from labhelpers import config
+from labhelpers.course.plans import find_plan
+from labhelpers.course.train import train
+
+
+def use_short_profile(monkeypatch: pytest.MonkeyPatch, home: Path) -> config.Profile:
+    """Puts the numbers of `tiny`, with fewer scenes, in the place of `smoke`, whose results are kept."""
+    profile = dataclasses.replace(config.PROFILES["tiny"], name="smoke", scenes=(12, 6))
+    monkeypatch.setitem(config.PROFILES, "smoke", profile)
+    monkeypatch.setenv("LAB_PROFILE", "smoke")
+    monkeypatch.setenv("LAB_HOME", str(home))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("LAB_CHECKPOINTS", raising=False)
+    monkeypatch.delenv("LAB_VOC_ROOT", raising=False)
+    return profile
+
+
+def train_named(names: list[str], monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Trains networks in the short profile, below `home`."""
+    profile = use_short_profile(monkeypatch, home)
+    for name in names:
+        train(find_plan(name), profile)

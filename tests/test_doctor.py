@@ -1,0 +1,96 @@
+"""The doctor: every check says what it found, and a remedy where something is missing."""
+
+import collections
+import importlib.metadata
+
+import pytest
+
+from labhelpers import config
+from labhelpers.course import doctor
+
+Usage = collections.namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(doctor, "connection_problems", lambda urls: dict.fromkeys(urls, "cannot connect (test)"))
+
+
+def found(check) -> dict[str, doctor.Finding]:
+    return {finding.what: finding for finding in check()}
+
+
+def test_the_whole_examination_creates_nothing_and_ends_with_what_to_do(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "smoke")
+    text = doctor.examine()
+    lines = text.splitlines()
+    for word in ("Python", "torch", "CPU cores", "Memory", "Data on the disk", "Network: SAM", "Jupyter", "Mini-SAM"):
+        assert word in text
+    assert "  Network: PASCAL VOC: without it the labs work on synthetic scenes" in text
+    assert lines[-1].endswith("they run in the profile smoke.")
+    assert not config.home().exists()
+    values = [line.index(line[33:].lstrip()) for line in lines[: lines.index("")]]
+    assert len(set(values)) == 1, "the values are aligned"
+
+
+def test_every_check_that_fails_has_a_remedy(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(1e9, 1e9, 1e6))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    for check in doctor.CHECKS:
+        for finding in check():
+            assert finding.value
+            assert finding.ok != bool(finding.remedy), finding
+    assert not found(doctor.check_disk)["Data on the disk"].ok
+    assert "pip install" in found(doctor.check_notebooks)["The demo's page"].remedy
+
+
+def test_versions_are_held_against_the_ranges_of_the_package(monkeypatch):
+    assert all(finding.ok for finding in doctor.check_versions())
+    version = importlib.metadata.version
+
+    def older(name):
+        if name == "wheel-that-is-not-there" or name == "accelerate":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0" if name == "torch" else version(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", older)
+    findings = found(doctor.check_versions)
+    assert findings["torch"].remedy == 'pip install "torch>=2.6"'
+    assert findings["accelerate"].value == "not installed"
+    assert findings["numpy"].ok
+
+
+def test_disk_is_judged_where_it_will_be_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "drive" / "labs"))
+    asked = []
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or Usage(0, 0, 5e9))
+    findings = found(doctor.check_disk)
+    assert asked == [tmp_path, tmp_path]  # the parts that exist
+    assert "drive/labs" in findings["Checkpoints on the disk"].value
+    monkeypatch.setenv("LAB_PROFILE", "lab")
+    assert not found(doctor.check_disk)["Checkpoints on the disk"].ok
+    assert set(doctor.NEEDS_GB) == set(config.PROFILES)
+
+
+def test_gpus_are_named_with_memory_and_bf16(monkeypatch):
+    import torch
+
+    About = collections.namedtuple("About", "name total_memory major")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda i: About("Tesla T4", 15 * 2**30, 7) if i else About("L4", 2**34, 8)
+    )
+    findings = found(doctor.check_gpu)
+    assert findings["GPU 0"].value == "L4, 16 GB, bf16"
+    assert findings["GPU 1"].value == "Tesla T4, 15 GB, fp16, no bf16"
+
+
+def test_minutes_of_every_lab_stand_in_the_table_and_estimates_are_marked():
+    text = doctor.minutes_table()
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    for name, row in rows.items():
+        numbers = [float(cell) for cell in row.replace("*", "").split()[1:]]
+        assert numbers == [*config.PROFILES[name].minutes.values(), numbers[-1]]
+        assert numbers[-1] == pytest.approx(sum(config.PROFILES[name].minutes.values()))
+    assert "estimates for a T4, not measured" in text

@@ -1,0 +1,195 @@
+"""The report: real files, opened again; numbers from the disk only; the student's words kept."""
+
+import base64
+import io
+import re
+
+import course_toys
+import numpy as np
+import pytest
+from PIL import Image
+
+from labhelpers import cli, config
+from labhelpers.course import report
+from labhelpers.course.report import own_words, write_report
+from labhelpers.course.report.discussion import discuss, suggest
+from labhelpers.course.report.document import Document, Paragraph, Picture, Section
+from labhelpers.course.report.gather import Results
+from labhelpers.course.report.html import to_html
+from labhelpers.course.report.pdf import to_pdf
+from labhelpers.evaluation import Protocol, ResultsTable, Table
+from labhelpers.evaluation.results import Row
+
+OWN = """\
+## Discussion
+
+Skips help – see Nguyễn.
+
+## Challenges faced
+
+- one
+- two
+
+## Further improvements
+
+More data.
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Three networks trained for a few steps, one of them scored."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        course_toys.train_named(["fcn8s", "deeplabv3plus", "mini_sam"], patch, folder)
+        assert cli.main(["evaluate", "fcn8s"]) == 0
+    return folder
+
+
+@pytest.fixture
+def profile(home, monkeypatch):
+    return course_toys.use_short_profile(monkeypatch, home)
+
+
+def pages_of(path) -> list[str]:
+    from pypdf import PdfReader
+
+    return [re.sub(r"\s+", " ", page.extract_text()) for page in PdfReader(path).pages]
+
+
+def test_pdf_and_html_hold_every_section_and_the_numbers_of_the_disk(profile, tmp_path, capsys):
+    (tmp_path / "report.md").write_text(OWN, encoding="utf-8")
+    said = write_report(tmp_path, profile)
+    pages = pages_of(tmp_path / "report.pdf")
+    text, page = " ".join(pages), (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 3 <= len(pages) <= 5
+    assert f"({len(pages)} pages)" in said
+    assert "Still to be written" not in said
+    (path,) = config.checkpoints_root().glob("results-*.json")
+    (row,) = ResultsTable(path).rows
+    score = f"{100 * row.mean_iou:.1f} [{100 * row.mean_iou_low:.1f}, {100 * row.mean_iou_high:.1f}]"
+    for words in (
+        *("Architectures", "Training curves", "Results", "Pictures", "Discussion", "Challenges faced"),
+        *("Further improvements", "FCN-8s", "DeepLabV3+", "Mini-SAM", score, str(row.protocol)),
+        "DeepLabV3+ is trained, but has no score yet: labhelpers evaluate deeplabv3plus",
+        *("Skips help – see Nguyễn.", "More data."),
+    ):
+        assert words in text, words
+        assert words in page, words
+    assert page.count("<img ") == 4  # two figures of curves, two grids
+    for mime, data in re.findall(r'src="data:(image/\w+);base64,([^"]+)"', page):
+        assert Image.open(io.BytesIO(base64.b64decode(data))).format.lower() == mime.split("/")[1]
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_the_file_for_own_words_is_made_once_and_then_left_alone(tmp_path, monkeypatch):
+    profile = config.PROFILES["smoke"]
+    monkeypatch.setattr(report, "gather", lambda profile: None)
+    monkeypatch.setattr(report, "build", lambda _, own: Document("T", "s", [Section(k, own[k]) for k in own]))
+    said = write_report(tmp_path, profile)
+    assert "The course asks for 3 to 5 pages: shorten or extend" in said
+    assert "Still to be written" in said
+    assert " ".join(pages_of(tmp_path / "report.pdf")).count("Not written yet") == 3
+    words = tmp_path / "report.md"
+    assert own_words.unwritten(words) == list(own_words.HEADINGS)
+    words.write_text(words.read_text().replace("## Discussion\n", "## Discussion\n\nMine.\n"))
+    before = words.read_bytes()
+    assert "Challenges faced, Further improvements." in write_report(tmp_path, profile)
+    assert words.read_bytes() == before
+    assert "Mine." in (tmp_path / "report.html").read_text()
+
+
+def test_own_words_are_text_and_items_and_a_missing_heading_is_named(tmp_path):
+    path = tmp_path / "report.md"
+    path.write_text(OWN + "<!-- a hint\nover two lines -->\n", encoding="utf-8")
+    read = own_words.read(path)
+    assert read["Challenges faced"] == [Paragraph("one", "item"), Paragraph("two", "item")]
+    assert read["Further improvements"] == [Paragraph("More data.")]
+    path.write_text("## Discussion\n")
+    with pytest.raises(ValueError, match="has no heading 'Challenges faced': add the line"):
+        own_words.read(path)
+
+
+def test_markup_in_texts_is_shown_and_not_obeyed(tmp_path):
+    table = Table(["a <b>", "n"], [["x & y", "1"]], "caption </p>")
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(picture, "png")
+    blocks = [Paragraph("1 < 2 <script>"), table, Picture(picture.getvalue(), "image/png", "c", 'a "quoted" alt')]
+    document = Document("T & U", "s", [Section("One", blocks), Section("Two", [], new_page=True)])
+    page, (pdf, pages) = to_html(document), to_pdf(document)
+    assert "1 &lt; 2 &lt;script&gt;" in page
+    assert "&quot;quoted&quot;" in page
+    assert pages == 2
+    (tmp_path / "x.pdf").write_bytes(pdf)
+    text = pages_of(tmp_path / "x.pdf")
+    assert "1 < 2 <script>" in text[0]
+    assert "x & y" in text[0]
+    assert to_pdf(document)[0] == pdf  # equal documents, equal bytes
+
+
+def test_a_long_table_goes_on_on_the_next_page_with_its_header():
+    table = Table(["Network", "mIoU"], [[f"net {i}", "1.0"] for i in range(120)])
+    _, pages = to_pdf(Document("T", "s", [Section("One", [table])]))
+    assert pages > 1
+
+
+# --- the sentences ---------------------------------------------------------------------------------------------------
+
+PROTOCOL = Protocol("scenes", "val", 150, 21, labels="1f", size="128x128")
+
+
+def row(name: str, iou: float, half: float = 0.01, **more) -> Row:
+    return Row(name, PROTOCOL, mean_iou=iou, mean_iou_low=iou - half, mean_iou_high=iou + half, **more)
+
+
+def said(*rows: Row) -> str:
+    return " ".join(p.text for p in discuss(Results(config.PROFILES["smoke"], [], [list(rows)])))
+
+
+def test_the_best_is_named_with_its_lead_and_overlap_is_said():
+    apart = said(row("A", 0.5, inference_ms=20), row("B", 0.4, inference_ms=10))
+    assert "A has the highest mean IoU, 50.0 %, 10.0 points above B with 40.0 %" in apart
+    assert "do not overlap" in apart
+    assert "B is the fastest (10 ms for an image on cpu); A takes 2.0 times as long, for 10.0 more points" in apart
+    close = said(row("A", 0.5, 0.06), row("B", 0.4, 0.06))
+    assert "95 % intervals overlap" in close
+    assert "fastest" not in close
+    assert said(row("A", 0.5)) == ""
+
+
+def test_skips_and_decoder_are_judged_by_the_numbers():
+    names = ("FCN-32s", "FCN-16s", "FCN-8s")
+    rising = [row(n, v, band_foreground_iou=v + 0.1) for n, v in zip(names, (0.3, 0.5, 0.6), strict=True)]
+    assert "Each skip raises the mean IoU from FCN-32s to FCN-16s to FCN-8s: 30.0 %, 50.0 %, 60.0 %" in said(*rising)
+    assert "within 5 pixels of true edges: 40.0 %, 60.0 %, 70.0 %" in said(*rising)
+    falling = [row(n, v) for n, v in zip(names, (0.3, 0.5, 0.4), strict=True)]
+    assert "Not every skip raises" in said(*falling)
+    worse = said(row("DeepLabV3", 0.5), row("DeepLabV3+", 0.45))
+    assert "changes the mean IoU of DeepLabV3 by -5.0 points" in worse
+
+
+def test_expected_values_of_another_data_set_are_not_compared():
+    assert "cannot be compared" in said(row("FCN-8s", 0.5, expected="63.1 (VOC)"), row("B", 0.4))
+    assert "cannot be compared" not in said(row("FCN-8s", 0.5), row("B", 0.4))
+
+
+def test_a_network_that_still_improves_is_named():
+    class Run:
+        class history:
+            evaluations = [{"step": 5, "mean_iou": 0.1}, {"step": 10, "mean_iou": 0.2}]
+
+        info = {"best_step": 10}
+
+    class One:
+        class plan:
+            title = "FCN-8s"
+
+        run = Run
+
+    results = Results(config.PROFILES["smoke"], [One], [])
+    assert [p.text for p in suggest(results)] == [
+        "FCN-8s was best at the last evaluation: a longer training may raise the score."
+    ]
+    Run.info = {"best_step": 5}
+    assert suggest(results) == []

@@ -1,0 +1,250 @@
+"""The ZIP to hand in: opened again, its module imported, its weights loaded, its scripts run."""
+
+import importlib.util
+import json
+import os
+import runpy
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import course_toys
+import nbformat
+import pytest
+import torch
+
+from labhelpers import cli, models
+from labhelpers.course import finished, gathering, submission
+from labhelpers.course.plans import find_plan
+from labhelpers.training import History, checkpoints
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+OWN = "## Discussion\n\na\n\n## Challenges faced\n\nb\n\n## Further improvements\n\nc\n"
+
+
+@pytest.fixture(scope="module")
+def handed_in(tmp_path_factory):
+    """A home with the three networks, a complete folder of notebooks, a report, and the ZIP of it all, unpacked."""
+    folder = tmp_path_factory.mktemp("student")
+    notebooks = folder / "notebooks"
+    shutil.copytree(NOTEBOOKS, notebooks)
+    if not list(notebooks.glob("07_*.ipynb")):
+        shutil.copy(notebooks / "01_data_pipeline.ipynb", notebooks / "07_sam_comparison.ipynb")
+    with pytest.MonkeyPatch.context() as patch:
+        course_toys.train_named(["fcn8s", "deeplabv3plus", "mini_sam"], patch, folder / "home")
+        (folder / "report").mkdir()
+        (folder / "report" / "report.md").write_text(OWN)
+        patch.chdir(folder)
+        assert cli.main(["report"]) == 0
+        assert cli.main(["submit", "--lastname", "Müller-Đặng", "--firstname", "Anna Lena"]) == 0
+    path = folder / "lab05_muller-dang_anna-lena.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        archive.extractall(folder / "unpacked")
+    return folder
+
+
+@pytest.fixture
+def unpacked(handed_in):
+    return handed_in / "unpacked" / "lab05_muller-dang_anna-lena"
+
+
+@pytest.fixture
+def profile(handed_in, monkeypatch):
+    monkeypatch.chdir(handed_in)
+    return course_toys.use_short_profile(monkeypatch, handed_in / "home")
+
+
+def imported(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_everything_the_course_asks_for_is_in_it(unpacked):
+    names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    wanted = {"lab05_student.py", "train_fcn.py", "train_deeplab.py", "train_minisam.py", "demo_minisam.ipynb"}
+    wanted |= {"report.pdf", "report.html"}
+    wanted |= {f"checkpoints/{n}.{end}" for n in submission.REQUIRED for end in ("safetensors", "json")}
+    wanted |= {f"logs/{name}.csv" for name in submission.REQUIRED}
+    assert wanted <= names
+    assert sorted(name[10:12] for name in names if name.startswith("notebooks/")) == [f"0{n}" for n in range(1, 8)]
+    assert "MISSING.txt" not in names
+    for path in (unpacked / "notebooks").glob("*.ipynb"):
+        nbformat.validate(nbformat.read(path, as_version=4))
+
+
+def test_the_students_module_is_imported_and_its_networks_run(unpacked, capsys):
+    student = imported(unpacked / "lab05_student.py")
+    assert capsys.readouterr().out == ""  # importing runs nothing
+    encoder = models.ResNetEncoder("resnet18", False, 8)
+    x = torch.zeros(1, 3, 64, 64)
+    for network in (student.FCN32s, student.FCN16s, student.FCN8s):
+        assert network(encoder, 5).eval()(x).shape == (1, 5, 64, 64)
+    assert student.UNet(2, 4).eval()(x).shape == (1, 2, 64, 64)
+    assert student.ASPP(8, 16, (1, 2)).eval()(torch.zeros(1, 8, 6, 6)).shape == (1, 16, 6, 6)
+
+
+def test_every_exercise_is_in_the_module(unpacked):
+    source = (unpacked / "lab05_student.py").read_text()
+    names = [
+        cell.metadata.nbgrader.grade_id.split("-", 1)[1]
+        for path in NOTEBOOKS.glob("0*.ipynb")
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    ]
+    assert len(names) > 40
+    for name in names:
+        assert f"def {name}(" in source or f"class {name}(" in source, name
+
+
+@pytest.mark.parametrize("name", submission.REQUIRED)
+def test_weights_and_logs_are_those_of_the_best_evaluation(name, profile, unpacked):
+    from safetensors.torch import load_file
+
+    plan = find_plan(name)
+    task = plan.task(profile)
+    run = finished.find_run(plan, task, profile)
+    model = finished.load_model(run, plan, task, profile)
+    weights = load_file(unpacked / "checkpoints" / f"{name}.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weights[key], value.cpu()) for key, value in model.state_dict().items())
+    checkpoints.load_model(plan.new_model(profile, task, to_train=False), weights, name)
+    about = json.loads((unpacked / "checkpoints" / f"{name}.json").read_text())
+    assert about["network"] == plan.title
+    assert about["best_score"] == run.info["best_score"]
+    log = unpacked / "logs" / f"{name}.csv"
+    assert log.read_bytes() == (run.folder / "log.csv").read_bytes()
+    assert len(History.read(log).rows) == run.steps
+
+
+@pytest.mark.parametrize("script", submission.SCRIPTS)
+def test_scripts_run(script, unpacked, profile, monkeypatch, capsys):
+    names = {"train_fcn.py": ["fcn8s"], "train_deeplab.py": ["deeplabv3plus"], "train_minisam.py": []}[script]
+    monkeypatch.setattr(sys, "argv", [script, *names, "--profile", "tiny"])
+    monkeypatch.setenv("LAB_PROFILE", "tiny")  # so that what the script sets is taken back
+    monkeypatch.setitem(course_toys.config.PROFILES, "tiny", course_toys.dataclasses.replace(profile, name="tiny"))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(unpacked / script), run_name="__main__")
+    assert end.value.code == 0
+    assert "found, trained 20" in capsys.readouterr().out  # the numbers are those of what was trained above
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(unpacked / script), run_name="__main__")
+    assert end.value.code == 0
+    assert f"python {script}" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path, monkeypatch, capsys):
+    shutil.copytree(handed_in / "notebooks", tmp_path / "notebooks")
+    next((tmp_path / "notebooks").glob("03_*.ipynb")).unlink()
+    (tmp_path / "notebooks" / "demo_minisam.ipynb").unlink()
+    for folder in (handed_in / "home" / "checkpoints").iterdir():
+        if folder.is_dir() and "FCN" not in folder.name:
+            shutil.copytree(folder, tmp_path / "checkpoints" / folder.name)
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    arguments = ["submit", "--lastname", "Doe", "--firstname", "Jane", "--notebooks", str(tmp_path / "notebooks")]
+    arguments += ["--report", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    printed = capsys.readouterr()
+    for words in (
+        "!!  notebook 03_*.ipynb: not in",
+        "!!  demo_minisam.ipynb: not in",
+        "!!  weights of FCN-8s: not trained in the profile smoke; run labhelpers train fcn8s",
+        "!!  report.pdf: not in",
+        "!!  report.html: not in",
+    ):
+        assert words in printed.out
+    assert "5 missing, so no ZIP was written" in printed.err
+    assert not (tmp_path / "out").exists()
+
+    assert cli.main([*arguments, "--incomplete"]) == 0
+    with zipfile.ZipFile(tmp_path / "out" / "lab05_doe_jane.zip") as archive:
+        listed = archive.read("lab05_doe_jane/MISSING.txt").decode()
+    assert listed.count("\n") == 5
+    assert "weights of FCN-8s" in listed
+
+
+def test_a_report_without_own_words_or_older_than_them_is_incomplete(profile, handed_in, tmp_path):
+    for name in ("report.pdf", "report.html", "report.md"):
+        shutil.copy(handed_in / "report" / name, tmp_path / name)
+    os.utime(tmp_path / "report.md", (2e9, 2e9))
+    contents = submission.collect(handed_in / "notebooks", tmp_path, profile)
+    assert contents.missing == [f"{tmp_path / 'report.md'} is newer than report.pdf; run labhelpers report again"]
+    (tmp_path / "report.md").write_text(OWN.replace("b", ""))
+    contents = submission.collect(handed_in / "notebooks", tmp_path, profile)
+    assert "Challenges faced; write them" in contents.missing[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("Doe", "doe"), ("Nguyễn Văn", "nguyen-van"), ("O'Neill", "o-neill"), ("Straße", "strasse")]
+)
+def test_names_become_parts_of_a_file_name(name, plain):
+    assert submission.ascii_name(name) == plain
+
+
+def test_a_name_without_latin_letters_is_refused():
+    with pytest.raises(ValueError, match="has no letter from a to z"):
+        submission.ascii_name("李")
+
+
+# --- gathering -------------------------------------------------------------------------------------------------------
+
+
+def notebook(path: Path, *cells: str | tuple[str, str]) -> Path:
+    """Cells of code; a pair is an exercise: its id and its code."""
+    made = []
+    for cell in cells:
+        given, code = cell if isinstance(cell, tuple) else (None, cell)
+        made.append(nbformat.v4.new_code_cell(code))
+        if given:
+            made[-1].metadata["nbgrader"] = {"solution": True, "grade_id": given, "schema_version": 3, "grade": False}
+    nbformat.write(nbformat.v4.new_notebook(cells=made), path)
+    return path
+
+
+def test_helpers_and_imports_come_along_and_nothing_else(tmp_path):
+    path = notebook(
+        tmp_path / "02_x.ipynb",
+        "!pip list",
+        "import math\nimport json\nfrom pathlib import Path as P\nprint('runs')",
+        "FACTOR = 3\nbig = json.loads('1')\ndef helper(x):\n    return math.floor(x) * FACTOR\ndef unused(): pass",
+        ("02-a", "def a(x: P) -> float:\n    ### BEGIN SOLUTION\n    return helper(x)\n    ### END SOLUTION"),
+        "a = check(a)",
+    )
+    module = gathering.gather([path])
+    assert module.problems == []
+    assert module.exercises == ["02-a"]
+    space: dict = {}
+    exec(module.source, space)
+    assert space["a"](2.5) == 6
+    for word in ("runs", "unused", "json", "check"):
+        assert word not in module.source
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([("02-a", "def a(:")], "exercise 02-a: line 1 is not Python"),
+        ([("02-a", "def a():\n    raise NotImplementedError()")], "exercise 02-a is not solved yet"),
+        ([("02-a", "def a():\n    return nowhere")], "nowhere is used in an exercise, but no cell defines it"),
+        (["x = 1"], "no exercise cell in it"),
+    ],
+)
+def test_what_is_wrong_with_an_exercise_is_said(tmp_path, cells, words):
+    module = gathering.gather([notebook(tmp_path / "02_x.ipynb", *cells)])
+    (problem,) = module.problems
+    assert problem.startswith("02_x.ipynb")
+    assert words in problem
+    compile(module.source, "student", "exec")
+
+
+def test_two_different_things_of_one_name_are_said(tmp_path):
+    one = notebook(tmp_path / "02_x.ipynb", ("02-a", "def a():\n    return 1"))
+    two = notebook(tmp_path / "03_x.ipynb", ("03-a", "def a():\n    return 2"))
+    assert gathering.gather([one, two]).problems == [
+        "03_x.ipynb: a is another one in 02_x.ipynb: rename one of the two"
+    ]
+    assert gathering.gather([one, one]).problems == []
