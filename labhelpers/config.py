@@ -32,6 +32,7 @@ class Profile:
     unet: MappingProxyType = field(repr=False)  # of lab 04, see _SMOKE_UNET
     backbones: MappingProxyType = field(repr=False)  # of lab 05, see _SMOKE_BACKBONES
     mini_sam: MappingProxyType = field(repr=False)  # of lab 06, see _SMOKE_MINI_SAM
+    sam: MappingProxyType = field(repr=False)  # of lab 07, see _SMOKE_SAM
     minutes: MappingProxyType = field(repr=False)  # of each lab
 
     @property
@@ -169,7 +170,7 @@ _FULL_BACKBONES = {
 # scene at half of its size, as the network is asked about it afterwards.
 _SMOKE_MINI_SAM = {
     "images": None,  # training images; None takes all
-    "debug_steps": 20,  # of each run that learns a handful of masks by heart
+    "debug_steps": 40,  # of each run that learns a handful of masks by heart
     "training": {  # keyword arguments of training.PromptRecipe ...
         "steps": 80,
         "batch_size": 8,
@@ -226,6 +227,33 @@ _FULL_MINI_SAM = {
     "judged_images": 200,
 }
 
+# Lab 07: how much is asked of SAM and Mini-SAM. SAM encodes an image in seconds on a CPU, in a tenth of one on a GPU.
+_SMOKE_SAM = {
+    "judged_images": 8,  # all objects of so many validation images are asked for with points and boxes
+    "clicks": 10,  # most clicks of the simulated user
+    "everything_images": 6,  # validation images in which everything is segmented ...
+    "grid": 8,  # ... by so many clicks along each side
+    "box_images": 30,  # validation images in which every object is asked for with its box
+    "tuning": {"steps": 20, "images": 8},  # keyword arguments of training.SamRecipe
+    "time_size": 512,  # side of the image for which costs are measured
+}
+_LAB_SAM = {
+    **_SMOKE_SAM,
+    "judged_images": 40,
+    "clicks": 20,
+    "everything_images": 40,
+    "grid": 16,
+    "box_images": 200,
+    "tuning": {"steps": 200, "images": 100},
+}
+_FULL_SAM = {
+    **_LAB_SAM,
+    "judged_images": 200,
+    "everything_images": 100,
+    "box_images": 1449,
+    "tuning": {"steps": 1000, "images": 500},
+}
+
 PROFILES = {
     "tiny": Profile(
         name="tiny",
@@ -274,7 +302,19 @@ PROFILES = {
                 "time_size": 128,
             }
         ),
-        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7, "06": 0.6}),
+        sam=MappingProxyType(
+            {
+                **_SMOKE_SAM,
+                "judged_images": 2,
+                "clicks": 2,
+                "everything_images": 2,
+                "grid": 4,
+                "box_images": 3,
+                "tuning": {"steps": 2, "images": 2},
+                "time_size": 128,
+            }
+        ),
+        minutes=MappingProxyType({"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5}),
     ),
     "smoke": Profile(
         name="smoke",
@@ -295,7 +335,8 @@ PROFILES = {
         unet=MappingProxyType(_SMOKE_UNET),
         backbones=MappingProxyType(_SMOKE_BACKBONES),
         mini_sam=MappingProxyType(_SMOKE_MINI_SAM),
-        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3, "06": 2}),
+        sam=MappingProxyType(_SMOKE_SAM),
+        minutes=MappingProxyType({"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3, "06": 2, "07": 1}),
     ),
     "lab": Profile(
         name="lab",
@@ -316,7 +357,8 @@ PROFILES = {
         unet=MappingProxyType(_LAB_UNET),
         backbones=MappingProxyType(_LAB_BACKBONES),
         mini_sam=MappingProxyType(_LAB_MINI_SAM),
-        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 16, "05": 77, "06": 45}),
+        sam=MappingProxyType(_LAB_SAM),
+        minutes=MappingProxyType({"01": 3, "02": 47, "03": 52, "04": 16, "05": 77, "06": 45, "07": 25}),
     ),
     "full": Profile(
         name="full",
@@ -337,7 +379,8 @@ PROFILES = {
         unet=MappingProxyType(_FULL_UNET),
         backbones=MappingProxyType(_FULL_BACKBONES),
         mini_sam=MappingProxyType(_FULL_MINI_SAM),
-        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 82, "05": 640, "06": 120}),
+        sam=MappingProxyType(_FULL_SAM),
+        minutes=MappingProxyType({"01": 3, "02": 189, "03": 230, "04": 82, "05": 640, "06": 120, "07": 40}),
     ),
 }
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LABS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]  # the others, such as the demo, have no exercises
 SETUP_CELL = (ROOT / "labhelpers" / "course" / "setup_cell.py").read_text().strip()
-EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4, "06": 9}
+EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4, "06": 9, "07": 4}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -36,6 +36,7 @@ def test_the_series_is_complete_so_far():
         "04_unet",
         "05_smp_backbones",
         "06_mini_sam",
+        "07_sam_comparison",
     ]
 
 

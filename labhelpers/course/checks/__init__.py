@@ -22,6 +22,8 @@ from labhelpers.course.checks.deeplab import deeplab_head_plus
 from labhelpers.course.checks.exponential import exponential_cross_entropy
 from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
 from labhelpers.course.checks.iou_head import iou_head
+from labhelpers.course.checks.many_masks import non_maximum_suppression, stability_score
+from labhelpers.course.checks.mask_labels import label_masks, number_of_clicks
 from labhelpers.course.checks.offsets import offset_maps
 from labhelpers.course.checks.prompt_losses import prompt_loss
 from labhelpers.course.checks.prompt_sampling import box_from_mask, sample_points
@@ -60,10 +62,13 @@ __all__ = [
     "iou_head",
     "is_reference",
     "joint_crop_flip",
+    "label_masks",
     "linear_to_conv",
     "mean_iou",
     "micro_macro_iou",
     "next_click",
+    "non_maximum_suppression",
+    "number_of_clicks",
     "offset_maps",
     "pad_to_multiple",
     "parameter_groups",
@@ -73,6 +78,7 @@ __all__ = [
     "prompt_loss",
     "sample_points",
     "should_stop",
+    "stability_score",
     "tile_starts",
     "train_step",
     "training_step",
