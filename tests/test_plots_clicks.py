@@ -8,7 +8,7 @@ import torch
 from matplotlib.patches import Rectangle
 
 from labhelpers import plots
-from labhelpers.evaluation import ClickCurve, calibration
+from labhelpers.evaluation import ClickCurve, Interval, calibration
 from labhelpers.plots.output import MAX_BYTES, encode
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -52,19 +52,39 @@ def test_a_mask_is_painted_over_the_picture_and_nothing_else_changes():
     for mask in (MASK, torch.from_numpy(MASK)):
         shown = plots.prompt_overlay(IMAGE, mask=mask).axes[0].images[0].get_array()
         assert np.array_equal(shown[~MASK], IMAGE[~MASK])
-        blue = np.array([0x56, 0xB4, 0xE9])
-        np.testing.assert_allclose(shown[MASK], (IMAGE[MASK] + blue) / 2, atol=0.5)
+        magenta = np.array([0xD6, 0x27, 0x8A])
+        np.testing.assert_allclose(shown[MASK], (IMAGE[MASK] + magenta) / 2, atol=0.5)
 
 
-def test_the_true_outline_is_closed_at_the_edge_of_the_picture():
+@pytest.mark.parametrize(("kind", "name"), [("truth", "true outline"), ("mask", "mask")])
+def test_outlines_are_closed_at_the_edge_of_the_picture(kind, name):
     corner = np.zeros((48, 64), dtype=bool)
     corner[30:, 40:] = True
-    figure = plots.prompt_overlay(torch.from_numpy(IMAGE).permute(2, 0, 1), truth=corner)
-    outline = np.concatenate([path.vertices for path in figure.axes[0].collections[0].get_paths()])
-    assert np.allclose(outline.min(0), [39.5, 29.5])
-    assert np.allclose(outline.max(0), [63.5, 47.5])
-    assert legend(figure) == ["true outline"]
+    figure = plots.prompt_overlay(torch.from_numpy(IMAGE).permute(2, 0, 1), **{kind: corner})
+    for line in figure.axes[0].collections:
+        outline = np.concatenate([path.vertices for path in line.get_paths()])
+        assert np.allclose(outline.min(0), [39.5, 29.5])
+        assert np.allclose(outline.max(0), [63.5, 47.5])
+    assert len(figure.axes[0].collections) == 2  # black under colour
+    assert legend(figure) == [name]
     assert figure.axes[0].get_xlim() == (-0.5, 63.5)
+
+
+def test_mask_and_truth_differ_in_colour_and_dashes():
+    rim, outline = (
+        figure.axes[0].collections[1]
+        for figure in (plots.prompt_overlay(IMAGE, mask=MASK), plots.prompt_overlay(IMAGE, truth=MASK))
+    )
+    assert not np.array_equal(rim.get_edgecolor(), outline.get_edgecolor())
+    assert rim.get_linestyle()[0][1] is None  # solid
+    assert outline.get_linestyle()[0][1] is not None
+
+
+def test_an_empty_mask_has_no_rim(recwarn):
+    figure = plots.prompt_overlay(IMAGE, mask=np.zeros_like(MASK), truth=np.zeros_like(MASK))
+    assert not figure.axes[0].collections
+    assert np.array_equal(figure.axes[0].images[0].get_array(), IMAGE)
+    assert not recwarn.list
 
 
 def test_a_grid_has_one_legend_for_all_panels():
@@ -146,6 +166,32 @@ def test_no_curves():
         plots.click_curves({})
 
 
+# --- interval_curves ---
+
+
+def intervals(*values: float) -> list[Interval]:
+    return [Interval(value - 0.1, value + 0.05, value, value) for value in values]
+
+
+def test_intervals_are_drawn_from_zero_where_they_belong():
+    figure = plots.interval_curves((3, 4, 10), {"a": intervals(0.5, 0.6, 0.7), "b": intervals(0.3, 0.2, 0.4)}, "points")
+    axes = figure.axes[0]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.5, 0.6, 0.7], [0.3, 0.2, 0.4]]
+    assert all(line.get_xdata().tolist() == [3, 4, 10] for line in axes.lines)
+    corners = [tuple(corner.round(6)) for corner in axes.collections[1].get_paths()[0].vertices]
+    assert {(3, 0.2), (3, 0.35), (4, 0.1), (4, 0.25), (10, 0.3), (10, 0.45)} <= set(corners)
+    assert axes.get_ylim() == (0, 1.02)
+    assert axes.get_xlabel() == "points"
+    assert figure.get_label() == "Mean IoU: mean IoU against points, a from 0.50 to 0.70, b from 0.30 to 0.40"
+
+
+def test_intervals_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"needs curves of 2 intervals, as many as x has numbers; got \{'b': 1\}"):
+        plots.interval_curves((1, 2), {"a": intervals(0.1, 0.2), "b": intervals(0.1)}, "points")
+    with pytest.raises(ValueError, match=r"needs curves of 2 intervals.*got \{\}"):
+        plots.interval_curves((1, 2), {}, "points")
+
+
 # --- calibration_plot ---
 
 
@@ -159,7 +205,9 @@ def test_calibration_shows_bins_answers_and_counts():
     np.testing.assert_array_equal(bins.get_xdata(), found.bin_predicted)
     np.testing.assert_array_equal(bins.get_ydata(), found.bin_true)
     np.testing.assert_array_equal(upper.collections[0].get_offsets(), np.column_stack([predicted, predicted**2]))
-    assert f"ECE {found.error:.3f}" in upper.texts[0].get_text()
+    assert f"ECE {found.error:.3f}" in upper.get_title(loc="right")
+    assert not upper.texts
+    assert upper.get_legend() is None  # neither numbers nor legend lie inside, where an answer may be
     assert upper.get_xlim() == lower.get_xlim()
     counts = [patch.get_height() for patch in lower.patches[:20]]
     assert counts == np.histogram(predicted, np.linspace(0, 1, 21))[0].tolist()
@@ -171,6 +219,7 @@ FIGURES = {
     "overlay": lambda: plots.prompt_overlay(**PANEL, mask=MASK, truth=MASK, title="one"),
     "grid": lambda: plots.prompt_grid([PANEL] * 5, titles=["a"] * 5),
     "curves": lambda: plots.click_curves({"a": curve(0, 20)}),
+    "intervals": lambda: plots.interval_curves((3, 4), {"a": intervals(0.5, 0.6)}, "points"),
     "calibration": lambda: plots.calibration_plot(calibration(np.linspace(0, 1, 30), np.linspace(0, 1, 30) ** 2)),
     "undefined": lambda: plots.calibration_plot(calibration(np.full(3, 0.5), np.full(3, 0.5))),
     "duck": lambda: plots.click_curves({"a": SimpleNamespace(mean=[0.5], band=[[0.4], [0.6]])}),

@@ -7,7 +7,7 @@ dashes. matplotlib is imported when the first figure is made, not before.
 
 from labhelpers.data.base import decode_target as colorize
 from labhelpers.plots.bars import bars, class_bars, class_distribution
-from labhelpers.plots.clicks import calibration_plot, click_curves
+from labhelpers.plots.clicks import calibration_plot, click_curves, interval_curves
 from labhelpers.plots.curves import curves, lines, trimap_curve
 from labhelpers.plots.gap import training_gap
 from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
@@ -45,6 +45,7 @@ __all__ = [
     "heat_legend",
     "heat_map",
     "image_grid",
+    "interval_curves",
     "lines",
     "overlay",
     "prompt_grid",

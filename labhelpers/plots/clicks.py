@@ -1,6 +1,6 @@
-"""Scores of prompted masks: IoU against the number of clicks, and predicted against true IoU."""
+"""Scores of prompted masks: IoU against the number of clicks or points, and predicted against true IoU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from labhelpers.plots.style import FAINT, SERIES_COLOURS, new_figure, series_style, styled, to_array
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _THRESHOLDS = (0.85, 0.90)  # where NoC@85 and NoC@90 stop counting
@@ -25,8 +26,6 @@ def click_curves(curves: Mapping[str, Any], title: str | None = None) -> "Figure
     Raises:
         ValueError: no curves.
     """
-    from matplotlib.ticker import MaxNLocator
-
     if not curves:
         raise ValueError("click_curves needs at least one curve: {'Mini-SAM': click_curve(predictor, objects)}.")
     figure = new_figure(4.0, width=7)
@@ -36,16 +35,55 @@ def click_curves(curves: Mapping[str, Any], title: str | None = None) -> "Figure
         text = {"ha": "left", "va": "center", "fontsize": 8, "color": FAINT}
         axes.text(1.01, threshold, f"IoU {threshold:.2f}", transform=axes.get_yaxis_transform(), **text)
     for index, (name, curve) in enumerate(curves.items()):
-        mean, band, style = to_array(curve.mean), to_array(curve.band), series_style(index)
-        clicks = np.arange(1, len(mean) + 1)
-        axes.fill_between(clicks, *band, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(clicks, mean, label=name, **style)
-    axes.set(xlabel="clicks", ylabel="mean IoU, with its 95 % interval", title=title or "", ylim=(0, 1.02))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(loc="lower right")
+        mean = to_array(curve.mean)
+        _banded(axes, index, name, np.arange(1, len(mean) + 1), mean, to_array(curve.band))
+    _finish(axes, "clicks", title)
     ends = ", ".join(f"{name} from {curve.mean[0]:.2f} to {curve.mean[-1]:.2f}" for name, curve in curves.items())
     figure.set_label(f"{title or 'Clicks'}: mean IoU against the number of clicks, {ends}")
     return figure
+
+
+@styled
+def interval_curves(
+    x: Sequence[int], curves: Mapping[str, Sequence[Any]], xlabel: str, title: str | None = None
+) -> "Figure":
+    """Draw mean IoUs against a number of something, each curve with the band of its 95 % interval.
+
+    Args:
+        x: (N,) whole numbers, such as the points of a prompt.
+        curves: name -> N objects with `.value`, `.low` and `.high`, such as `Interval`.
+        xlabel: what was counted.
+        title: written above.
+
+    Raises:
+        ValueError: no curves, or one of another length than `x`.
+    """
+    wrong = {name: len(intervals) for name, intervals in curves.items() if len(intervals) != len(x)}
+    if not curves or wrong:
+        raise ValueError(f"interval_curves needs curves of {len(x)} intervals, as many as x has numbers; got {wrong}.")
+    figure = new_figure(4.0, width=7)
+    axes = figure.subplots()
+    for index, (name, intervals) in enumerate(curves.items()):
+        band = np.array([[each.low, each.high] for each in intervals]).T
+        _banded(axes, index, name, to_array(x), np.array([each.value for each in intervals]), band)
+    _finish(axes, xlabel, title)
+    ends = ", ".join(f"{name} from {each[0].value:.2f} to {each[-1].value:.2f}" for name, each in curves.items())
+    figure.set_label(f"{title or 'Mean IoU'}: mean IoU against {xlabel}, {ends}")
+    return figure
+
+
+def _banded(axes: "Axes", index: int, name: str, x: np.ndarray, mean: np.ndarray, band: np.ndarray) -> None:
+    style = series_style(index)
+    axes.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, mean, label=name, **style)
+
+
+def _finish(axes: "Axes", xlabel: str, title: str | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel=xlabel, ylabel="mean IoU, with its 95 % interval", title=title or "", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(loc="lower right")
 
 
 @styled
@@ -69,12 +107,13 @@ def calibration_plot(calibration: Any, title: str | None = None) -> "Figure":
     label = f"mean of {count} bins of equal count"
     upper.plot(calibration.bin_predicted, calibration.bin_true, color=other, marker="o", markersize=6, label=label)
     upper.set(ylabel="true IoU", title=title or "", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    numbers = f"Pearson {calibration.pearson:.2f}\nSpearman {calibration.spearman:.2f}\nECE {calibration.error:.3f}"
-    upper.text(0.97, 0.04, numbers, ha="right", va="bottom", transform=upper.transAxes, fontsize=9)
-    upper.legend(loc="upper left")
+    # The numbers and the legend stand outside: an answer may lie anywhere inside.
+    numbers = f"Pearson {calibration.pearson:.2f}, Spearman {calibration.spearman:.2f}, ECE {calibration.error:.3f}"
+    upper.set_title(numbers, loc="right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     edges = np.linspace(0, 1, _BINS + 1)
-    lower.hist(predicted, edges, color=colour, alpha=0.35, label="predicted")
-    lower.hist(true, edges, histtype="step", color=other, linewidth=1.5, label="true")
+    lower.hist(predicted, edges, color=colour, alpha=0.35)
+    lower.hist(true, edges, histtype="step", color=other, linewidth=1.5)
     lower.set(xlabel="predicted IoU (outline: true IoU)", ylabel="answers")
     figure.set_label(
         f"{title or 'Calibration'}: true against predicted IoU of {len(true)} answers, "

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _FOREGROUND = {"marker": "o", "color": "#009E73"}
 _BACKGROUND = {"marker": "X", "color": "#D55E00"}
 _RIM = {"markeredgecolor": "#FFFFFF", "markeredgewidth": 1.3, "markersize": 10, "linestyle": "none"}
-_MASK, _MASK_ALPHA, _BOX, _TRUTH = "#56B4E9", 0.5, "#F0E442", "#FFFFFF"
+# The mask: magenta as on the canvas, since photographs hardly have it, and a rim, since dark grounds darken the fill.
+_MASK, _MASK_ALPHA, _BOX, _TRUTH = "#D6278A", 0.5, "#F0E442", "#FFFFFF"
 _GAP, _TITLE = 0.08, 0.28  # inches between tiles, and for the title above one
 _MAX_TILE, _MAX_TALL = 4.0, 1.25  # inches across; height over width
 
@@ -39,8 +40,8 @@ def prompt_overlay(
         points: (N, 2), float pixels (x, y), (0, 0) the centre of the first pixel; what lies outside is not drawn.
         labels: (N,), 1 foreground, 0 background.
         box: (4,), x0, y0, x1, y1, the extreme pixel indices.
-        mask: bool (H, W), painted over the picture.
-        truth: bool (H, W), drawn as an outline.
+        mask: bool (H, W), painted over the picture, with a solid rim.
+        truth: bool (H, W), drawn as a dashed outline.
         title: written above.
 
     Raises:
@@ -119,11 +120,14 @@ def _draw(
     picture, handles = rgb(image), {}
     size = picture.shape[:2]
     if mask is not None:
-        picture = _paint(picture, _region(mask, "mask", size))
-        handles["mask"] = Patch(facecolor=_MASK, alpha=0.8, label="mask")
+        mask = _region(mask, "mask", size)
+        picture = _paint(picture, mask)
+        handles["mask"] = Patch(facecolor=(_MASK, _MASK_ALPHA), edgecolor=_MASK, linewidth=1.8, label="mask")
     draw_tile(axes, picture, labels=False)
+    if mask is not None:
+        _outline(axes, mask, _MASK, "solid")
     if truth is not None:
-        _outline(axes, _region(truth, "truth", size))
+        _outline(axes, _region(truth, "truth", size), _TRUTH, "dashed")
         handles["truth"] = Patch(facecolor="none", edgecolor=INK, linestyle="--", label="true outline")
     if box is not None:
         x0, y0, x1, y1 = to_array(box)
@@ -164,9 +168,12 @@ def _paint(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None], mixed, picture)
 
 
-def _outline(axes: "Axes", mask: np.ndarray) -> None:
-    # With a frame of background around it, an object that touches the picture's edge is closed there too.
-    framed = np.pad(mask, 1).astype(float)
-    x, y = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
+def _outline(axes: "Axes", region: np.ndarray, colour: str, dashes: str) -> None:
+    if not region.any():
+        return
+    # With a frame of background around it, a region that touches the picture's edge is closed there too.
+    framed = np.pad(region, 1).astype(float)
+    x, y = np.arange(-1, region.shape[1] + 1), np.arange(-1, region.shape[0] + 1)
+    # Two lines, black under colour: visible on any ground.
     axes.contour(x, y, framed, levels=[0.5], colors="black", linewidths=2.2)
-    axes.contour(x, y, framed, levels=[0.5], colors=_TRUTH, linewidths=1.2, linestyles="dashed")
+    axes.contour(x, y, framed, levels=[0.5], colors=colour, linewidths=1.2, linestyles=dashes)
