@@ -135,7 +135,10 @@ def _indices(found: Any, count: int, words: str) -> list[int]:
     """The answer as a list of ints."""
     if not isinstance(found, (list, tuple, np.ndarray)):
         raise Mistake(f"for {words} it returns {kind_of(found)}, expected a list of indices.")
-    array = np.asarray(found)
+    try:
+        array = np.asarray(found)
+    except ValueError as error:  # a list of things of several shapes
+        raise Mistake(f"for {words} it returns a list of other things than whole numbers: indices.") from error
     if array.ndim > 1:
         raise Mistake(f"for {words} it returns shape {array.shape}: return indices, not the masks themselves.")
     if array.dtype == bool:

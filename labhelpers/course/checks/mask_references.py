@@ -12,7 +12,8 @@ def stability_score(logits: np.ndarray, offset: float = 1.0) -> np.ndarray:
 
 def non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
     """masks bool (N, H, W), scores (N,) -> indices of the kept, best first: no two have an IoU above ``threshold``."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)  # a matrix product of floats is fast, one of bools is not
+    pixels = masks.shape[1] * masks.shape[2]
+    flat = masks.reshape(len(masks), pixels).astype(np.float32)  # a product of floats is fast, one of bools is not
     both = flat @ flat.T
     areas = flat.sum(1)
     ious = both / np.maximum(areas[:, None] + areas - both, 1)
