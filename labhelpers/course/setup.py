@@ -51,5 +51,6 @@ def begin(lab: str) -> config.Profile:
     measured = "measured on 2 CPU cores" if profile.name in ("tiny", "smoke") else "an estimate for a T4, not measured"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
     print(f"Device     {device}; training precision {resolve_precision('auto')}")
-    print(f"Time       about {profile.minutes[lab]:g} minutes ({measured})")
+    minutes = profile.minutes[lab]
+    print(f"Time       about {minutes:g} minute{'s' * (minutes != 1)} ({measured})")
     return profile
