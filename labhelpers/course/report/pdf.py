@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FONT = "DejaVuSans"  # comes with matplotlib, and has the letters of most names
 MARGIN = 51  # points, 18 mm
+CELL, PADDING = 7, 2  # of a table: size of the letters, space beside them, points
 HIGHEST = 0.42  # of the page's height: the largest picture
 
 
@@ -96,8 +97,8 @@ def _table(table: Table, styles: dict, width: float) -> "Flowable":
             ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
             ("LINEBELOW", (0, 0), (-1, 0), 0.8, HexColor("#888888")),
             ("LINEBELOW", (0, 1), (-1, -1), 0.3, HexColor("#DDDDDD")),
-            ("LEFTPADDING", (0, 0), (-1, -1), 2),
-            ("RIGHTPADDING", (0, 0), (-1, -1), 2),
+            ("LEFTPADDING", (0, 0), (-1, -1), PADDING),
+            ("RIGHTPADDING", (0, 0), (-1, -1), PADDING),
             ("TOPPADDING", (0, 0), (-1, -1), 1.5),
             ("BOTTOMPADDING", (0, 0), (-1, -1), 1.5),
         ]
@@ -106,12 +107,21 @@ def _table(table: Table, styles: dict, width: float) -> "Flowable":
 
 
 def _column_widths(table: Table, width: float) -> list[float]:
-    """Shares of the width in proportion to the longest cell of a column and the longest word above it."""
-    longest = [
-        max(max(map(len, table.header[c].split())), *(len(row[c]) for row in table.rows), 4)
-        for c in range(len(table.header))
-    ]
-    return [width * (length + 1) / sum(length + 1 for length in longest) for length in longest]
+    """Each column as wide as its longest cell and the longest word above it; the rest is shared out evenly.
+
+    Where there is too little room the widest column, of names, has to break its lines.
+    """
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+
+    widths = []
+    for column, head in enumerate(table.header):
+        texts = [*head.split(), *(row[column] for row in table.rows)]
+        widths.append(max(stringWidth(text, FONT, CELL) for text in texts) + 2 * PADDING + 1)
+    spare = width - sum(widths)
+    if spare < 0:
+        widths[widths.index(max(widths))] += spare
+        return widths
+    return [each + spare / len(widths) for each in widths]
 
 
 def _text(text: str, style: "ParagraphStyle") -> "Flowable":
@@ -143,6 +153,6 @@ def _styles() -> "dict[str, ParagraphStyle]":
         "item": style("item", 9.2, leftIndent=12, firstLineIndent=-9, spaceAfter=3),
         "gap": style("gap", 9.2, f"{FONT}-Oblique", textColor=alert, spaceAfter=5),
         "caption": style("caption", 7.8, textColor=faint, spaceAfter=9),
-        "cell": style("cell", 7),
-        "number": style("number", 7, alignment=2),
+        "cell": style("cell", CELL),
+        "number": style("number", CELL, alignment=2),
     }

@@ -9,7 +9,7 @@ from labhelpers.course.report.discussion import discuss, suggest
 from labhelpers.course.report.document import Block, Document, Paragraph, Picture, Section
 from labhelpers.course.report.gather import Results, Trained
 from labhelpers.data.objects import visible_objects
-from labhelpers.evaluation.results import BAND, Row
+from labhelpers.evaluation.results import Row
 from labhelpers.plots.output import encode
 from labhelpers.training import DamagedCheckpoint
 
@@ -106,15 +106,16 @@ def _tables(results: Results) -> list[Block]:
 
 
 def _table(rows: list[Row]) -> evaluation.Table:
-    header = ["Network", "mIoU [95 %]", "Pixel accuracy", f"mIoU, {BAND} px band", "Parameters (M)"]
-    header += ["Inference (ms)", "Memory (MB)", "Training (min)", "Course expects"]
+    header = ["Network", "mIoU [95 %]", "Pixel accuracy", "Boundary IoU", "Parameters (M)"]
+    header += ["FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)", "Course expects"]
     cells = [
         [
             row.name,
             _interval(row),
             _number(row.pixel_accuracy, 1, 100),
-            _number(row.band_mean_iou, 1, 100),
+            _number(row.boundary_iou, 1, 100),
             _number(row.parameters, 2, 1e-6),
+            _number(row.flops, 1, 1e-9),
             _number(row.inference_ms, 0),
             _number(row.memory_mb, 0),
             _number(row.protocol.minutes, 1),
