@@ -384,3 +384,27 @@ def test_missing_weights_and_unknown_predictors_say_so(monkeypatch, tmp_path):
         load_predictor("mini_sam")
     with pytest.raises(ValueError, match="unknown predictor 'sam9'; known: mini_sam, mini_sam_semantic"):
         load_predictor("sam9")
+
+
+def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypatch):
+    predictor = MiniSamPredictor(MiniSAM())
+    predictor.set_image(np.zeros((200, 300, 3), dtype=np.uint8))
+    answer = np.zeros((200, 300), dtype=bool)
+    answer[90:110, 140:170] = True
+    looks = []
+
+    def look(window, points, labels, box, mask, multimask):
+        looks.append((window, mask))
+        return torch.from_numpy(answer)[None] * 2.0 - 1, torch.ones(1)
+
+    monkeypatch.setattr(predictor, "_look", look)
+    click = {"points": np.array([[150, 100]]), "labels": np.array([1])}
+    predictor.predict(**click)
+    (whole, nothing), (window, refined) = looks
+    assert (whole.x1 - whole.x0, nothing) == (300, None)
+    assert window.x1 - window.x0 < 100
+    assert (refined == answer).all()
+    earlier = np.roll(answer, 20, axis=1)
+    predictor.predict(**click, mask_input=earlier)
+    assert len(looks) == 3  # the earlier mask says where to look
+    assert (looks[2][1] == earlier).all()
