@@ -23,10 +23,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from labhelpers.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.colour import IMAGENET_MEAN, IMAGENET_STD, to_input
 from labhelpers.data.loader import cache, training_loader
-from labhelpers.data.transforms import Augmentation
 from labhelpers.data.voc import VOCSegmentation
 
 BATCH, SCALE, JITTER, ANGLE = 8, (0.5, 2.0), 0.4, 10.0
@@ -166,7 +165,7 @@ def measure(voc: SegmentationDataset, crop: int, cached: bool, rotation: bool, r
 def open_images() -> SegmentationDataset:
     if os.environ.get("LAB_VOC_ROOT"):
         return VOCSegmentation(os.environ["LAB_VOC_ROOT"], "train")
-    from labhelpers.data.scenes import make_scenes
+    from labhelpers.data.scenes.make import make_scenes
 
     return VOCSegmentation(make_scenes(RESULTS.parent / "scenes500", (40, 1), size=500), "train")
 

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from labhelpers.data import Augmentation, SegmentationDataset, SubsetDataset, VOCSegmentation, cache, make_scenes
-from labhelpers.data.colour import to_input
+from labhelpers.data.augment import to_input
 from labhelpers.evaluation import evaluate, scores
 from labhelpers.models import build
 from labhelpers.training import Recipe, train_or_load

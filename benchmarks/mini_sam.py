@@ -14,17 +14,18 @@ import numpy as np
 import torch
 
 from labhelpers.data import VOCSegmentation
-from labhelpers.evaluation import (
+from labhelpers.prompting import (
     BoxEllipse,
     FilledBox,
     GrabCut,
+    MiniSamPredictor,
     calibration,
     click_curve,
     evaluate_prompts,
+    load_mini_sam,
     objects,
     right_object,
 )
-from labhelpers.prompting import MiniSamPredictor, load_mini_sam
 from labhelpers.prompting.sampling import box_from_mask, centre_click
 
 KINDS = ("box", "jittered_box", "centre_click", "jittered_click", "random_click", "3_points", "5_points", "10_points")
@@ -57,7 +58,7 @@ def main() -> None:
 
 def latency(predictor: MiniSamPredictor, plain: MiniSamPredictor) -> None:
     """Medians of 30, on one synthetic scene of 512 px."""
-    from labhelpers.data.synthetic.composition import draw_scene
+    from labhelpers.data.scenes.composition import draw_scene
 
     scene = draw_scene(0, "val", 0, 512)
     image, masks = scene.image, [scene.objects == number for number in np.unique(scene.objects) if 0 < number < 255]

@@ -15,16 +15,15 @@ import time
 from pathlib import Path
 
 import torch
+from mixture import Library, ObjectMixture
 
 from labhelpers import config
 from labhelpers.data import FolderSegmentation, VOCSegmentation, make_scenes
+from labhelpers.data.augment import Augmentation
 from labhelpers.data.loader import SubsetDataset
-from labhelpers.data.mixture import Library, ObjectMixture
-from labhelpers.data.objects import ObjectDataset
-from labhelpers.data.transforms import Augmentation
-from labhelpers.evaluation import evaluate_prompts, evaluate_semantic, objects
+from labhelpers.data.voc import ObjectDataset
 from labhelpers.models.mini_sam import MiniSAM
-from labhelpers.prompting import MiniSamPredictor
+from labhelpers.prompting import MiniSamPredictor, evaluate_prompts, evaluate_semantic, objects
 from labhelpers.prompting.shipped import load_mini_sam, save_mini_sam
 from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train_or_load
 

@@ -9,15 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "labhelpers"
 BELOW = {
-    "network": set(),
+    "files": set(),
     "config": set(),
-    "data": {"network", "config"},
-    "models": {"network", "config", "data"},
+    "data": {"files", "config"},
+    "models": {"files", "config", "data"},
     "plots": {"config", "data"},
-    "prompting": {"network", "config", "data", "models"},
-    "evaluation": {"config", "data", "models", "prompting"},
-    "training": {"network", "config", "data", "models", "prompting", "evaluation"},
-    "course": {"network", "config", "data", "models", "plots", "prompting", "evaluation", "training"},
+    "evaluation": {"config", "data"},
+    "training": {"files", "config", "data", "models", "evaluation", "prompting"},
+    "prompting": {"files", "config", "data", "models", "evaluation"},
+    "course": {"files", "config", "data", "models", "plots", "prompting", "evaluation", "training"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW]
 

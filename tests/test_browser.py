@@ -11,7 +11,7 @@ from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
 from labhelpers.prompting import PromptSession
-from labhelpers.prompting.pictures import COLOURS, OPACITY
+from labhelpers.prompting.session import COLOURS, OPACITY
 
 REASON = lab_browser.why_no_browser()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
-from labhelpers.prompting import PromptCanvas, PromptSession, pictures
+from labhelpers.prompting import PromptCanvas, PromptSession
+from labhelpers.prompting import session as pictures
 
 
 def new_canvas(height=48, width=64, predictor=None) -> PromptCanvas:

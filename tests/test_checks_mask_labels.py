@@ -5,7 +5,7 @@ import pytest
 from judging import assert_hint, assert_passes
 
 from labhelpers.course.checks import mask_references
-from labhelpers.evaluation import ClickCurve, by_overlap
+from labhelpers.prompting import ClickCurve, by_overlap
 
 
 def label_by_unique(masks, guide):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from judged_toys import Answers, MemoryDataset, rectangles
 from scipy import stats
 
-from labhelpers.evaluation import ClickCurve, calibration, click_curve, objects
-from labhelpers.evaluation.clicks import THRESHOLDS
+from labhelpers.prompting import ClickCurve, calibration, click_curve, objects
+from labhelpers.prompting.clicks import THRESHOLDS
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from labhelpers import config
-from labhelpers.network import reachable
+from labhelpers.files import reachable
 
 
 def test_unknown_profile_lists_the_known(monkeypatch):

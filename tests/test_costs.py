@@ -8,15 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from labhelpers.evaluation import (
-    ResultsTable,
-    costs,
-    count_flops,
-    evaluate,
-    prompt_costs,
-)
+from labhelpers.evaluation import ResultsTable, costs, count_flops, evaluate
 from labhelpers.models import build
-from labhelpers.prompting import load_predictor
+from labhelpers.prompting import load_predictor, prompt_costs
 
 
 def test_a_multiplication_with_its_addition_is_two_operations():
@@ -97,7 +91,7 @@ def count_operations(predictor) -> int:
 def test_memory_of_a_predictor_prints_nothing():
     """PyTorch's profiler warns, once a process, if the last picture's embedding is released in the measured step."""
     code = (
-        "from labhelpers.evaluation import prompt_costs; from labhelpers.prompting import load_predictor;"
+        "from labhelpers.prompting import load_predictor, prompt_costs;"
         "prompt_costs(load_predictor('mini_sam'), (64, 64), warmup=1, runs=1)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

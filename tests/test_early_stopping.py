@@ -20,7 +20,7 @@ def test_the_loss_of_a_set_is_that_of_all_its_pixels_at_once(sets, name, batch_s
     loss = build_loss(name, [1.0, 2.0, 0.5] if name == "weighted_ce" else None)
     model = tiny_net().eval()
     images, targets = (torch.stack(part) for part in zip(*sets[1].items, strict=True))
-    from labhelpers.data.colour import to_input
+    from labhelpers.data.augment import to_input
 
     with torch.no_grad():
         expected = loss(model(to_input(images)), targets).item()

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.colour import to_input
 from labhelpers.evaluation import (
     BoundaryScores,
     ConfusionMatrix,

@@ -5,7 +5,7 @@ import pytest
 from prompting_toys import picture
 from tiny_sam import write_tiny_sam
 
-from labhelpers.models.sam_weights import load_sam_folder
+from labhelpers.models.sam import load_sam_folder
 from labhelpers.prompting import SamPredictor, segment_everything
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from labhelpers.evaluation import COURSE_MODELS, count_parameters, course_model, expected_table
-from labhelpers.evaluation.expected import NOTE
+from labhelpers.evaluation.results import NOTE
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,9 @@ import pytest
 from tiny_server import serve
 from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_photo
 
-from labhelpers.data import (
-    DownloadError,
-    VOCSegmentation,
-    download,
-    fetch,
-    fetch_sbd,
-    fetch_voc,
-    open_course_data,
-    transfer,
-)
+from labhelpers.data import DownloadError, VOCSegmentation, fetch_sbd, fetch_voc, open_course_data
+from labhelpers.data import download as module
+from labhelpers.data.download import download
 
 EXTRA = ("2008_000002", "2009_000006")  # images that only SBD has labelled
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -33,8 +26,8 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 def _impatient(monkeypatch):
     """Limits of about a second, and no proxy between the tests and loopback."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(transfer, "READ_SECONDS", 1.2)  # long enough for a busy machine
-    monkeypatch.setattr(transfer, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "READ_SECONDS", 1.2)  # long enough for a busy machine
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -79,7 +72,7 @@ class TestDownload:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(transfer.time, "sleep", interrupt)  # the pause after the first broken connection
+        monkeypatch.setattr(module.time, "sleep", interrupt)  # the pause after the first broken connection
         with pytest.raises(KeyboardInterrupt):
             get(server, tmp_path, "drops")
         assert (tmp_path / "archive.tar.part").read_bytes() == DATA[: len(DATA) // 3 + 1]
@@ -97,20 +90,20 @@ class TestDownload:
         assert len(server.requests) <= 2
 
     def test_the_next_address_continues_the_part(self, server, tmp_path, monkeypatch):
-        monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+        monkeypatch.setattr(module, "ATTEMPTS", 1)
         assert get(server, tmp_path, "drops", "good").read_bytes() == DATA
         assert server.requests[1] == ("good", f"bytes={len(DATA) // 3 + 1}-")
 
     @pytest.mark.parametrize("bad", ["missing", "wrong", "short", "dead", "silent", "crawls"])
     def test_addresses_are_tried_in_order(self, server, tmp_path, monkeypatch, bad):
-        monkeypatch.setattr(transfer, "RATE_WINDOW_SECONDS", 0.2)
+        monkeypatch.setattr(module, "RATE_WINDOW_SECONDS", 0.2)
         assert get(server, tmp_path, bad, "good").read_bytes() == DATA
         assert behaviours(server)[0] == bad
         assert behaviours(server)[-1] == "good"
-        assert len(server.requests) <= transfer.ATTEMPTS + 1
+        assert len(server.requests) <= module.ATTEMPTS + 1
 
     def test_the_error_lists_each_address_with_its_reason(self, server, tmp_path, monkeypatch):
-        monkeypatch.setattr(transfer, "RATE_WINDOW_SECONDS", 0.2)
+        monkeypatch.setattr(module, "RATE_WINDOW_SECONDS", 0.2)
         bad = ["missing", "wrong", "short", "dead", "silent", "crawls"]
         with socket.socket() as unused:  # bound but not listening: connections are refused
             unused.bind(("127.0.0.1", 0))
@@ -154,9 +147,9 @@ class TestDownload:
     def test_the_proxy_is_what_must_be_reachable(self, tmp_path, monkeypatch, server):
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
-        assert transfer.connection_problems(["http://no.such.host.invalid/archive.tar"]) == {}
+        assert module.connection_problems(["http://no.such.host.invalid/archive.tar"]) == {}
         monkeypatch.setenv("no_proxy", "*")
-        assert transfer.connection_problems(["http://no.such.host.invalid/archive.tar"])
+        assert module.connection_problems(["http://no.such.host.invalid/archive.tar"])
 
     def test_a_whole_file_needs_no_network(self, server, tmp_path, capsys):
         (tmp_path / "archive.tar").write_bytes(DATA)
@@ -171,7 +164,7 @@ class TestDownload:
         assert re.fullmatch(r".*archive\.tar is damaged \(.*\), so it is fetched again\.\n", capsys.readouterr().out)
 
     def test_a_full_disk_is_found_before_the_download(self, server, tmp_path, monkeypatch):
-        monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(OSError, match=r"0\.00 GB free.*Make room"):
             get(server, tmp_path, "good")
         assert server.requests == []
@@ -223,10 +216,10 @@ def sbd_files(folder) -> dict[str, bytes]:
     return files
 
 
-def entry(server, name, data, behaviours=("good",)) -> fetch.Archive:
+def entry(server, name, data, behaviours=("good",)) -> module.Archive:
     server.files[name] = data
     urls = tuple(server.url(behaviour, name) for behaviour in behaviours)
-    return fetch.Archive(name=name, urls=urls, md5=hashlib.md5(data).hexdigest(), size=len(data))
+    return module.Archive(name=name, urls=urls, md5=hashlib.md5(data).hexdigest(), size=len(data))
 
 
 @pytest.fixture
@@ -238,7 +231,7 @@ def archives(server, tmp_path, monkeypatch):
         "voc2012": entry(server, "voc.tar", make_tar(source / "voc.tar", voc_files(source))),
         "sbd": entry(server, "sbd.tgz", make_tar(source / "sbd.tgz", sbd_files(source), "w:gz")),
     }
-    monkeypatch.setattr(fetch, "ARCHIVES", table)
+    monkeypatch.setattr(module, "ARCHIVES", table)
     return table
 
 
@@ -298,7 +291,7 @@ class TestFetchVOC:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(fetch, "_move_in", stop)
+            patch.setattr(module, "_move_in", stop)
             with pytest.raises(KeyboardInterrupt):
                 fetch_voc(tmp_path / "data")
         assert not (tmp_path / "data/VOCdevkit/VOC2012").exists()
@@ -371,7 +364,7 @@ class TestFetchSBD:
 
 
 def test_the_real_table():
-    voc, sbd = fetch.ARCHIVES["voc2012"], fetch.ARCHIVES["sbd"]
+    voc, sbd = module.ARCHIVES["voc2012"], module.ARCHIVES["sbd"]
     assert (voc.md5, voc.size) == ("6cd6e144f989b92b3379bac3b3de84fd", 1_999_639_040)
     assert sbd.md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
     assert "robots.ox.ac.uk" in voc.urls[0]

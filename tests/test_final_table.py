@@ -11,7 +11,7 @@ from test_results import PROTOCOL, evaluation
 
 from labhelpers import plots
 from labhelpers.evaluation import COURSE_MODELS, FinalTable, ResultsTable
-from labhelpers.evaluation.sortable import Cell, sortable_html
+from labhelpers.evaluation.results import Cell, sortable_html
 
 BOXES = replace(PROTOCOL, prompts="the box of every true object, whose class the answer gets")
 COSTS = {"parameters": 2_000_000, "flops": 5_400_000_000, "memory_mb": 70.0, "cost_size": "512 x 512"}

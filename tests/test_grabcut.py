@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from judged_toys import MemoryDataset, rectangles
 
-from labhelpers.evaluation import BoxEllipse, FilledBox, GrabCut, evaluate_prompts, grabcut_box, mask_iou
+from labhelpers.prompting import BoxEllipse, FilledBox, GrabCut, evaluate_prompts, grabcut_box, mask_iou
 
 BOX = np.array([15, 10, 48, 45])
 

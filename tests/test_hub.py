@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 
-from labhelpers.models import hub
-from labhelpers.models.hub import hub_file, hub_weights
+from labhelpers.models import library as hub
+from labhelpers.models.library import hub_file, hub_weights
 
 CONTENT = save({"weight": torch.arange(6.0)})
 

@@ -9,14 +9,8 @@ from judged_toys import Answers, MemoryDataset, rectangles
 from torch import nn
 
 from labhelpers.data import denormalize
-from labhelpers.evaluation import (
-    by_overlap,
-    by_vote,
-    evaluate,
-    evaluate_everything,
-    evaluate_prompted_classes,
-    paint,
-)
+from labhelpers.evaluation import evaluate
+from labhelpers.prompting import by_overlap, by_vote, evaluate_everything, evaluate_prompted_classes, paint
 from labhelpers.prompting.everything import FoundMasks
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from labhelpers.data.augment import Augmentation
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import cache, steps_per_epoch, subset, training_loader
-from labhelpers.data.transforms import Augmentation
 
 AUGMENTATION = Augmentation(crop=16, rotation=5, brightness=0.2)
 PLAIN = Augmentation(crop=None, scale=(1, 1), flip=False)

@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn import functional
 from training_toys import Squares, TinyNet, tiny_net, tiny_recipe
 
-from labhelpers.data.transforms import Augmentation
+from labhelpers.data.augment import Augmentation
 from labhelpers.training import History, checkpoints, load_finished, overfit_one_batch, train, train_or_load
-from labhelpers.training.progress import Progress
 from labhelpers.training.run import describe
-from labhelpers.training.tracking import Wandb
+from labhelpers.training.tracking import Progress, Wandb
 
 
 @pytest.fixture(scope="module")

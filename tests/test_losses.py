@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from labhelpers.training.dice import _SoftDice
 from labhelpers.training.losses import (
     LOSSES,
+    _SoftDice,
     build_loss,
     cross_entropy,
     dice,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labhelpers.data.colour import to_input
+from labhelpers.data.augment import to_input
 from labhelpers.models.mini_sam import FUSIONS, Embedding, MiniSAM
 from labhelpers.models.prompt_maps import normalize, positions, sample, unit_keys
 

@@ -5,14 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixture import Library, ObjectMixture, Picture, blob, components, cutout, paste, pattern, place, window
 
 from labhelpers.data import VOCSegmentation
-from labhelpers.data.mixture import Library, ObjectMixture, components
-from labhelpers.data.mixture.blobs import blob, pattern
-from labhelpers.data.mixture.cut import cutout, paste, place, window
-from labhelpers.data.mixture.library import Picture
-from labhelpers.data.objects import ObjectDataset, visible_objects
-from labhelpers.data.scenes import make_scenes
+from labhelpers.data.scenes.make import make_scenes
+from labhelpers.data.voc import ObjectDataset, visible_objects
 
 
 @pytest.fixture(scope="module")

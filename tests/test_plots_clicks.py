@@ -8,8 +8,9 @@ import torch
 from matplotlib.patches import Rectangle
 
 from labhelpers import plots
-from labhelpers.evaluation import ClickCurve, Interval, calibration
+from labhelpers.evaluation import Interval
 from labhelpers.plots.output import MAX_BYTES, encode
+from labhelpers.prompting import ClickCurve, calibration
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 MASK = np.zeros((48, 64), dtype=bool)

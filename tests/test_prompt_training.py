@@ -7,8 +7,8 @@ import pytest
 import torch
 from training_toys import Squares
 
-from labhelpers.data.objects import ObjectDataset
-from labhelpers.data.transforms import Augmentation
+from labhelpers.data.augment import Augmentation
+from labhelpers.data.voc import ObjectDataset
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train, train_or_load
 from labhelpers.training.prompted import Prompts, _quarter, sample_prompts

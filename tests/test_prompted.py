@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from judged_toys import Answers, MemoryDataset, clicked_label, rectangles
 
 from labhelpers.data import SubsetDataset, VOCSegmentation
-from labhelpers.data.objects import ObjectDataset
-from labhelpers.evaluation import (
+from labhelpers.data.voc import ObjectDataset
+from labhelpers.prompting import (
     PROMPTS,
     BoxEllipse,
     FilledBox,

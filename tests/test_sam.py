@@ -16,10 +16,16 @@ from prompting_toys import DiscPredictor, picture
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
 
-from labhelpers.models import sam_weights
-from labhelpers.models.sam import SAM, SAM_MODELS, SamEmbedding
-from labhelpers.models.sam_hooks import halve, repair_hq_decoder
-from labhelpers.models.sam_weights import SamUnavailable, load_sam_folder
+from labhelpers.models import sam as sam_weights
+from labhelpers.models.sam import (
+    SAM,
+    SAM_MODELS,
+    SamEmbedding,
+    SamUnavailable,
+    halve,
+    load_sam_folder,
+    repair_hq_decoder,
+)
 from labhelpers.prompting import PromptSession, SamPredictor, load_predictor, load_sam
 from labhelpers.prompting import sam as sam_module
 
@@ -101,7 +107,7 @@ def test_what_the_network_sees_is_what_the_librarys_processor_gives(models, monk
 
 
 def test_a_normalised_picture_is_not_normalised_again(models):
-    from labhelpers.data.colour import to_input
+    from labhelpers.data.augment import to_input
 
     raw = torch.from_numpy(photo(SIDE, SIDE).transpose(2, 0, 1).copy())[None]
     model = models["sam"]

@@ -9,8 +9,7 @@ import torch
 from tiny_sam import write_tiny_sam
 from training_toys import Squares
 
-from labhelpers.models.sam import SAM
-from labhelpers.models.sam_weights import load_sam_folder
+from labhelpers.models.sam import SAM, load_sam_folder
 from labhelpers.prompting import SamPredictor
 from labhelpers.training import SamRecipe, checkpoints, sam_loss, sam_tuning, tune_sam_decoder
 from labhelpers.training.sam_cache import EmbeddingCache

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from labhelpers.data.transforms import Augmentation, sample_rng
+from labhelpers.data.augment import Augmentation, sample_rng
 from labhelpers.prompting.sampling import (
     box_from_mask,
     centre_click,

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from labhelpers.data import VOC_CLASSES, VOCSegmentation
-from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
-from labhelpers.data.synthetic.figures import FIGURES
-from labhelpers.data.synthetic.kit import Kit
-from labhelpers.data.synthetic.shapes import Part, grow, paint
-from labhelpers.data.synthetic.textures import Look
+from labhelpers.data.scenes.figures import FIGURES
+from labhelpers.data.scenes.kit import Kit
+from labhelpers.data.scenes.make import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
+from labhelpers.data.scenes.shapes import Part, grow, paint
+from labhelpers.data.scenes.textures import Look
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

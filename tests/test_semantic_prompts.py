@@ -9,7 +9,8 @@ from judged_toys import MemoryDataset, rectangles
 from torch import nn
 
 from labhelpers.data import denormalize
-from labhelpers.evaluation import evaluate, evaluate_semantic
+from labhelpers.evaluation import evaluate
+from labhelpers.prompting import evaluate_semantic
 
 
 class Plain(nn.Module):

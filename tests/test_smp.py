@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from labhelpers.models import hub
-from labhelpers.models import smp as smp_module
+from labhelpers.models import library as hub
+from labhelpers.models import library as smp_module
 from labhelpers.models.deeplab import PooledBatchNorm2d
-from labhelpers.models.smp import ARCHITECTURES, build_smp, drop_unused
+from labhelpers.models.library import ARCHITECTURES, build_smp, drop_unused
 from labhelpers.training import Recipe
 from labhelpers.training.optim import build_optimizer
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from labhelpers.models.swin import build_swin_unetr
+from labhelpers.models.library import build_swin_unetr
 
 
 def monai():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from labhelpers.data.colour import to_input
+from labhelpers.data.augment import to_input
 from labhelpers.evaluation import predict
 from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 from labhelpers.models import UNet

@@ -7,9 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from labhelpers.data.colour import IMAGENET_MEAN, denormalize, to_input
-from labhelpers.data.elastic import Elastic
-from labhelpers.data.transforms import Augmentation, sample_rng
+from labhelpers.data.augment import IMAGENET_MEAN, Augmentation, Elastic, denormalize, sample_rng, to_input
 
 OUTSIDE = torch.tensor([124, 116, 104], dtype=torch.uint8)  # the ImageNet mean colour
 GEOMETRY = {
@@ -295,6 +293,14 @@ def test_a_view_refuses_another_image():
         view.target(torch.zeros(20, 30))
     with pytest.raises(ValueError, match=r"points \(N, 2\)"):
         view.points(np.zeros((2, 3)))
+
+
+def test_to_input_is_float32_inside_mixed_precision():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    colour = torch.tensor([[1.1, 0.9, 1.2], [0.8, 1.0, 1.0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = to_input(images, colour)
+    assert torch.equal(found, to_input(images, colour))
 
 
 def test_to_input_refuses_what_it_cannot_mean():

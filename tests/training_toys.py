@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from labhelpers.data.augment import Augmentation
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.transforms import Augmentation
 from labhelpers.training import Recipe
 
 CLASSES = ("background", "square", "dog, hot")  # a comma in a name must not break the log

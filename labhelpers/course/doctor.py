@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labhelpers import config
-from labhelpers.data.fetch import ARCHIVES
-from labhelpers.network import connection_problems
+from labhelpers.data.download import ARCHIVES
+from labhelpers.files import connection_problems
 
 # GB that the labs 01 to 07 write in a profile: data with the archive they come in, and checkpoints. tiny and smoke are
 # measured, lab and full estimated from the sizes of the networks.

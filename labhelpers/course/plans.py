@@ -15,7 +15,7 @@ from torch import nn
 
 from labhelpers import data, models, training
 from labhelpers.config import Profile
-from labhelpers.data.objects import ObjectDataset
+from labhelpers.data.voc import ObjectDataset
 from labhelpers.prompting import load_mini_sam
 
 

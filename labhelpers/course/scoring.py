@@ -6,7 +6,7 @@ from labhelpers import config, evaluation, prompting
 from labhelpers.course.finished import FinishedRun
 from labhelpers.course.plans import Plan, Task
 from labhelpers.evaluation.costs import costs
-from labhelpers.evaluation.expected import COURSE_MODELS
+from labhelpers.evaluation.results import COURSE_MODELS
 
 KINDS = ("box", "jittered_box", "centre_click", "random_click")
 SIZE = (512, 512)  # pixels, for which costs are measured in every lab
@@ -31,10 +31,10 @@ def add_to_table(plan: Plan, task: Task, run: FinishedRun, model: nn.Module) -> 
     return table
 
 
-def prompt_scores(task: Task, model: nn.Module, profile: config.Profile) -> evaluation.PromptScores:
+def prompt_scores(task: Task, model: nn.Module, profile: config.Profile) -> prompting.PromptScores:
     """Scores a network that answers prompts on the objects that lab 06 judges."""
     predictor = own_predictor(task, model)
-    return evaluation.evaluate_prompts(predictor, judged_objects(task, profile), KINDS)
+    return prompting.evaluate_prompts(predictor, judged_objects(task, profile), KINDS)
 
 
 def own_predictor(task: Task, model: nn.Module) -> prompting.MiniSamPredictor:
@@ -42,11 +42,11 @@ def own_predictor(task: Task, model: nn.Module) -> prompting.MiniSamPredictor:
     return prompting.MiniSamPredictor(model, "Mini-SAM", zoom=False, overview=task.recipe.augmentation.crop)
 
 
-def judged_objects(task: Task, profile: config.Profile) -> list[evaluation.ObjectRef]:
+def judged_objects(task: Task, profile: config.Profile) -> list[prompting.ObjectRef]:
     """All objects of some validation images, spread over the set, that are not too small, as lab 06 chooses them."""
     images = task.test_set.dataset  # with the classes, of which the objects have one each
-    of_image: dict[int, list[evaluation.ObjectRef]] = {}
-    for item in evaluation.objects(images, min_side=profile.mini_sam["min_side"]):
+    of_image: dict[int, list[prompting.ObjectRef]] = {}
+    for item in prompting.objects(images, min_side=profile.mini_sam["min_side"]):
         of_image.setdefault(item.index, []).append(item)
     step = -(-len(of_image) // profile.mini_sam["judged_images"])
     return [item for items in list(of_image.values())[::step] for item in items]

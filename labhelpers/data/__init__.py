@@ -1,8 +1,8 @@
 """What goes in: data sets, downloads, synthetic scenes, joint transforms, loaders and statistics."""
 
+from labhelpers.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, View, denormalize, sample_rng, to_input
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, decode_target, voc_palette
-from labhelpers.data.colour import IMAGENET_MEAN, IMAGENET_STD, denormalize, to_input
-from labhelpers.data.fetch import fetch_sbd, fetch_voc
+from labhelpers.data.download import DownloadError, fetch_sbd, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, make_jigsaw
 from labhelpers.data.loader import (
@@ -14,7 +14,7 @@ from labhelpers.data.loader import (
     training_loader,
 )
 from labhelpers.data.open import Splits, open_course_data, open_splits
-from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
+from labhelpers.data.scenes.make import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
 from labhelpers.data.statistics import (
     WEIGHT_METHODS,
     ClassStatistics,
@@ -22,8 +22,6 @@ from labhelpers.data.statistics import (
     class_weights,
     rare_class_sample_weights,
 )
-from labhelpers.data.transfer import DownloadError, download
-from labhelpers.data.transforms import Augmentation, View, sample_rng
 from labhelpers.data.voc import COMPARISON_IDS, VOC_CLASSES, VOCSegmentation, comparison_indices
 
 __all__ = [
@@ -53,7 +51,6 @@ __all__ = [
     "comparison_indices",
     "decode_target",
     "denormalize",
-    "download",
     "fetch_sbd",
     "fetch_voc",
     "make_jigsaw",

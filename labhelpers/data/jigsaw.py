@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from labhelpers.data.synthetic.composition import draw_scene
-from labhelpers.data.synthetic.files import claim, jpeg, png, write
-from labhelpers.data.synthetic.shapes import Part, blend, paint, window
-from labhelpers.data.synthetic.textures import Colour, Look, finish, grain, shadow, smooth_noise
+from labhelpers.data.scenes.composition import draw_scene
+from labhelpers.data.scenes.files import claim, jpeg, png, write
+from labhelpers.data.scenes.shapes import Part, blend, paint, window
+from labhelpers.data.scenes.textures import Colour, Look, finish, grain, shadow, smooth_noise
 
 JIGSAW_CLASSES = ("table", "piece")
 JIGSAW_SPLITS = ("train", "val", "test")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from labhelpers.data.augment import Augmentation, sample_rng
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.transforms import Augmentation, sample_rng
 
 __all__ = ["CachedDataset", "SubsetDataset", "cache", "steps_per_epoch", "subset", "training_loader"]
 

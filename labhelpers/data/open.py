@@ -7,12 +7,11 @@ from urllib.parse import urlsplit
 
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.fetch import fetch_voc
+from labhelpers.data.download import DownloadError, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
-from labhelpers.data.scenes import make_scenes
-from labhelpers.data.transfer import DownloadError
+from labhelpers.data.scenes.make import make_scenes
 from labhelpers.data.voc import VOCSegmentation
 
 SOURCES = ("course", "voc", "scenes", "jigsaw")

@@ -3,25 +3,93 @@
 Time, memory and operations grow with the image, so a cost is worth nothing without the size at which it was measured.
 """
 
-import copy
+import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from labhelpers.evaluation.evaluator import inference
-from labhelpers.evaluation.timing import (
-    count_parameters,
-    inference_memory_mb,
-    peak_memory_mb,
-    time_inference,
-    weights_mb,
-)
-from labhelpers.prompting.predictor import Predictor
+
+# What a model costs: time, memory and parameters.
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, frozen ones included and shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def time_inference(
+    model: nn.Module, size: tuple[int, int] = (512, 512), *, precision: str = "no", warmup: int = 3, runs: int = 15
+) -> float:
+    """Return the milliseconds of one forward pass with one image: the median of `runs`, after `warmup` unmeasured ones.
+
+    Normalised input to logits, where the model is; the device has finished before the clock is read.
+
+    Args:
+        size: height and width in pixels, to be stated beside the number.
+    """
+    with inference(model, precision) as device:
+        image = torch.randn(1, 3, *size, device=device)
+        times = []
+        for _ in range(warmup + runs):
+            _synchronize(device)
+            start = time.perf_counter()
+            model(image)
+            _synchronize(device)
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[warmup:])
+
+
+def inference_memory_mb(model: nn.Module, size: tuple[int, int] = (512, 512), *, precision: str = "no") -> float:
+    """Return the MB (2**20 bytes) that one forward pass with one image needs at its peak, weights included.
+
+    Args:
+        size: height and width in pixels, to be stated beside the number.
+    """
+    with inference(model, precision) as device:
+        image = torch.randn(1, 3, *size, device=device)
+        model(image)  # the first pass also allocates what libraries keep
+        return weights_mb(model) + peak_memory_mb(lambda: model(image), device)
+
+
+def weights_mb(model: nn.Module) -> float:
+    """Return the MB (2**20 bytes) of a model's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 2**20
+
+
+def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float:
+    """Run `step`, say a training step, and return the most memory in use at once, beyond what was before, in MB.
+
+    What PyTorch's allocator hands out is counted, on a GPU and on a CPU; what other libraries take is not.
+    """
+    if device.type == "cuda":
+        _synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        _synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes its own log into the notebook
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    live = peak = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak / 2**20
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
 
 Size = tuple[int, int]
 
@@ -46,43 +114,7 @@ def costs(
         "flops": count_flops(model, size),
         "inference_ms": time_inference(model, size, precision=precision, warmup=warmup, runs=runs),
         "memory_mb": inference_memory_mb(model, size, precision=precision),
-        "cost_size": _text(size),
-    }
-
-
-def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int = 1, runs: int = 5) -> dict[str, Any]:
-    """What one image and one box in it cost a promptable network: as `costs`, from `set_image` to the mask.
-
-    The embedding is computed anew each time; a second prompt on the same image costs only the decoder's share.
-
-    Args:
-        predictor: one with a `model`, in its own precision.
-        size: height and width of the image in pixels; what the network makes of it inside is its own choice.
-    """
-    height, width = size
-    device = next(predictor.model.parameters()).device
-    rng = np.random.default_rng(0)
-    box = np.array([width // 4, height // 4, 3 * width // 4, 3 * height // 4], dtype=np.float64)
-
-    def ask() -> None:
-        # A new picture each time: a predictor may keep the embeddings of the last ones.
-        predictor.set_image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        predictor.predict(box=box)
-
-    times = []
-    for _ in range(warmup + runs):
-        start = time.perf_counter()
-        ask()  # the mask is an array in the computer's memory, so the device has finished
-        times.append(time.perf_counter() - start)
-    held = [copy.copy(value) for value in vars(predictor).values()]  # else the last embedding's end counts as a gain
-    peak = peak_memory_mb(ask, device)
-    del held
-    return {
-        "parameters": count_parameters(predictor.model),
-        "flops": _flops(ask),
-        "inference_ms": 1000 * statistics.median(times[warmup:]),
-        "memory_mb": weights_mb(predictor.model) + peak,
-        "cost_size": _text(size),
+        "cost_size": size_text(size),
     }
 
 
@@ -98,10 +130,10 @@ def count_flops(model: nn.Module, size: Size = (512, 512)) -> int:
     """
     with inference(model) as device:
         image = torch.randn(1, 3, *size, device=device)
-        return _flops(lambda: model(image))
+        return total_flops(lambda: model(image))
 
 
-def _flops(step: Callable[[], object]) -> int:
+def total_flops(step: Callable[[], object]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -109,6 +141,6 @@ def _flops(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def _text(size: Size) -> str:
+def size_text(size: Size) -> str:
     height, width = size
     return f"{width} x {height}"

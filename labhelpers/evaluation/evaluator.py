@@ -1,19 +1,79 @@
 """The one evaluator of all labs: whole set, one matrix, the label's own resolution."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
-from labhelpers.data.colour import to_input
+from labhelpers.data.augment import to_input
 from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 from labhelpers.evaluation.confusion import Scores, confusion_matrix, scores, to_labels
-from labhelpers.evaluation.protocol import Protocol
+
+# The conditions of a score, without which it cannot be compared with another.
+
+
+COMPARABLE = ("dataset", "split", "images", "num_classes", "labels", "size", "void", "averaging", "prompts")
+"""Two scores that differ in one of these fields answer different questions and never share a table."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score was measured.
+
+    The fields in `COMPARABLE` must agree between rows of a table; the others are shown and may differ.
+    """
+
+    dataset: str
+    split: str
+    images: int
+    num_classes: int
+    labels: str
+    """Hash of the true pixel counts of every image: scenes of another seed and other subsets have another one."""
+    size: str
+    """Width x height in pixels; scores are always taken at the label's own resolution."""
+    void: str = "255 ignored"
+    averaging: str = "one matrix over the whole set, mean over the classes that occur"
+    seed: int | None = None
+    device: str = "cpu"
+    precision: str = "no"
+    minutes: float | None = None
+    """Minutes of training."""
+    prompts: str = "none"
+    """What the model was told besides the image, and where the classes of its masks come from if it knows none."""
+
+    def __str__(self) -> str:
+        """What a score must be printed with, without a full stop: "camvid val, 101 images, 480x360 pixels, ..."."""
+        text = (
+            f"{self.dataset} {self.split}, {self.images} images, {self.size} pixels, {self.num_classes} classes, "
+            f"{self.void}; {self.averaging}"
+        )
+        return text if self.prompts == "none" else f"{text}; prompted with {self.prompts}"
+
+    @property
+    def device_text(self) -> str:
+        """The device and the precision, as tables show them: "cpu, fp32"."""
+        return f"{self.device}, {'fp32' if self.precision == 'no' else self.precision}"
+
+    @property
+    def key(self) -> str:
+        """A short name that two protocols share exactly when their scores are comparable; for file names."""
+        fields = [getattr(self, name) for name in COMPARABLE]
+        if self.prompts == "none":
+            fields.pop()  # the key that such scores had before there were prompts: they stay in their table
+        comparable = json.dumps(fields)
+        return f"{self.dataset}-{self.split}-{hashlib.sha256(comparable.encode()).hexdigest()[:8]}"
+
+    def differences(self, other: "Protocol") -> list[str]:
+        """Name the fields that make the two incomparable, with both values; empty when they are comparable."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{name} ({mine[name]} against {theirs[name]})" for name in COMPARABLE if mine[name] != theirs[name]]
+
 
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_WAITING = 64
@@ -213,3 +273,75 @@ def _protocol(dataset, facts: np.ndarray, device: torch.device, precision: str) 
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         precision=precision,
     )
+
+
+# Scores by object size: does a network see small things?
+
+
+BOUNDS = {"small": 32**2 / (640 * 480), "medium": 96**2 / (640 * 480), "large": float("inf")}
+"""Largest share of the picture that an object of each size covers: COCO's 32x32 and 96x96 pixels in one of 640x480."""
+
+
+@dataclass(frozen=True)
+class SizeScore:
+    """The objects of one size.
+
+    `objects` counts them, `recall` is the mean share of an object's pixels that got its class, and `found` the share of
+    the objects of which at least half of the pixels did; NaN without objects.
+    """
+
+    objects: int
+    recall: float
+    found: float
+
+
+def object_recall(prediction: torch.Tensor, target: torch.Tensor, instances: torch.Tensor) -> np.ndarray:
+    """Score each object of an image.
+
+    The score is recall, not IoU: a label map does not say which object a false positive pixel belongs to (Cordts et
+    al., "The Cityscapes dataset", CVPR 2016, section 4.2, do not weight false positives by object for the same reason).
+    So read it beside the mean IoU: a network that calls everything a chair finds each chair.
+
+    Args:
+        prediction, target: uint8 labels (H, W).
+        instances: uint8 (H, W), 0 background, 255 void, else the object's number.
+
+    Returns:
+        float64 (objects, 2): the share of the picture that the object covers, and the share of its pixels with the
+        right label. Void pixels belong to no object.
+    """
+    if not prediction.shape == target.shape == instances.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)} and instances "
+            f"{tuple(instances.shape)} differ in size; all must be (H, W) at the label's own resolution."
+        )
+    right = torch.bincount(instances.flatten()[(prediction == target).flatten()], minlength=256)
+    area = torch.bincount(instances.flatten()[(target != 255).flatten()], minlength=256)
+    objects = torch.arange(1, 255)
+    objects = objects[area[objects] > 0]
+    return torch.stack([area[objects] / target.numel(), right[objects] / area[objects]], 1).double().numpy()
+
+
+def scores_by_size(model: nn.Module, dataset, *, precision: str = "no") -> dict[str, SizeScore]:
+    """Score a model's objects by size, over a data set with instance masks.
+
+    Sizes are COCO's (Lin et al., ECCV 2014), as shares of the picture, so that they mean the same at 128 pixels and at
+    500: see `BOUNDS`.
+
+    Raises:
+        FileNotFoundError: the data set has no instance masks.
+    """
+    scored = [np.empty((0, 2))]
+    for index in range(len(dataset)):
+        image, target = dataset[index]
+        instances = torch.as_tensor(dataset.instances(index))
+        scored.append(object_recall(predict(model, image, precision=precision), target, instances))
+    area, recall = np.concatenate(scored).T
+    bucket = np.searchsorted(list(BOUNDS.values()), area)  # a bound itself belongs to the smaller size
+    return {size: _summary(recall[bucket == number]) for number, size in enumerate(BOUNDS)}
+
+
+def _summary(recall: np.ndarray) -> SizeScore:
+    if len(recall) == 0:
+        return SizeScore(0, float("nan"), float("nan"))
+    return SizeScore(len(recall), float(recall.mean()), float((recall >= 0.5).mean()))

@@ -4,13 +4,19 @@ from typing import Any
 
 from torch import nn
 
-from labhelpers.models.deeplab import ASPP, DeepLabHead, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus
+from labhelpers.models.deeplab import (
+    ASPP,
+    DeepLabHead,
+    DeepLabHeadPlus,
+    DeepLabV3,
+    DeepLabV3Plus,
+    from_torchvision,
+    published_deeplabv3,
+)
 from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
+from labhelpers.models.library import ARCHITECTURES, LibraryNetwork, build_smp, build_swin_unetr
 from labhelpers.models.mini_sam import MiniSAM
-from labhelpers.models.published import from_torchvision, published_deeplabv3
-from labhelpers.models.smp import ARCHITECTURES, LibraryNetwork, build_smp
-from labhelpers.models.swin import build_swin_unetr
 from labhelpers.models.unet import UNet, UNetBilinear
 
 __all__ = [

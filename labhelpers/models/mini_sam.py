@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labhelpers.data.colour import to_input
+from labhelpers.data.augment import to_input
 from labhelpers.models.encoders import build_encoder
 from labhelpers.models.prompt_maps import BroadcastPrompts, SpatialPrompts
 

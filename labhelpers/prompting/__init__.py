@@ -2,30 +2,69 @@
 
 from typing import Any
 
-from labhelpers.prompting.everything import FoundMasks, segment_everything
+from labhelpers.prompting.clicks import ClickCurve, click_curve
+from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, paint, segment_everything
+from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
+from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
 from labhelpers.prompting.sam import SamPredictor, load_sam
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
-from labhelpers.prompting.session import PromptSession
+from labhelpers.prompting.scores import (
+    PROMPTS,
+    Calibration,
+    PromptScores,
+    RightObject,
+    calibration,
+    evaluate_everything,
+    evaluate_prompted_classes,
+    evaluate_prompts,
+    evaluate_semantic,
+    prompt_costs,
+    right_object,
+)
+from labhelpers.prompting.session import Answer, PromptSession
 from labhelpers.prompting.shipped import load_mini_sam, load_predictor, mini_sam_weights
-from labhelpers.prompting.steps import Answer
 
 __all__ = [
+    "PROMPTS",
     "Answer",
+    "BoxEllipse",
+    "Calibration",
+    "ClickCurve",
+    "FilledBox",
     "FoundMasks",
+    "GrabCut",
     "MiniSamPredictor",
+    "ObjectRef",
     "Predictor",
     "PromptCanvas",
+    "PromptScores",
     "PromptSession",
+    "RightObject",
     "SamPredictor",
     "box_from_mask",
+    "by_overlap",
+    "by_vote",
+    "calibration",
     "centre_click",
+    "click_curve",
+    "clustered_bootstrap",
+    "evaluate_everything",
+    "evaluate_prompted_classes",
+    "evaluate_prompts",
+    "evaluate_semantic",
+    "grabcut_box",
     "load_mini_sam",
     "load_predictor",
     "load_sam",
+    "mask_iou",
     "mini_sam_weights",
     "next_click",
+    "objects",
+    "paint",
+    "prompt_costs",
     "random_click",
+    "right_object",
     "sample_points",
     "segment_everything",
 ]

@@ -10,8 +10,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from labhelpers.prompting.pictures import COLOURS, MAX_BYTES, OPACITY, decode_upload, draw, encode_jpeg
-from labhelpers.prompting.session import PromptSession
+from labhelpers.prompting.session import COLOURS, MAX_BYTES, OPACITY, PromptSession, decode_upload, draw, encode_jpeg
 
 __all__ = ["PromptCanvas"]
 

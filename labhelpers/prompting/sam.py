@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labhelpers.models.sam import SAM, SamEmbedding
-from labhelpers.models.sam_weights import SamUnavailable, build_sam
+from labhelpers.models.sam import SAM, SamEmbedding, SamUnavailable, build_sam
 from labhelpers.prompting.predictor import checked, checked_image
 
 __all__ = ["SamPredictor", "load_sam"]

@@ -4,19 +4,81 @@ Coordinates are pixel indices (x, y) of the current image, the centre of the fir
 (x0, y0, x1, y1) hold the extreme pixel indices, inclusive.
 """
 
+import hashlib
+import io
+import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageOps
 
-from labhelpers.prompting import recording
 from labhelpers.prompting.predictor import Predictor
-from labhelpers.prompting.steps import Answer, Picture, Step
 
-__all__ = ["PromptSession"]
+# What a session keeps for each image: the steps taken on it, one for each click, box or clear.
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a predictor said to the prompts of one image."""
+
+    mask: np.ndarray  # bool (H, W)
+    predicted_iou: float
+    latency_ms: float  # of the prediction alone: the image was encoded before
+    class_name: str | None  # where the network knows classes
+
+
+@dataclass(frozen=True)
+class Step:
+    """The prompts after one action, and the answers to them so far, by model: each is computed once."""
+
+    clicks: tuple[tuple[float, float, int], ...] = ()  # x, y, label
+    corners: tuple[float, float, float, float] | None = None
+    refines: "Step | None" = None  # the step whose mask this one starts from
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.clicks and self.corners is None
+
+    @property
+    def points(self) -> np.ndarray:
+        return np.array([(x, y) for x, y, _ in self.clicks], dtype=np.float32).reshape(-1, 2)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([label for *_, label in self.clicks], dtype=np.int64)
+
+    @property
+    def box(self) -> np.ndarray | None:
+        return None if self.corners is None else np.array(self.corners, dtype=np.float32)
+
+    def prompts(self) -> dict[str, Any]:
+        """For ``predict``, which takes None for what there is not."""
+        points, labels = (self.points, self.labels) if self.clicks else (None, None)
+        return {"points": points, "labels": labels, "box": self.box}
+
+
+@dataclass
+class Picture:
+    """An image and its history: undo goes back in it, redo forth, and a new step forgets what was undone."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3)
+    history: list[Step] = field(default_factory=lambda: [Step()])
+    position: int = 0
+
+    @property
+    def step(self) -> Step:
+        return self.history[self.position]
+
+    def add(self, step: Step) -> None:
+        self.history[self.position + 1 :] = [step]
+        self.position += 1
 
 
 class PromptSession:
@@ -209,8 +271,8 @@ class PromptSession:
         return list(self._log)
 
     def to_json(self) -> str:
-        """All actions, and the prompts and answers that remain; see ``recording``."""
-        return recording.to_json(self)
+        """All actions, and the prompts and answers that remain."""
+        return to_json(self)
 
     @classmethod
     def from_json(
@@ -230,14 +292,14 @@ class PromptSession:
             ValueError: the text is no recording, or names an image or a model that is not here, or an image's pixels
                 are not those recorded, or something was done here before.
         """
-        return recording.replay(self, text)
+        return replay(self, text)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``session.json`` and, for every image with prompts, its mask as PNG (0 and 255); returns the folder.
 
         The masks are the current model's; ``session.json`` names their files.
         """
-        return recording.save(self, folder)
+        return save(self, folder)
 
     # How it works
 
@@ -298,6 +360,164 @@ class PromptSession:
                     f"pixels: {axis} goes from 0 to {last}"
                 )
         return values
+
+
+# A prompting session as a file: what was done, in JSON that can be replayed, and the masks as PNG.
+
+
+FORMAT = 1  # raise it when an older recording can no longer be replayed
+REPLAYED = ("add_point", "add_box", "clear", "undo", "redo", "switch_image", "switch_model")
+
+
+def to_json(session: "PromptSession") -> str:
+    return json.dumps(_record(session), indent=1)
+
+
+def replay(session: "PromptSession", text: str) -> list[Answer | None]:
+    try:
+        record = json.loads(text)
+        version, images, actions = (record[key] for key in ("prompt_session", "images", "actions"))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"this is no recording of a PromptSession ({error}): use what to_json() returned") from error
+    if version != FORMAT:
+        raise ValueError(f"the recording has format {version!r}; this version of labhelpers reads format {FORMAT}")
+    if len(session.actions) > 2:  # beyond the model and the image that it began with
+        raise ValueError("replay needs a session in which nothing was done yet: make a new one")
+    for name, recorded in images.items():
+        if _digest(session.pixels(name)) != recorded["sha256"]:
+            raise ValueError(f"image {name!r} is not the one that was recorded, its pixels differ: give the same file")
+    answers = []
+    for action in actions:
+        arguments = {key: value for key, value in action.items() if key != "action"}
+        if action["action"] not in REPLAYED:
+            raise ValueError(f"unknown action {action['action']!r} in the recording; known: {', '.join(REPLAYED)}")
+        getattr(session, action["action"])(**arguments)
+        answers.append(session.answer)
+    return answers
+
+
+def save(session: "PromptSession", folder: str | Path) -> Path:
+    from PIL import Image
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _record(session)
+    for number, (name, answer) in enumerate(session.answers().items(), start=1):
+        if answer is not None:
+            file = f"mask_{number:02d}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')}.png"
+            Image.fromarray(answer.mask.astype(np.uint8) * 255).save(folder / file)
+            record["images"][name]["mask"] = file
+    (folder / "session.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return folder
+
+
+def _record(session: "PromptSession") -> dict[str, Any]:
+    images, prompts = {}, session.prompts()
+    for name, answer in session.answers().items():
+        pixels = session.pixels(name)
+        images[name] = {
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "sha256": _digest(pixels),
+            **prompts[name],
+            "predicted_iou": answer and answer.predicted_iou,
+            "class_name": answer and answer.class_name,
+        }
+    return {"prompt_session": FORMAT, "model": session.model, "images": images, "actions": session.actions}
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels).hexdigest()
+
+
+# Pictures in and out of the canvas: an uploaded file becomes an array, a session becomes a picture.
+
+
+MAX_BYTES = 20_000_000  # of an uploaded file
+MAX_PIXELS = 60_000_000  # of an uploaded picture: twice what a good camera has, 180 MB as an array
+LONGER_SIDE = 1024  # to which a larger upload is reduced: what SAM sees, and more than Mini-SAM does
+
+# Points and box: Okabe and Ito, "Color universal design" (2008), which colour-blind readers can tell apart; a sign in
+# each point says the same again. The mask: magenta, which photographs hardly have, with a white outline.
+COLOURS = {"mask": "#D6278A", "foreground": "#009E73", "background": "#D55E00", "box": "#F0E442"}
+OPACITY = 0.5
+
+
+def decode_upload(data: bytes, name: str) -> np.ndarray:
+    """An uploaded picture upright and in RGB, uint8 (H, W, 3), its longer side at most 1024 pixels.
+
+    Raises:
+        ValueError: the file is too large, or no picture that Pillow can read; the message says which and what to do.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(
+            f"{name} has {len(data) / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB: choose a smaller one."
+        )
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # JPEG: decode no more than is kept
+        picture = ImageOps.exif_transpose(picture)  # a copy, so that it is decoded here
+    except Image.DecompressionBombError as error:
+        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
+        raise ValueError(f"{name} has more than {limit}: choose a smaller one.") from error
+    except (OSError, SyntaxError) as error:  # Pillow's errors for a broken PNG are SyntaxErrors
+        raise ValueError(f"{name} is no picture that can be read: choose a JPEG, PNG or WebP.") from error
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    picture = picture.convert("RGB")
+    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    return np.array(picture)
+
+
+def draw(session: PromptSession) -> Image.Image:
+    """The current image with the mask, its outline, the box and the points, as the canvas shows them."""
+    mask = session.mask
+    picture = session.image.astype(np.float32)
+    picture[mask] += OPACITY * (np.array(_rgb("mask")) - picture[mask])
+    picture[_outline(mask)] = 255
+    drawn = Image.fromarray(np.rint(picture).astype(np.uint8))
+    pen = ImageDraw.Draw(drawn)
+    unit = max(1, round(max(drawn.size) / 256))  # a line's width
+    if session.box is not None:
+        x0, y0, x1, y1 = session.box.tolist()
+        pen.rectangle((x0, y0, x1, y1), outline="black", width=2 * unit)
+        pen.rectangle((x0, y0, x1, y1), outline=COLOURS["box"], width=unit)
+    for (x, y), label in zip(session.points.tolist(), session.labels.tolist(), strict=True):
+        _draw_point(pen, x, y, label, unit)
+    return drawn
+
+
+def encode_jpeg(picture: Image.Image, limit: int | None = None) -> bytes:
+    """JPEG of high quality, or of what quality fits into `limit` bytes."""
+    for quality in (90, 80, 70, 60, 50, 40, 30):
+        buffer = io.BytesIO()
+        picture.save(buffer, "jpeg", quality=quality, subsampling=0)
+        if limit is None or buffer.tell() <= limit:
+            return buffer.getvalue()
+    smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
+    return encode_jpeg(smaller, limit)
+
+
+def _draw_point(pen: ImageDraw.ImageDraw, x: float, y: float, label: int, unit: int) -> None:
+    radius, arm = 3.5 * unit, 2 * unit
+    colour = COLOURS["foreground" if label else "background"]
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="white", width=unit)
+    pen.line((x - arm, y, x + arm, y), fill="white", width=unit)
+    if label:
+        pen.line((x, y - arm, x, y + arm), fill="white", width=unit)
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The mask's pixels that have a neighbour beyond it, above, below, left or right; the image's edge is none."""
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
+
+
+def _rgb(name: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(COLOURS[name][1:]))
 
 
 def _known(name: str, known: Mapping[str, Any], what: str) -> None:

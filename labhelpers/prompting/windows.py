@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labhelpers.data.colour import IMAGENET_MEAN
+from labhelpers.data.augment import IMAGENET_MEAN
 
 _OUTSIDE = torch.tensor([255 * m for m in IMAGENET_MEAN]).round()[:, None, None]
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.colour import to_input
-
-from .prompted import PromptedSession, PromptRecipe, ask_and_learn
-from .prompted_semantic import SemanticPromptRecipe, SemanticPromptSession, learn_classes
-from .recipe import Recipe
-from .session import Callback, Event, Session
-from .tracking import History
+from labhelpers.training.prompted import PromptedSession, PromptRecipe, ask_and_learn
+from labhelpers.training.prompted_semantic import SemanticPromptRecipe, SemanticPromptSession, learn_classes
+from labhelpers.training.recipe import Recipe
+from labhelpers.training.session import Callback, Event, Session
+from labhelpers.training.tracking import History
 
 
 def train(

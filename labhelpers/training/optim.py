@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .recipe import Recipe
+from labhelpers.training.recipe import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from labhelpers.data.colour import to_input
-from labhelpers.data.objects import visible_objects
-from labhelpers.data.voc import comparison_indices
-from labhelpers.evaluation import PromptScores, evaluate_prompts, objects
+from labhelpers.data.augment import to_input
+from labhelpers.data.voc import comparison_indices, visible_objects
 from labhelpers.models.mini_sam import Embedding, MiniSAM
-from labhelpers.prompting import MiniSamPredictor
+from labhelpers.prompting import MiniSamPredictor, PromptScores, evaluate_prompts, objects
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
-
-from .losses import LossFunction
-from .prompt_loss import prompt_loss
-from .recipe import Recipe
-from .session import Session
+from labhelpers.training.losses import LossFunction
+from labhelpers.training.prompt_loss import prompt_loss
+from labhelpers.training.recipe import Recipe
+from labhelpers.training.session import Session
 
 KINDS = ("box", "click", "points")
 NO_BOX = np.full(4, np.nan, dtype=np.float32)

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from labhelpers.data.augment import to_input
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
-from labhelpers.data.colour import to_input
 from labhelpers.data.voc import comparison_indices
-from labhelpers.evaluation import Evaluation, evaluate_semantic, inference
+from labhelpers.evaluation import Evaluation, inference
 from labhelpers.evaluation.confusion import confusion_matrix, scores, to_labels
 from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.prompting import evaluate_semantic
 from labhelpers.prompting.sampling import sample_points
-
-from .losses import Loss, OwnLoss
-from .prompt_loss import IOU_WEIGHT
-from .recipe import Recipe
-from .session import Session
+from labhelpers.training.losses import Loss, OwnLoss
+from labhelpers.training.prompt_loss import IOU_WEIGHT
+from labhelpers.training.recipe import Recipe
+from labhelpers.training.session import Session
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from labhelpers.data.transforms import Augmentation
-
-from .code import fingerprint
-from .losses import LossFunction, parse_loss
+from labhelpers.data.augment import Augmentation
+from labhelpers.training.code import fingerprint
+from labhelpers.training.losses import LossFunction, parse_loss
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from labhelpers import config
+from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.colour import to_input
-
-from . import checkpoints
-from .checkpoints import DamagedCheckpoint, write_atomic
-from .code import code_of
-from .loop import train
-from .losses import Loss, LossFunction, OwnLoss, build_loss
-from .recipe import Recipe
-from .session import Callback, make_accelerator
-from .tracking import History
+from labhelpers.training import checkpoints
+from labhelpers.training.checkpoints import DamagedCheckpoint, write_atomic
+from labhelpers.training.code import code_of
+from labhelpers.training.loop import train
+from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
+from labhelpers.training.recipe import Recipe
+from labhelpers.training.session import Callback, make_accelerator
+from labhelpers.training.tracking import History
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

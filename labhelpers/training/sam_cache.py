@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from labhelpers.models.sam import SAM, SamEmbedding
-
-from .checkpoints import write_atomic
-from .run import sketch
+from labhelpers.training.checkpoints import write_atomic
+from labhelpers.training.run import sketch
 
 
 class EmbeddingCache:

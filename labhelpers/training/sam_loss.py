@@ -6,7 +6,7 @@ Kirillov et al., Segment Anything, ICCV 2023, appendix A, with the weights given
 from torch import Tensor
 from torch.nn import functional
 
-from .prompt_loss import true_iou
+from labhelpers.training.prompt_loss import true_iou
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 ALPHA, GAMMA = 0.25, 2.0

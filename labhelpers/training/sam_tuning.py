@@ -18,16 +18,15 @@ from torch import Tensor
 
 from labhelpers import config
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
-from labhelpers.data.objects import visible_objects
+from labhelpers.data.voc import visible_objects
 from labhelpers.models.sam import SAM, SamEmbedding
 from labhelpers.prompting import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
-
-from . import checkpoints
-from .progress import Progress
-from .run import sketch
-from .sam_cache import EmbeddingCache, on_device
-from .sam_loss import sam_loss
+from labhelpers.training import checkpoints
+from labhelpers.training.run import sketch
+from labhelpers.training.sam_cache import EmbeddingCache, on_device
+from labhelpers.training.sam_loss import sam_loss
+from labhelpers.training.tracking import Progress
 
 __all__ = ["SamRecipe", "TunedSam", "tune_sam_decoder"]
 

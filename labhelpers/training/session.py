@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import subset, training_loader
 from labhelpers.data.voc import comparison_indices
-from labhelpers.evaluation import Evaluation, PromptScores, evaluate, predict
-
-from . import checkpoints
-from .losses import Loss, OwnLoss, build_loss
-from .optim import build_optimizer, build_schedule
-from .progress import Progress
-from .recipe import SCORES, Recipe
-from .tracking import CsvLog, Wandb
+from labhelpers.evaluation import Evaluation, evaluate, predict
+from labhelpers.prompting import PromptScores
+from labhelpers.training import checkpoints
+from labhelpers.training.losses import Loss, OwnLoss, build_loss
+from labhelpers.training.optim import build_optimizer, build_schedule
+from labhelpers.training.recipe import SCORES, Recipe
+from labhelpers.training.tracking import CsvLog, Progress, Wandb
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

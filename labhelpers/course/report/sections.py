@@ -8,7 +8,7 @@ from labhelpers.course.finished import load_model
 from labhelpers.course.report.discussion import discuss, suggest
 from labhelpers.course.report.document import Block, Document, Paragraph, Picture, Section
 from labhelpers.course.report.gather import Results, Trained
-from labhelpers.data.objects import visible_objects
+from labhelpers.data.voc import visible_objects
 from labhelpers.evaluation.results import Row
 from labhelpers.plots.output import encode
 from labhelpers.training import DamagedCheckpoint
@@ -186,7 +186,7 @@ def _prompts(results: Results, one: Trained) -> list[Block]:
             predictor.set_image(image.permute(1, 2, 0).numpy())
             found, _ = predictor.predict(box=box)
             panels.append({"image": image, "box": box, "mask": found, "truth": mask})
-            titles.append(f"IoU {evaluation.mask_iou(found, mask, (numbered == 255).numpy()):.2f}")
+            titles.append(f"IoU {prompting.mask_iou(found, mask, (numbered == 255).numpy()):.2f}")
     if not panels:
         return []
     caption = f"{one.plan.title}, asked by the box of the largest object; the box is drawn from the truth."

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from labhelpers.data.synthetic.shapes import Part, Points
-from labhelpers.data.synthetic.textures import Colour, Look
+from labhelpers.data.scenes.shapes import Part, Points
+from labhelpers.data.scenes.textures import Colour, Look
 
 T = TypeVar("T")
 

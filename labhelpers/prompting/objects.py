@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
-from labhelpers.data.objects import ObjectDataset, visible_objects
+from labhelpers.data.voc import ObjectDataset, visible_objects
+from labhelpers.evaluation.evaluator import BOUNDS
 from labhelpers.evaluation.intervals import Interval
-from labhelpers.evaluation.sizes import BOUNDS
 from labhelpers.prompting.sampling import box_from_mask
 
 MIN_SIDE = 32

@@ -7,8 +7,8 @@ smaller than that: it is drawn in the unit of the sofa, whose seat it shares.)
 
 from collections.abc import Callable
 
-from labhelpers.data.synthetic.kit import LIMB, Kit
-from labhelpers.data.synthetic.textures import Look
+from labhelpers.data.scenes.kit import LIMB, Kit
+from labhelpers.data.scenes.textures import Look
 
 INK, GLASS, WHITE = (38, 36, 44), (150, 200, 226), (238, 236, 230)
 SKIN = ((240, 196, 160), (206, 150, 108), (134, 88, 60))

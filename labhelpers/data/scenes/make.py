@@ -2,16 +2,14 @@
 
 Pictures before JPEG encoding and label maps are the same bytes on every platform: the dice are NumPy's PCG64 seeded by
 (seed, split, index), of which only integers and uniform floats are drawn, and the drawing uses correctly rounded
-operations alone (see synthetic/shapes.py). JPEG files may differ by a few grey levels between versions of the encoder.
+operations alone (see shapes.py). JPEG files may differ by a few grey levels between versions of the encoder.
 """
 
 from pathlib import Path
 
-from labhelpers.data.synthetic.composition import SPLITS, Scene, draw_scene
-from labhelpers.data.synthetic.files import claim, jpeg, png, write
+from labhelpers.data.scenes.composition import SPLITS, Scene, draw_scene
+from labhelpers.data.scenes.files import claim, jpeg, png, write
 from labhelpers.data.voc import VOC_CLASSES
-
-__all__ = ["CONTEXT_PAIRS", "SCENE_CLASSES", "Scene", "draw_scene", "make_scenes"]
 
 SCENE_CLASSES = VOC_CLASSES
 
@@ -21,7 +19,7 @@ CONTEXT_PAIRS = (
 )
 """Classes that look alike from near by, so that only wide context tells them apart: (class, class, what differs)."""
 
-GENERATOR = 1  # raise it when a change in here or in synthetic/ alters any picture
+GENERATOR = 1  # raise it when a change in this folder alters any picture
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationClass": ".png", "SegmentationObject": ".png"}
 
 

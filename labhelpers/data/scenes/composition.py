@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labhelpers.data.synthetic.figures import FIGURES, bird
-from labhelpers.data.synthetic.kit import Kit
-from labhelpers.data.synthetic.settings import SETTINGS, Backdrop, Setting
-from labhelpers.data.synthetic.shapes import Part, grow, paint
-from labhelpers.data.synthetic.textures import finish, grain, shadow
+from labhelpers.data.scenes.figures import FIGURES, bird
+from labhelpers.data.scenes.kit import Kit
+from labhelpers.data.scenes.settings import SETTINGS, Backdrop, Setting
+from labhelpers.data.scenes.shapes import Part, grow, paint
+from labhelpers.data.scenes.textures import finish, grain, shadow
 from labhelpers.data.voc import VOC_CLASSES
 
 SPLITS = ("train", "val")

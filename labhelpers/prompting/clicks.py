@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.evaluation.instances import ObjectRef, as_objects, by_image, clustered_bootstrap, clusters, mask_iou
-from labhelpers.evaluation.prompted import protocol
+from labhelpers.prompting.objects import ObjectRef, as_objects, by_image, clustered_bootstrap, clusters, mask_iou
 from labhelpers.prompting.predictor import Predictor
 from labhelpers.prompting.sampling import next_click
+from labhelpers.prompting.scores import protocol
 
 THRESHOLDS = (0.85, 0.90)
 """The IoUs at which papers stop counting: NoC@85 and NoC@90."""

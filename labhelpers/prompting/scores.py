@@ -1,0 +1,511 @@
+"""How well a predictor answers one prompt: a box, a click, a few points; and whether it answers the one that was asked.
+
+The prompts are drawn from the true masks, as in Kirillov et al., Segment Anything, ICCV 2023, section 7.1. So a score
+says how well a mask follows from a good prompt, not how well an object is found.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.evaluation.costs import Size, count_parameters, peak_memory_mb, size_text, total_flops, weights_mb
+from labhelpers.evaluation.evaluator import BOUNDS, Evaluation, evaluate, predict
+from labhelpers.evaluation.intervals import Interval
+from labhelpers.evaluation.results import Table
+from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, paint, segment_everything
+from labhelpers.prompting.objects import (
+    ObjectRef,
+    as_objects,
+    by_image,
+    clustered_bootstrap,
+    clusters,
+    mask_iou,
+    objects,
+)
+from labhelpers.prompting.predictor import Predictor
+from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
+
+Prompt = dict[str, np.ndarray]  # keyword arguments of `Predictor.predict`
+
+JITTER = 0.1
+"""Standard deviation of each edge of a jittered box, as a fraction of its width or height, as SAM was trained."""
+
+
+def _click(point: np.ndarray) -> Prompt:
+    return {"points": point[None], "labels": np.ones(1, dtype=np.int64)}
+
+
+def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> Prompt:
+    points, labels = sample_points(mask, n, rng)
+    return {"points": points, "labels": labels}
+
+
+PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], Prompt]] = {
+    "box": lambda mask, rng, jitter: {"box": box_from_mask(mask)},
+    "jittered_box": lambda mask, rng, jitter: {"box": box_from_mask(mask, jitter, rng)},
+    "centre_click": lambda mask, rng, jitter: _click(centre_click(mask)),
+    "jittered_click": lambda mask, rng, jitter: _click(next_click(np.zeros_like(mask), mask, rng=rng)[0]),
+    "random_click": lambda mask, rng, jitter: _click(random_click(mask, rng)),
+    **{f"{n}_points": partial(_points, n=n) for n in range(3, 11)},
+}
+"""How each kind of prompt is drawn from a mask, bool (H, W).
+
+A centre click is the deepest point of the object, a jittered click one at least half as deep, a random click any. Of
+`n_points` half (rounded up) lie on the object and half beside it.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptScores:
+    """The answers to one prompt of each kind per object; N objects, in the order in which they were given.
+
+    Attributes:
+        predictor: its name.
+        protocol: under what conditions, in one sentence without a full stop.
+        ious: kind of prompt -> float64 (N,), against the object's true mask, void ignored.
+        predicted: kind of prompt -> float64 (N,), the predictor's own estimate; NaN if it gives none.
+        images: int64 (N,), the number of each object's image.
+        sizes: (N,) names in `sizes.BOUNDS`.
+    """
+
+    predictor: str
+    protocol: str
+    ious: dict[str, np.ndarray] = field(repr=False)
+    predicted: dict[str, np.ndarray] = field(repr=False)
+    images: np.ndarray = field(repr=False)
+    sizes: np.ndarray = field(repr=False)
+
+    def mean(self, kind: str, size: str | None = None) -> Interval:
+        """The mean IoU over objects, of all or of one size, with its 95 % interval over images; NaN without objects.
+
+        Raises:
+            ValueError: this kind of prompt was not asked, or there is no such size.
+        """
+        if kind not in self.ious:
+            raise ValueError(f"{kind!r} was not among the prompts; asked were: {', '.join(self.ious)}.")
+        if size is not None and size not in BOUNDS:
+            raise ValueError(f"unknown size {size!r}; known: {', '.join(BOUNDS)}.")
+        chosen = np.full(len(self.images), True) if size is None else self.sizes == size
+        return clustered_bootstrap(self.ious[kind][chosen], self.images[chosen])
+
+    def table(self) -> Table:
+        """One row per kind of prompt: the mean IoU with its interval, then that of small, medium and large objects."""
+        counts = {size: int((self.sizes == size).sum()) for size in BOUNDS}
+        header = [self.predictor, f"mean IoU [95 %], {len(self.images)} objects"]
+        header += [f"{size} ({count})" for size, count in counts.items()]
+        rows = [
+            [kind.replace("_", " "), str(self.mean(kind))]
+            + [f"{self.mean(kind, size).value:.3f}" if count else "–" for size, count in counts.items()]
+            for kind in self.ious
+        ]
+        return Table(header, rows, f"{self.protocol}.")
+
+    def __str__(self) -> str:
+        scores = "; ".join(f"{kind.replace('_', ' ')} {self.mean(kind)}" for kind in self.ious)
+        return f"{self.predictor}, mean IoU: {scores} ({self.protocol})"
+
+
+def evaluate_prompts(
+    predictor: Predictor,
+    judged: SegmentationDataset | Sequence[ObjectRef],
+    prompts: Sequence[str] = ("box", "centre_click", "random_click"),
+    jitter: float = JITTER,
+    seed: int = 0,
+) -> PromptScores:
+    """Ask for every object of a set with one prompt of each kind, and compare the answers with the true masks.
+
+    An object's prompts depend on the seed and on its place in the data set only: every predictor is asked the same.
+
+    Args:
+        judged: a data set with instance masks (its objects of at least 32x32 pixels are taken), or a list of objects.
+        prompts: names in `PROMPTS`.
+        jitter: of "jittered_box", see `box_from_mask`.
+
+    Raises:
+        ValueError: an unknown kind of prompt, no objects, or an answer that is no mask of the image's size.
+    """
+    unknown = [kind for kind in prompts if kind not in PROMPTS]
+    if unknown or not prompts:
+        raise ValueError(f"unknown prompt {unknown[0] if unknown else ''!r}; known: {', '.join(PROMPTS)}.")
+    judged = as_objects(judged)
+    ious, predicted = ({kind: np.zeros(len(judged)) for kind in prompts} for _ in range(2))
+    for positions in by_image(judged):
+        predictor.set_image(judged[positions[0]].image)
+        for position in positions:
+            item = judged[position]
+            for kind in prompts:
+                prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]), jitter)
+                mask, predicted[kind][position] = predictor.predict(**prompt)
+                ious[kind][position] = mask_iou(mask, item.mask, item.ignore)
+    drawn = f"prompts drawn from the truth (seed {seed}"
+    drawn += f", box edges moved by {jitter:g} of its sides)" if "jittered_box" in prompts else ")"
+    sizes = np.array([item.size for item in judged])
+    return PromptScores(predictor.name, protocol(judged, drawn), ious, predicted, clusters(judged), sizes)
+
+
+@dataclass(frozen=True)
+class RightObject:
+    """Whether the clicked one of two objects was marked: `share` of the `pairs`, with its interval over images."""
+
+    share: float
+    pairs: int
+    interval: Interval
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"the clicked object of two in {self.interval} of {self.pairs} clicks ({self.protocol})"
+
+
+def right_object(predictor: Predictor, judged: SegmentationDataset | Sequence[ObjectRef]) -> RightObject:
+    """Click on each of two objects of an image: how often is the IoU with the clicked one higher than with the other?
+
+    Every ordered pair of objects in an image counts once; the click is on the deepest point of the object. A predictor
+    that ignores where the click was gives both clicks the same mask and is right in half of the pairs at most; one that
+    marks neither is never right.
+
+    Raises:
+        ValueError: no image holds two of the objects.
+    """
+    judged = as_objects(judged)
+    right, images = [], []
+    for number, positions in enumerate(by_image(judged)):
+        if len(positions) < 2:
+            continue
+        predictor.set_image(judged[positions[0]].image)
+        for clicked in positions:
+            item = judged[clicked]
+            mask, _ = predictor.predict(**_click(centre_click(item.mask)))
+            ious = {other: mask_iou(mask, judged[other].mask, item.ignore) for other in positions}
+            right += [ious[clicked] > ious[other] for other in positions if other != clicked]
+            images += [number] * (len(positions) - 1)
+    if not right:
+        raise ValueError("no image holds two of these objects: give a data set with several objects in an image.")
+    interval = clustered_bootstrap(np.array(right), np.array(images))
+    return RightObject(interval.value, len(right), interval, protocol(judged, "clicks drawn from the truth"))
+
+
+def protocol(judged: Sequence[ObjectRef], prompts: str) -> str:
+    """What a score over objects must be printed with, without a full stop."""
+    sets = ", ".join(sorted({f"{item.dataset.name} {item.dataset.split}" for item in judged}))
+    boxes = [box_from_mask(item.mask) for item in judged]
+    smallest = min(int(min(box[2:] - box[:2])) + 1 for box in boxes)
+    return (
+        f"{sets}, {len(judged)} objects in {clusters(judged).max() + 1} images, no side of a box below {smallest} "
+        f"pixels; {prompts}; void ignored; intervals over images"
+    )
+
+
+# The mean IoU of predictors that know no classes, with who named their masks on the score.
+
+
+TRUE_BOXES = "the box of every true object, whose class the answer gets"
+
+
+def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset, **options) -> Evaluation:
+    """Ask for every true object with its box, name the answer as the truth does, and score the class map.
+
+    Where the objects are and what they are is told; only their outlines are the predictor's. So the score says how good
+    the outlines are, in the unit of semantic segmentation, and cannot be compared with a network that finds and names
+    objects itself: the protocol keeps the two apart. Answers that overlap are put on top of each other as in `paint`.
+
+    Args:
+        dataset: one with instance masks; all of its objects are asked for, however small.
+        options: `bands` and `per_image` of `evaluate`.
+
+    Raises:
+        FileNotFoundError: the data set has no instance masks.
+        ValueError: what `evaluate` raises, or there is no object at all.
+    """
+    judged = objects(dataset, min_side=1)
+
+    def maps() -> Iterator[np.ndarray]:
+        for index in range(len(dataset)):
+            items = [item for item in judged if item.index == index]
+            answers = _ask(predictor, dataset.load_image(index), [box_from_mask(item.mask) for item in items])
+            yield paint(*answers, np.array([item.label for item in items], dtype=np.int64))
+
+    return _prompted(_evaluate_maps(maps(), predictor, dataset, options), TRUE_BOXES)
+
+
+def evaluate_everything(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    voter: nn.Module | None = None,
+    voter_name: str = "",
+    segment: Callable[[Predictor, np.ndarray], FoundMasks] = segment_everything,
+    **options,
+) -> Evaluation:
+    """Score all masks found in each image, named by the truth or by a semantic network.
+
+    Args:
+        voter: a semantic network, float (1, 3, H, W) to logits, whose prediction names the masks (`by_vote`); without
+            one the truth does (`by_overlap`), as an oracle.
+        voter_name: the network's name in the protocol: other voters, other scores.
+        segment: how the masks are found; `partial(segment_everything, grid=8)` asks less often. What it says about
+            itself stands in the protocol.
+        options: `bands` and `per_image` of `evaluate`.
+
+    Raises:
+        ValueError: a voter without a name, or what `evaluate` and the naming raise.
+    """
+    if (voter is None) != (voter_name == ""):
+        raise ValueError("voter and voter_name belong together: give both, or neither for names from the truth.")
+
+    how = ""
+
+    def maps() -> Iterator[np.ndarray]:
+        nonlocal how
+        for index in range(len(dataset)):
+            image = dataset.load_image(index)
+            found = segment(predictor, _picture(image))
+            how = found.how
+            if voter is None:
+                yield by_overlap(found.masks, found.ious, dataset.load_target(index).numpy(), dataset.ignore_index)
+            else:
+                yield by_vote(found.masks, found.ious, predict(voter, image).numpy())
+
+    evaluation = _evaluate_maps(maps(), predictor, dataset, options)
+    named = "the true class it overlaps most (oracle)" if voter is None else f"the class {voter_name} votes for"
+    return _prompted(evaluation, f"{how}; each mask gets {named}")
+
+
+def _ask(predictor: Predictor, image: torch.Tensor, boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The answers to boxes: masks bool (N, H, W) and predicted IoUs (N,)."""
+    if not boxes:
+        return np.zeros((0, *image.shape[1:]), dtype=bool), np.zeros(0)
+    predictor.set_image(_picture(image))
+    masks, ious = zip(*(predictor.predict(box=box) for box in boxes), strict=True)
+    return np.stack(masks), np.array(ious)
+
+
+def _picture(image: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _prompted(evaluation: Evaluation, prompts: str) -> Evaluation:
+    return replace(evaluation, protocol=replace(evaluation.protocol, prompts=prompts))
+
+
+def _evaluate_maps(
+    maps: Iterator[np.ndarray], predictor: Predictor, dataset: SegmentationDataset, options: dict
+) -> Evaluation:
+    """Score one label map (H, W) an image, in the set's order."""
+    return evaluate(_Given(maps, dataset.num_classes, predictor), dataset, batch_size=1, **options)
+
+
+class _Given(nn.Module):
+    """Answers each image with the next of the label maps, as logits that are 1 for its label and 0 for the others."""
+
+    def __init__(self, maps: Iterator[np.ndarray], num_classes: int, predictor: Predictor):
+        super().__init__()
+        self.maps, self.num_classes = maps, num_classes
+        self.model = predictor.model  # whose device stands in the protocol
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False):  # predictors keep embeddings, which may be trained on later
+            labels = torch.from_numpy(next(self.maps)).long().to(images.device)
+        return nn.functional.one_hot(labels, self.num_classes).permute(2, 0, 1)[None].float()
+
+
+# Does a network know how good its masks are? Its predicted IoU against the true one.
+
+
+BINS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Predicted against true IoU of N answers.
+
+    Attributes:
+        pearson, spearman: correlation of the numbers, and of their ranks; NaN where one of the two is constant. The
+            ranks are what chooses the best of several masks.
+        error: the expected calibration error: the mean distance of predicted and true IoU over the bins, weighted by
+            their answers (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3, with bins of equal
+            count instead of equal width, so that each mean is equally sure).
+        bias: mean predicted minus mean true IoU; above 0 the network is too sure of itself.
+        predicted, true: float64 (N,).
+        bin_predicted, bin_true: float64 (bins,), means in the bins, from the lowest predicted IoU up.
+        bin_counts: int64 (bins,).
+    """
+
+    pearson: float
+    spearman: float
+    error: float
+    bias: float
+    predicted: np.ndarray = field(repr=False)
+    true: np.ndarray = field(repr=False)
+    bin_predicted: np.ndarray = field(repr=False)
+    bin_true: np.ndarray = field(repr=False)
+    bin_counts: np.ndarray = field(repr=False)
+
+    def __str__(self) -> str:
+        return (
+            f"predicted against true IoU over {len(self.true)} answers: Pearson {self.pearson:.2f}, Spearman "
+            f"{self.spearman:.2f}, expected calibration error {self.error:.3f}, bias {self.bias:+.3f}"
+        )
+
+
+def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = BINS) -> Calibration:
+    """Compare predicted with true IoUs, answer by answer.
+
+    Args:
+        predicted, true: of the same shape, any: `scores.predicted["box"]` and `scores.ious["box"]`, or those of a
+            `ClickCurve`. Where the prediction is NaN (nothing was asked) both are left out.
+        bins: of equal count; as many as there are answers if that is fewer.
+
+    Raises:
+        ValueError: shapes that differ, no answer with a prediction, or fewer than one bin.
+    """
+    from scipy.stats import rankdata
+
+    predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if predicted.shape != true.shape or bins < 1:
+        raise ValueError(
+            f"calibration needs predicted and true IoUs of the same shape and at least 1 bin, got {predicted.shape}, "
+            f"{true.shape} and {bins} bins."
+        )
+    asked = ~np.isnan(predicted)
+    if not asked.any():
+        raise ValueError("no answer has a predicted IoU: this predictor says nothing about its masks.")
+    predicted, true = predicted[asked], true[asked]
+    order = np.argsort(predicted, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    counts = np.array([len(part) for part in parts])
+    bin_predicted, bin_true = (np.array([values[part].mean() for part in parts]) for values in (predicted, true))
+    return Calibration(
+        pearson=_correlation(predicted, true),
+        spearman=_correlation(rankdata(predicted), rankdata(true)),
+        error=float(np.average(np.abs(bin_predicted - bin_true), weights=counts)),
+        bias=float(predicted.mean() - true.mean()),
+        predicted=predicted,
+        true=true,
+        bin_predicted=bin_predicted,
+        bin_true=bin_true,
+        bin_counts=counts,
+    )
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
+
+
+# The mean IoU of a promptable network with a head for all classes, such as Mini-SAM with 21.
+
+
+SOURCES = ("truth", "none", "random")
+
+Points = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def evaluate_semantic(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    prompts: str = "none",
+    points: int = 5,
+    seed: int = 0,
+    **options,
+) -> Evaluation:
+    """Score the class logits of a promptable model on every image of a set, as `evaluate` does with other models.
+
+    Args:
+        model: `model(images, points, point_labels)` returns logits (1, K, H, W) and a predicted IoU; images are float
+            (1, 3, H, W), points float (1, N, 2), pixels (x, y), labels int64 (1, N), 1 foreground and 0 background.
+        prompts: "truth": half of the points (rounded up) lie on objects and half beside them, each labelled as the
+            truth says; an image without objects gets background points only. "random": as many points of either label,
+            anywhere. "none": no points.
+        points: how many in each image.
+        options: `device`, `precision`, `bands`, `per_image` and `loss` of `evaluate`.
+
+    Returns:
+        An evaluation whose protocol names the prompts' source in `prompts`, so that tables keep the sources apart;
+        without prompts it is the protocol of an ordinary network.
+
+    Raises:
+        ValueError: an unknown source, fewer than one point, and what `evaluate` raises.
+    """
+    if prompts not in SOURCES or points < 1:
+        raise ValueError(f"prompts must be one of {', '.join(SOURCES)}, with points >= 1; got {prompts!r}, {points}.")
+    # One image at a time, in the set's order: then the prompts, which are drawn in that order, are those of the image.
+    asked = _Asked(model, _draw(dataset, prompts, points, seed))
+    evaluation = evaluate(asked, dataset, batch_size=1, **options)
+    if prompts == "none":
+        return evaluation
+    drawn = "drawn from the truth" if prompts == "truth" else "at random places with random labels"
+    protocol = replace(evaluation.protocol, prompts=f"{points} points {drawn} (seed {seed})")
+    return replace(evaluation, protocol=protocol)
+
+
+class _Asked(nn.Module):
+    """Asks the model about each image with the next of the prompts."""
+
+    def __init__(self, model: nn.Module, prompts: Iterator[Points]):
+        super().__init__()
+        self.model, self.prompts = model, prompts
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        points, labels = next(self.prompts)
+        if points is not None:
+            points, labels = points.to(images.device), labels.to(images.device)
+        return self.model(images, points, labels)[0]
+
+
+def _draw(dataset: SegmentationDataset, source: str, n: int, seed: int) -> Iterator[Points]:
+    """The points (1, N, 2) and labels (1, N) of each image, in order."""
+    for index in range(len(dataset)):
+        if source == "none":
+            yield None, None
+            continue
+        target, rng = dataset.load_target(index).numpy(), np.random.default_rng([seed, index])
+        objects = (target != 0) & (target != dataset.ignore_index)
+        if source == "truth" and objects.any():
+            points, labels = sample_points(objects, n, rng)
+        else:
+            points, _ = sample_points(np.ones_like(objects), n, rng)
+            labels = np.arange(n) < (n + 1) // 2 if source == "random" else np.zeros(n)
+        yield torch.from_numpy(points)[None], torch.from_numpy(labels.astype(np.int64))[None]
+
+
+def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int = 1, runs: int = 5) -> dict[str, Any]:
+    """What one image and one box in it cost a promptable network: as `costs`, from `set_image` to the mask.
+
+    The embedding is computed anew each time; a second prompt on the same image costs only the decoder's share.
+
+    Args:
+        predictor: one with a `model`, in its own precision.
+        size: height and width of the image in pixels; what the network makes of it inside is its own choice.
+    """
+    height, width = size
+    device = next(predictor.model.parameters()).device
+    rng = np.random.default_rng(0)
+    box = np.array([width // 4, height // 4, 3 * width // 4, 3 * height // 4], dtype=np.float64)
+
+    def ask() -> None:
+        # A new picture each time: a predictor may keep the embeddings of the last ones.
+        predictor.set_image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        predictor.predict(box=box)
+
+    times = []
+    for _ in range(warmup + runs):
+        start = time.perf_counter()
+        ask()  # the mask is an array in the computer's memory, so the device has finished
+        times.append(time.perf_counter() - start)
+    held = [copy.copy(value) for value in vars(predictor).values()]  # else the last embedding's end counts as a gain
+    peak = peak_memory_mb(ask, device)
+    del held
+    return {
+        "parameters": count_parameters(predictor.model),
+        "flops": total_flops(ask),
+        "inference_ms": 1000 * statistics.median(times[warmup:]),
+        "memory_mb": weights_mb(predictor.model) + peak,
+        "cost_size": size_text(size),
+    }
