@@ -35,8 +35,7 @@ from labhelpers.data import Augmentation, SegmentationDataset, SubsetDataset, VO
 from labhelpers.data.augment import to_input
 from labhelpers.evaluation import evaluate, scores
 from labhelpers.models import build
-from labhelpers.training import Recipe, train_or_load
-from labhelpers.training.session import resolve_precision
+from labhelpers.training import Recipe, resolve_precision, train_or_load
 
 PLAIN, OURS, EIGHT = "plain loop, argmax, NumPy", "evaluate, one image at a time", "evaluate, batches of up to 8"
 BAND, HALF = "evaluate, boundary band too", "evaluate, {}"

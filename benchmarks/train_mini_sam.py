@@ -23,9 +23,16 @@ from labhelpers.data.augment import Augmentation
 from labhelpers.data.loader import SubsetDataset
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.models.mini_sam import MiniSAM
-from labhelpers.prompting import MiniSamPredictor, evaluate_prompts, evaluate_semantic, objects
+from labhelpers.prompting import (
+    MiniSamPredictor,
+    PromptTask,
+    SemanticPromptTask,
+    evaluate_prompts,
+    evaluate_semantic,
+    objects,
+)
 from labhelpers.prompting.shipped import load_mini_sam, save_mini_sam
-from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train_or_load
+from labhelpers.training import Recipe, train_or_load
 
 SIZE = 128  # pixels of a window
 AS_IT_IS = Augmentation(crop=SIZE, scale=(1.0, 1.0), flip=False)  # the mixture has flips, turns and light of its own
@@ -56,7 +63,7 @@ def main() -> None:
     mixture = ObjectMixture(Library([photos]), Library([streets]), Library([scenes], smallest=60), size=SIZE)
 
     torch.manual_seed(0)
-    recipe = PromptRecipe(
+    recipe = Recipe(
         steps=args.steps,
         batch_size=12,
         augmentation=AS_IT_IS,
@@ -68,7 +75,7 @@ def main() -> None:
         save_every=250,
     )
     model = load_mini_sam(args.start).train() if args.start else MiniSAM()
-    run = train_or_load("mini_sam_shipped", model, mixture, ObjectDataset(scenes_val), recipe)
+    run = train_or_load("mini_sam_shipped", model, mixture, ObjectDataset(scenes_val), recipe, task=PromptTask())
     model = run.model
     if held_out is not None:
         print(evaluate_prompts(MiniSamPredictor(model), objects(held_out)))
@@ -77,7 +84,7 @@ def main() -> None:
     semantic = MiniSAM(num_classes=21)
     same = {k: v for k, v in model.state_dict().items() if semantic.state_dict()[k].shape == v.shape}
     semantic.load_state_dict(same, strict=False)
-    classes = SemanticPromptRecipe(
+    classes = Recipe(
         steps=args.semantic_steps,
         batch_size=12,
         augmentation=Augmentation(
@@ -87,9 +94,10 @@ def main() -> None:
         clip_norm=1.0,
         schedule="cosine",
         warmup_steps=50,
-        freeze_image_encoder=True,
+        loss="ce+dice",
     )
-    run21 = train_or_load("mini_sam_shipped_21", semantic, scenes, scenes_val, classes)
+    task = SemanticPromptTask(freeze_image_encoder=True)
+    run21 = train_or_load("mini_sam_shipped_21", semantic, scenes, scenes_val, classes, task=task)
     for source in ("none", "truth", "random"):
         evaluation = evaluate_semantic(run21.model, scenes_val, source)
         print(f"21 classes, scenes, prompts from {source}: mIoU {evaluation.scores.mean_iou:.3f}")

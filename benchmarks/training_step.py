@@ -7,7 +7,7 @@ Forward, loss, backward and optimizer step on one batch (of LAB_VOC_ROOT's photo
 lies on the device already. The contenders take turns, forwards and backwards, so that a busy machine slows them alike;
 ratios are medians over rounds. GFLOPs are of the forward pass, a multiplication and an addition counted as two.
 
-- labhelpers: `Session` and `forward_backward`, the training loop with all it decides by itself: precision "auto",
+- labhelpers: `TrainingState` and `forward_backward`, the training loop with all it decides by itself: precision "auto",
   memory layout, fused optimizer, loss, normalising uint8 images on the device.
 - labhelpers, torch.compile: the same with the network compiled, on a GPU only (on a CPU it took minutes for nothing).
 - plain fp32 loop: the same network, `functional.cross_entropy`, float32 (on a GPU with TF32 in convolutions, PyTorch's
@@ -16,8 +16,8 @@ ratios are medians over rounds. GFLOPs are of the forward pass, a multiplication
   (rates 6, 12, 18), projection to 48 and the 304 -> 256 convolution at stride 4 are the same work as smp's. But smp's
   256 -> 256 convolution stands behind ASPP at stride 16, and ours refines at stride 4, on 16 times the positions.
 - labhelpers, smp's order: ours moved to where smp has its own. Equal parameters, equal GFLOPs, equal work.
-- smp DeepLabV3+ in our `Session`: equal loss, precision, layout and optimizer. It drops half of ASPP's result (we a
-  tenth) and aligns corners when it enlarges, at the same cost.
+- smp DeepLabV3+ in our `TrainingState`: equal loss, precision, layout and optimizer. It drops half of ASPP's result
+  (we a tenth) and aligns corners when it enlarges, at the same cost.
 """
 
 import labhelpers  # noqa: F401, I001  before torch: it sets how OpenMP waits
@@ -42,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from labhelpers.data import Augmentation, SegmentationDataset, VOCSegmentation, make_scenes, to_input, training_loader
 from labhelpers.evaluation import count_parameters, peak_memory_mb
 from labhelpers.models import build
-from labhelpers.training import Recipe, Session, forward_backward
+from labhelpers.training import Recipe, TrainingState, forward_backward
 
 OURS, PLAIN, SMP, SEPARABLE = "labhelpers", "plain fp32 loop", "smp DeepLabV3+", "labhelpers, separable"
 COMPILED, EQUAL = "labhelpers, torch.compile", "labhelpers, smp's order"
@@ -52,15 +52,15 @@ RESULTS = ROOT / "build" / "benchmarks" / "training_step.json"
 RATES = {"sgd": 0.01, "adamw": 1e-4}  # sgd: as the profile `full` trains DeepLabV3+, momentum 0.9 with it
 
 
-def loop_step(session: Session, batch: tuple) -> Step:
+def loop_step(run: TrainingState, batch: tuple) -> Step:
     """One turn of the loop in `labhelpers.training.loop`, without log, evaluation and checkpoints."""
 
     def step() -> float:
-        session.schedule.step(session.step)
-        session.prepare_step()
-        loss = forward_backward(session, *batch)
-        session.optimizer.step()
-        session.optimizer.zero_grad()
+        run.schedule.step(run.step)
+        run.prepare_step()
+        loss = forward_backward(run, *batch)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
         return loss
 
     return step
@@ -121,11 +121,11 @@ def prepare(name: str, model: nn.Module, photos: SegmentationDataset, recipe: Re
     if name == PLAIN:
         step = plain_step(model, recipe, batch)
     else:
-        with tempfile.TemporaryDirectory() as folder:  # a session looks for a run to continue and finds none
-            session = Session(model, photos, photos, recipe, Path(folder), name)
+        with tempfile.TemporaryDirectory() as folder:  # a run looks for a run to continue and finds none
+            run = TrainingState(model, photos, photos, recipe, Path(folder))
         if name == COMPILED:
-            session.wrapped_model = torch.compile(model)
-        step, precision = loop_step(session, batch), session.precision
+            run.wrapped_model = torch.compile(model)
+        step, precision = loop_step(run, batch), run.precision
     start = time.perf_counter()
     step()  # makes the optimizer's state, chooses algorithms, compiles
     facts = {"precision": precision, "first_step_s": time.perf_counter() - start}

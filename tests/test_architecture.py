@@ -15,8 +15,8 @@ BELOW = {
     "models": {"files", "config", "data"},
     "plots": {"config", "data"},
     "evaluation": {"config", "data"},
-    "training": {"files", "config", "data", "models", "evaluation", "prompting"},
-    "prompting": {"files", "config", "data", "models", "evaluation"},
+    "training": {"files", "config", "data", "models", "evaluation"},
+    "prompting": {"files", "config", "data", "models", "evaluation", "training"},
     "course": {"files", "config", "data", "models", "plots", "prompting", "evaluation", "training"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW]

@@ -6,7 +6,7 @@ from judging import assert_hint, assert_passes
 from torch.nn import functional
 from torch.nn.functional import binary_cross_entropy_with_logits as bce_with_logits
 
-from labhelpers.training.prompt_loss import true_iou
+from labhelpers.prompting import true_iou
 
 
 def plain(logits, predicted_iou, target, weight):

@@ -5,7 +5,7 @@ import torch
 from judging import assert_hint, assert_passes
 from torch import nn
 
-from labhelpers.training.prompt_loss import prompt_loss
+from labhelpers.prompting import prompt_loss
 
 
 def plain(model, optimizer, images, points, labels, boxes, target, weight):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional
 from training_toys import Squares, TinyNet, tiny_net, tiny_recipe
 
 from labhelpers.data.augment import Augmentation
@@ -164,7 +164,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(sets, tmp_path, loss
 
 
 def own_ce(logits, target):
-    return functional.cross_entropy(logits, target, ignore_index=255)
+    return F.cross_entropy(logits, target, ignore_index=255)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -447,7 +447,7 @@ def test_load_finished_takes_the_newest_that_fits(sets):
 
 
 def test_freezing_needs_an_encoder(sets, tmp_path):
-    with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, which Conv2d"):
+    with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, and Conv2d has none"):
         train(nn.Conv2d(3, 3, 1), *sets, tiny_recipe(freeze_encoder_steps=1), tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Recipes, optimizers and schedules."""
 
 import json
+import linecache
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from training_toys import tiny_net, tiny_recipe
 
-from labhelpers.training import Recipe, build_optimizer, build_schedule, learning_rates
+from labhelpers.training import Recipe, Schedule, build_optimizer, learning_rates
 from labhelpers.training.recipe import SCHEDULES
 
 SCHEDULE_NEEDS = {"step": {"step_size": 10}, "milestones": {"milestones": (30, 60)}, "plateau": {"eval_every": 5}}
@@ -61,7 +62,7 @@ def test_optimizers_are_fused_and_slow_on_the_backbone(name):
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
     assert len(head["params"]) + len(encoder["params"]) == len(list(model.parameters()))
     assert all(group["fused"] and group["weight_decay"] == 0.01 for group in optimizer.param_groups)
-    build_schedule(optimizer, numbers).step(3)
+    Schedule(optimizer, numbers).step(3)
     assert encoder["lr"] == pytest.approx(0.1 * head["lr"])
 
 
@@ -81,21 +82,21 @@ def test_fused_equals_torch_s_plain_adamw():
 def test_backbone_factor_needs_an_encoder():
     model = nn.Conv2d(3, 2, 1)
     assert len(build_optimizer(model, tiny_recipe()).param_groups) == 1
-    with pytest.raises(ValueError, match=r"backbone_factor=0.1 needs model.encoder, which Conv2d has not"):
+    with pytest.raises(ValueError, match=r"backbone_factor=0.1 needs model.encoder, and Conv2d has none"):
         build_optimizer(model, tiny_recipe(backbone_factor=0.1))
 
 
 def test_plateau_halves_after_patience_and_restores():
     numbers = recipe("plateau", plateau_patience=2)
     optimizer = build_optimizer(tiny_net(), numbers)
-    schedule = build_schedule(optimizer, numbers)
+    schedule = Schedule(optimizer, numbers)
     for score in (0.5, 0.4, 0.5):  # two in a row no better: patience holds
         schedule.observe(score)
     assert schedule.step(0) == pytest.approx(0.1)
     schedule.observe(math.nan)  # an undefined score is no better one
     assert schedule.step(1) == pytest.approx(0.05)
 
-    other = build_schedule(build_optimizer(tiny_net(), numbers), numbers)
+    other = Schedule(build_optimizer(tiny_net(), numbers), numbers)
     other.load_state_dict(schedule.state_dict())
     for each in (schedule, other):
         for score in (0.6, 0.1, 0.1, 0.1):
@@ -178,8 +179,9 @@ my_loss = outer(1.5)
 
 def loss_from(source: str):
     """The function as a notebook defines it."""
-    namespace = {"__name__": "__main__"}
-    exec(compile(source, "<cell>", "exec"), namespace)
+    namespace, cell = {"__name__": "__main__"}, f"<cell {hash(source)}>"
+    linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
+    exec(compile(source, cell, "exec"), namespace)
     return namespace["my_loss"]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from labhelpers import config, data, models, training
 from labhelpers.course import finished
 from labhelpers.course.plans import PLANS, find_plan
-from labhelpers.training import prompt_loss
+from labhelpers.prompting import prompt_loss
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

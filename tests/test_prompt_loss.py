@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labhelpers.training.prompt_loss import prompt_loss, true_iou
+from labhelpers.prompting import prompt_loss, true_iou
 
 
 def candidate(logits, target, weight):

@@ -10,16 +10,25 @@ from training_toys import Squares
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.models.mini_sam import MiniSAM
-from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train, train_or_load
-from labhelpers.training.prompted import Prompts, _quarter, sample_prompts
-from labhelpers.training.prompted_semantic import draw_points, mean_iou
+from labhelpers.prompting.task import (
+    Prompts,
+    PromptTask,
+    SemanticPromptTask,
+    _quarter,
+    mean_iou,
+    prompt_loss,
+    sample_prompts,
+)
+from labhelpers.training import Recipe, finished_runs, train, train_or_load
 
 WHOLE = Augmentation(crop=40, scale=(1.0, 1.0))
 
 
-def recipe(**changes) -> PromptRecipe:
-    options = {"steps": 2, "batch_size": 2, "prompts": 2, "augmentation": WHOLE, "smallest": 20, "eval_objects": 2}
-    return PromptRecipe(**(options | changes))
+TASK = PromptTask(prompts=2, smallest=20, eval_objects=2)
+
+
+def recipe(**changes) -> Recipe:
+    return Recipe(**({"steps": 2, "batch_size": 2, "augmentation": WHOLE} | changes))
 
 
 def objects(n: int = 4, split: str = "train") -> ObjectDataset:
@@ -41,7 +50,7 @@ def maps() -> np.ndarray:
 
 
 def asked(maps: np.ndarray, seed: int, **changes) -> Prompts:
-    return sample_prompts(maps, recipe(**changes), np.random.default_rng(seed))
+    return sample_prompts(maps, replace(TASK, **changes), np.random.default_rng(seed))
 
 
 def test_every_object_is_asked_for_and_specks_are_not(maps):
@@ -114,9 +123,9 @@ def test_targets_of_stride_4_are_shares_of_covered_pixels():
 
 
 def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path):
-    run = recipe(steps=4, eval_every=2, save_every=2, rounds=2)
+    run = recipe(steps=4, eval_every=2, save_every=2)
     whole, parts = mini_sam(), mini_sam()
-    history = train(whole, objects(), objects(2, "val"), run, tmp_path / "whole")
+    history = train(whole, objects(), objects(2, "val"), run, tmp_path / "whole", task=TASK)
     assert {"box_iou", "click_iou", "mean_iou"} <= history.rows[-1].keys()
 
     class Stop(Exception):
@@ -127,40 +136,40 @@ def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        train(parts, objects(), objects(2, "val"), run, tmp_path / "parts", callbacks=[interrupt])
+        train(parts, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK, callbacks=[interrupt])
     again = mini_sam()
-    train(again, objects(), objects(2, "val"), run, tmp_path / "parts")
+    train(again, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     other = mini_sam()
-    train(other, objects(), objects(2, "val"), replace(run, seed=1), tmp_path / "other")
+    train(other, objects(), objects(2, "val"), replace(run, seed=1), tmp_path / "other", task=TASK)
     assert not torch.equal(other.img_proj[0][0].weight, whole.img_proj[0][0].weight)
 
 
 def test_micro_batches_see_the_same_images(tmp_path):
     """Batch norm and the order of draws differ, so only that it runs and every image counts is asked."""
-    rows = train(mini_sam(), objects(), objects(2, "val"), recipe(accumulate=2, steps=1), tmp_path / "halves").rows
+    rows = train(mini_sam(), objects(), objects(2, "val"), recipe(accumulate=2, steps=1), tmp_path, task=TASK).rows
     assert np.isfinite(rows[0]["loss"])
 
 
-def test_a_loss_of_ones_own_is_part_of_the_key(tmp_path, monkeypatch):
+def test_the_task_is_part_of_the_key_and_of_what_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path))
 
     def half(logits, iou, target, weight):
-        from labhelpers.training import prompt_loss
-
         return 0.5 * prompt_loss(logits, iou, target, weight)
 
-    sets = (objects(), objects(2, "val"))
-    keys = {train_or_load("m", mini_sam(), *sets, recipe(steps=1, **c)).key for c in ({}, {"loss": half})}
-    assert len(keys) == 2
-    loaded = train_or_load("m", mini_sam(), *sets, recipe(steps=1))
-    assert loaded.loaded
+    sets, run = (objects(), objects(2, "val")), recipe(steps=1)
+    tasks = [TASK, replace(TASK, loss=half), replace(TASK, prompts=1)]
+    keys = {train_or_load("m", mini_sam(), *sets, run, task=task).key for task in tasks}
+    assert len(keys) == 3
+    assert train_or_load("m", mini_sam(), *sets, run, task=TASK).loaded
+    assert [len(finished_runs("m", *sets, run, task=TASK, any_loss=any_loss)) for any_loss in (False, True)] == [1, 2]
+    assert not finished_runs("m", *sets, run)
 
 
 def test_predictions_are_shown_for_tracking(tmp_path):
     shown = []
-    train(mini_sam(), objects(), objects(2, "val"), recipe(), tmp_path, callbacks=[lambda e: shown.append(e)])
+    train(mini_sam(), objects(), objects(2, "val"), recipe(), tmp_path, task=TASK, callbacks=[shown.append])
     image, target, prediction = shown[-1].predictions()[0]
     assert image.shape == (3, 40, 40)
     assert target.shape == prediction.shape == (40, 40)
@@ -169,17 +178,25 @@ def test_predictions_are_shown_for_tracking(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompts": 0}, {"kinds": (0.5, 0.6, 0.1)}, {"points": (5, 3)}, {"rounds": 0}, {"score_train": 2}, {"loss": 3}],
+    [{"prompts": 0}, {"kinds": (0.5, 0.6, 0.1)}, {"points": (5, 3)}, {"rounds": 0}, {"box_jitter": -1}, {"loss": 3}],
 )
 def test_bad_numbers_are_refused(changes):
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        recipe(**changes)
+    with pytest.raises(ValueError, match=rf"PromptTask\({next(iter(changes))}="):
+        PromptTask(**changes)
+    with pytest.raises(ValueError, match=r"SemanticPromptTask\(prompted=2\): must be a share"):
+        SemanticPromptTask(prompted=2)
+
+
+@pytest.mark.parametrize("changes", [{"score_train": 2}, {"best_metric": "val_loss"}, {"loss": "dice"}])
+def test_recipes_that_prompts_cannot_follow_are_refused(tmp_path, changes):
+    with pytest.raises(ValueError, match=rf"Recipe\({next(iter(changes))}=.* for prompts"):
+        train(mini_sam(), objects(), objects(2, "val"), recipe(**changes), tmp_path, task=TASK)
 
 
 def test_the_semantic_head_learns_classes_and_can_leave_the_encoder_alone(tmp_path):
-    run = SemanticPromptRecipe(steps=2, batch_size=2, augmentation=WHOLE, freeze_image_encoder=True, lr=1e-3)
+    run, task = recipe(lr=1e-3, loss="ce+dice"), SemanticPromptTask(freeze_image_encoder=True)
     model, before = mini_sam(3), mini_sam(3)
-    history = train(model, Squares(4), Squares(2, "val"), run, tmp_path)
+    history = train(model, Squares(4), Squares(2, "val"), run, tmp_path, task=task)
     assert {"val_loss", "mean_iou"} <= history.rows[-1].keys()
     for name, value in before.state_dict().items():
         same = torch.equal(value, model.state_dict()[name])
@@ -192,7 +209,7 @@ def test_the_semantic_head_learns_classes_and_can_leave_the_encoder_alone(tmp_pa
 def test_a_share_of_the_images_comes_with_points():
     targets = np.zeros((200, 16, 16), np.uint8)
     targets[:, 4:9, 4:9] = 3
-    points, labels = draw_points(targets, SemanticPromptRecipe(steps=1, prompted=0.3), np.random.default_rng(0))
+    points, labels = SemanticPromptTask(prompted=0.3).draw_points(targets, np.random.default_rng(0))
     with_points = (labels >= 0).any(1)
     assert with_points.float().mean() == pytest.approx(0.3, abs=0.1)
     for row in with_points.nonzero()[:, 0].tolist():

@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     import torch._dynamo  # noqa: F401  (by the first optimizer)
     from training_toys import Squares, tiny_net, tiny_recipe
 
-    from labhelpers.training import checkpoints, session, train
+    from labhelpers.training import checkpoints, task, tracking, train
 
     def one_run(name: str, kill: tuple[str, int] | None, workers: int, precision: str) -> int:
         """Trains in a child process; returns how it ended."""
@@ -47,10 +47,10 @@ def main(folder: Path) -> None:
             if where == "step":
                 callbacks.append(lambda event: die() if event.step == count else None)
             elif where == "evaluation":
-                session.evaluate = lambda *args, **options: die()
+                task.evaluate = lambda *args, **options: die()
             else:
                 checkpoints.write_atomic = deadly_write(checkpoints.write_atomic, where, count)
-                session.CsvLog.__init__.__globals__["write_atomic"] = checkpoints.write_atomic
+                tracking.write_atomic = checkpoints.write_atomic
         recipe = tiny_recipe(steps=STEPS, save_every=2, eval_every=3, workers=workers, precision=precision)
         train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder / name, callbacks=callbacks)
         os._exit(0)

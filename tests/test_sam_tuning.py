@@ -10,9 +10,9 @@ from tiny_sam import write_tiny_sam
 from training_toys import Squares
 
 from labhelpers.models.sam import SAM, load_sam_folder
-from labhelpers.prompting import SamPredictor
-from labhelpers.training import SamRecipe, checkpoints, sam_loss, sam_tuning, tune_sam_decoder
-from labhelpers.training.sam_cache import EmbeddingCache
+from labhelpers.prompting import SamPredictor, SamRecipe, sam_loss, sam_tuning, tune_sam_decoder
+from labhelpers.prompting.sam_tuning import EmbeddingCache
+from labhelpers.training import checkpoints
 
 RECIPE = SamRecipe(steps=6, images=6, batch_size=2, lr=3e-3, smallest=20, save_every=2)
 LONGER = dataclasses.replace(RECIPE, steps=20)

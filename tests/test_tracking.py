@@ -68,7 +68,7 @@ def test_a_run_logs_its_recipe_and_the_rows_of_the_csv(fake, tmp_path):
     train(tiny_net(), Squares(), Squares(4, "val"), recipe, tmp_path / "net" / "key")
     [(mode, options)] = wandb.started
     assert mode == "offline"  # nobody is logged in
-    assert options["config"] == recipe.identity()
+    assert options["config"] == {**recipe.identity(), "task": "Task"}
     assert options["name"] == "net-key"
     assert wandb.finished == 1
     with open(tmp_path / "net" / "key" / "log.csv", encoding="utf-8", newline="") as file:

@@ -36,7 +36,7 @@ def begin(lab: str) -> config.Profile:
     """
     import torch
 
-    from labhelpers.training.session import resolve_precision
+    from labhelpers.training import resolve_precision
 
     profile = config.profile()
     if lab not in profile.minutes:

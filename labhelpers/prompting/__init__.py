@@ -8,6 +8,7 @@ from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut
 from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
 from labhelpers.prompting.sam import SamPredictor, load_sam
+from labhelpers.prompting.sam_tuning import SamRecipe, TunedSam, sam_loss, tune_sam_decoder
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 from labhelpers.prompting.scores import (
     PROMPTS,
@@ -24,6 +25,7 @@ from labhelpers.prompting.scores import (
 )
 from labhelpers.prompting.session import Answer, PromptSession
 from labhelpers.prompting.shipped import load_mini_sam, load_predictor, mini_sam_weights
+from labhelpers.prompting.task import PromptTask, SemanticPromptTask, prompt_loss, true_iou
 
 __all__ = [
     "PROMPTS",
@@ -40,8 +42,12 @@ __all__ = [
     "PromptCanvas",
     "PromptScores",
     "PromptSession",
+    "PromptTask",
     "RightObject",
     "SamPredictor",
+    "SamRecipe",
+    "SemanticPromptTask",
+    "TunedSam",
     "box_from_mask",
     "by_overlap",
     "by_vote",
@@ -63,10 +69,14 @@ __all__ = [
     "objects",
     "paint",
     "prompt_costs",
+    "prompt_loss",
     "random_click",
     "right_object",
+    "sam_loss",
     "sample_points",
     "segment_everything",
+    "true_iou",
+    "tune_sam_decoder",
 ]
 
 

@@ -1,51 +1,42 @@
 """How it learns: losses, optimizers and schedules, the loop, checkpoints, tracking, train-or-load."""
 
 from labhelpers.training.checkpoints import DamagedCheckpoint
-from labhelpers.training.loop import forward_backward, train
+from labhelpers.training.loop import Event, TrainingState, forward_backward, resolve_precision, train
 from labhelpers.training.losses import LOSSES, Loss, build_loss, cross_entropy, dice, exponential_cross_entropy, focal
-from labhelpers.training.optim import Schedule, build_optimizer, build_schedule, learning_rates
-from labhelpers.training.prompt_loss import prompt_loss, true_iou
-from labhelpers.training.prompted import PromptRecipe
-from labhelpers.training.prompted_semantic import SemanticPromptRecipe
+from labhelpers.training.optim import Schedule, build_optimizer, learning_rates
 from labhelpers.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
-from labhelpers.training.run import Run, load_finished, overfit_one_batch, train_or_load
-from labhelpers.training.sam_loss import sam_loss
-from labhelpers.training.sam_tuning import SamRecipe, TunedSam, tune_sam_decoder
-from labhelpers.training.session import Event, Session
+from labhelpers.training.run import FinishedRun, Run, finished_runs, load_finished, overfit_one_batch, train_or_load
+from labhelpers.training.task import CLASS_LABELS, Task
 from labhelpers.training.tracking import History
 
 __all__ = [
+    "CLASS_LABELS",
     "LOSSES",
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
     "DamagedCheckpoint",
     "Event",
+    "FinishedRun",
     "History",
     "Loss",
-    "PromptRecipe",
     "Recipe",
     "Run",
-    "SamRecipe",
     "Schedule",
-    "SemanticPromptRecipe",
-    "Session",
-    "TunedSam",
+    "Task",
+    "TrainingState",
     "build_loss",
     "build_optimizer",
-    "build_schedule",
     "cross_entropy",
     "dice",
     "exponential_cross_entropy",
+    "finished_runs",
     "focal",
     "forward_backward",
     "learning_rates",
     "load_finished",
     "overfit_one_batch",
-    "prompt_loss",
-    "sam_loss",
+    "resolve_precision",
     "train",
     "train_or_load",
-    "true_iou",
-    "tune_sam_decoder",
 ]

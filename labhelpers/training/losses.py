@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from labhelpers.training.code import function_name
+from labhelpers.data.base import IGNORE_INDEX
 
 # Soft Dice loss in one pass over the log-probabilities, with its gradient written out.
 
@@ -124,7 +125,6 @@ def log_one_minus(log_p: Tensor) -> Tensor:
     return torch.log(-torch.expm1(rest)).scatter(1, top, others)
 
 
-IGNORE_INDEX = 255
 LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits (B, K, H, W), target (B, H, W) -> a scalar
 
 
@@ -244,6 +244,13 @@ class Loss:
             flat = target.flatten(1).long()
             weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
         return torch.stack(weighted)
+
+
+def function_name(function: Callable) -> str:
+    """`my_loss`, for a `functools.partial` of it too."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 class OwnLoss:

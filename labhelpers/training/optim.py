@@ -12,17 +12,17 @@ from labhelpers.training.recipe import Recipe
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer, fused where the device has it (two to three times faster, on a CPU too).
 
-    Two groups of parameters: ``model.encoder`` at ``lr * backbone_factor`` and the rest at ``lr``. A frozen encoder is
+    Two groups of parameters: `model.encoder` at `lr * backbone_factor` and the rest at `lr`. A frozen encoder is
     in its group too and joins when it gets gradients. The model must be on its device already.
 
     Raises:
-        ValueError: a backbone factor without ``model.encoder``.
+        ValueError: a backbone factor without `model.encoder`.
     """
     encoder = list(model.encoder.parameters()) if hasattr(model, "encoder") else []
     if not encoder and recipe.backbone_factor != 1:
         raise ValueError(
-            f"backbone_factor={recipe.backbone_factor} needs model.encoder, which {type(model).__name__} has not; name "
-            "the pretrained part `encoder`, or set backbone_factor=1"
+            f"backbone_factor={recipe.backbone_factor} needs model.encoder, and {type(model).__name__} has none; "
+            "name the pretrained part `encoder`, or set backbone_factor=1"
         )
     known = {id(p) for p in encoder}
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -36,9 +36,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def lr_factor(recipe: Recipe, step: int) -> float:
-    """The schedule at ``step`` (0 to steps - 1) as a factor on the learning rate; ``plateau`` is left to the scores.
+    """The schedule at `step` (0 to steps - 1) as a factor on the learning rate; `plateau` is left to the scores.
 
-    ``poly``: (1 - s / S)^0.9 as in DeepLab (Chen et al., 2017); ``cosine``: Loshchilov and Hutter, SGDR (2017),
+    `poly`: (1 - s / S)^0.9 as in DeepLab (Chen et al., 2017); `cosine`: Loshchilov and Hutter, SGDR (2017),
     equation 5 without restarts. s counts from the end of the warm-up.
     """
     if step < recipe.warmup_steps:
@@ -56,12 +56,12 @@ def lr_factor(recipe: Recipe, step: int) -> float:
 
 
 def learning_rates(recipe: Recipe) -> list[float]:
-    """The learning rate of the head at each step, for a plot (``plateau`` as if every score were a better one)."""
+    """The learning rate of the head at each step, for a plot (`plateau` as if every score were a better one)."""
     return [recipe.lr * lr_factor(recipe, step) for step in range(recipe.steps)]
 
 
 class Schedule:
-    """Sets the learning rate of each step; a function of the step, except that ``plateau`` remembers scores.
+    """Sets the learning rate of each step; a function of the step, except that `plateau` remembers scores.
 
     >>> schedule.step(0)         # before the optimizer's first step
     >>> schedule.observe(score)  # after an evaluation
@@ -73,7 +73,7 @@ class Schedule:
         self.scale, self.best, self.worse = 1.0, None, 0
 
     def step(self, step: int) -> float:
-        """Sets the rates of ``step``; returns that of the head."""
+        """Sets the rates of `step`; returns that of the head."""
         factor = lr_factor(self.recipe, step) * self.scale
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * factor
@@ -81,7 +81,7 @@ class Schedule:
         return self.lr
 
     def observe(self, score: float) -> None:
-        """Plateau: multiplies the rate by its factor after more than ``plateau_patience`` scores that are no better."""
+        """Plateau: multiplies the rate by its factor after more than `plateau_patience` scores that are no better."""
         if self.recipe.schedule != "plateau":
             return
         if self.best is None or score > self.best:
@@ -97,8 +97,3 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, float | None]) -> None:
         self.scale, self.best, self.worse = state["scale"], state["best"], state["worse"]
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Schedule:
-    """The recipe's learning-rate schedule for this optimizer (the learning rates at this moment are the full ones)."""
-    return Schedule(optimizer, recipe)

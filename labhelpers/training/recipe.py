@@ -1,14 +1,25 @@
-"""Every number of a training run, checked when it is written down."""
+"""Every number of a training run, checked when it is written down, and what makes two runs the same."""
 
+import ast
+import contextlib
 import dataclasses
+import dis
+import hashlib
 import json
+import linecache
 import math
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
 from labhelpers.data.augment import Augmentation
-from labhelpers.training.code import fingerprint
-from labhelpers.training.losses import LossFunction, parse_loss
+from labhelpers.training.losses import LossFunction, function_name, parse_loss
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
@@ -21,7 +32,7 @@ PRECISIONS = ("auto", "no", "bf16", "fp16")
 class Recipe:
     """How a model is trained. Two runs with equal recipes, models and data end with equal weights (on one kind of CPU).
 
-    The budgets' own numbers stand in ``config.py``; the defaults here are the course's: AdamW 1e-4, weight decay 1e-4,
+    The budgets' own numbers stand in `config.py`; the defaults here are the course's: AdamW 1e-4, weight decay 1e-4,
     batch 8, crop 256. Raises ValueError naming the argument, what was found and what is allowed.
     """
 
@@ -64,14 +75,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "plateau_patience", "save_every"):
-            self._require(name, "a whole number >= 1", _whole(getattr(self, name)) and getattr(self, name) >= 1)
+            require_count(self, name)
         counts = ("freeze_encoder_steps", "warmup_steps", "step_size", "eval_every", "patience", "score_train")
         for name in (*counts, "workers", "seed"):
-            self._require(name, "a whole number >= 0", _whole(getattr(self, name)) and getattr(self, name) >= 0)
+            require_count(self, name, least=0)
         for name in ("lr", "power", "gamma", "plateau_factor"):
-            self._require(name, "a number > 0", _real(getattr(self, name)) and getattr(self, name) > 0)
+            require_number(self, name, above_zero=True)
         for name in ("weight_decay", "momentum", "backbone_factor"):
-            self._require(name, "a number >= 0", _real(getattr(self, name)) and getattr(self, name) >= 0)
+            require_number(self, name)
         for name, known in {
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
@@ -80,33 +91,27 @@ class Recipe:
         }.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        self._require("momentum", "below 1", self.momentum < 1)
-        self._require("plateau_factor", "below 1", self.plateau_factor < 1)
-        self._require("clip_norm", "None or a number > 0", self.clip_norm is None or self.clip_norm > 0)
-        self._require("accumulate", f"at most batch_size={self.batch_size}", self.accumulate <= self.batch_size)
-        self._require("augmentation", "an Augmentation", isinstance(self.augmentation, Augmentation))
-        self._require("warmup_steps", f"below steps={self.steps}", self.warmup_steps < self.steps)
+        require(self, "momentum", "below 1", self.momentum < 1)
+        require(self, "plateau_factor", "below 1", self.plateau_factor < 1)
+        require(self, "clip_norm", "None or a number > 0", self.clip_norm is None or self.clip_norm > 0)
+        require(self, "accumulate", f"at most batch_size={self.batch_size}", self.accumulate <= self.batch_size)
+        require(self, "augmentation", "an Augmentation", isinstance(self.augmentation, Augmentation))
+        require(self, "warmup_steps", f"below steps={self.steps}", self.warmup_steps < self.steps)
         if self.schedule == "step":
-            self._require("step_size", "a whole number >= 1 with schedule='step'", self.step_size >= 1)
+            require(self, "step_size", "a whole number >= 1 with schedule='step'", self.step_size >= 1)
         if self.schedule == "milestones":
             rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
-            self._require("milestones", "rising steps with schedule='milestones'", self.milestones and rising)
+            require(self, "milestones", "rising steps with schedule='milestones'", self.milestones and rising)
         if self.schedule == "plateau":
-            self._require("eval_every", ">= 1 with schedule='plateau', which follows the score", self.eval_every >= 1)
-        self._require("patience", "0 without eval_every", not self.patience or self.eval_every >= 1)
+            require(self, "eval_every", ">= 1 with schedule='plateau', which follows the score", self.eval_every >= 1)
+        require(self, "patience", "0 without eval_every", not self.patience or self.eval_every >= 1)
         self._check_loss()
-
-    def finished(self, step: int, best_step: int | None) -> bool:
-        """Whether a run whose best evaluation was at ``best_step`` is over after ``step`` steps."""
-        if step >= self.steps:
-            return True
-        return bool(self.patience) and best_step is not None and step - best_step >= self.patience * self.eval_every
 
     def _check_loss(self) -> None:
         if isinstance(self.loss, str):
             weighted = any(term.startswith("weighted_") for _, term in parse_loss(self.loss))
         else:
-            self._require("loss", "a name or a function of logits and target", callable(self.loss))
+            require(self, "loss", "a name or a function of logits and target", callable(self.loss))
             fingerprint(self.loss)  # raises ValueError where it cannot be told from another
             weighted = False
         if weighted != (self.class_weights is not None):
@@ -115,26 +120,159 @@ class Recipe:
                 "are for 'weighted_ce' and 'weighted_focal', and these need them"
             )
 
+    def finished(self, step: int, best_step: int | None) -> bool:
+        """Whether a run whose best evaluation was at `best_step` is over after `step` steps."""
+        if step >= self.steps:
+            return True
+        return bool(self.patience) and best_step is not None and step - best_step >= self.patience * self.eval_every
+
     def identity(self) -> dict[str, Any]:
-        """What decides about the result, as JSON: all but where and how often things are written, and the workers.
-
-        A loss function stands as its name and a hash of what it does at this moment, see :func:`code.fingerprint`.
-        """
-        numbers = {**vars(self), "augmentation": dataclasses.asdict(self.augmentation)}
-        if callable(self.loss):
-            numbers["loss"] = fingerprint(self.loss)
-        for name in ("save_every", "workers", "wandb"):
-            del numbers[name]
-        return json.loads(json.dumps(numbers))
-
-    def _require(self, name: str, rule: str, holds: object) -> None:
-        if not holds:
-            raise ValueError(f"Recipe({name}={getattr(self, name)!r}): must be {rule}")
+        """What decides about the result, as JSON: all but where and how often things are written, and the workers."""
+        return identity(self, without=("save_every", "workers", "wandb"))
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def require(settings: object, name: str, rule: str, holds: object) -> None:
+    """Raises ValueError that names the field `name` of some settings, its value and the rule, unless that holds."""
+    if not holds:
+        raise ValueError(f"{type(settings).__name__}({name}={getattr(settings, name)!r}): must be {rule}")
 
 
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def require_count(settings: object, name: str, least: int = 1) -> None:
+    """As `require`: a whole number of at least `least`."""
+    value = getattr(settings, name)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(settings, name, f"a whole number >= {least}", whole and value >= least)
+
+
+def require_number(settings: object, name: str, above_zero: bool = False) -> None:
+    """As `require`: a finite number of at least 0, or above it."""
+    value = getattr(settings, name)
+    real = isinstance(value, int | float) and math.isfinite(value)
+    large = real and (value > 0 if above_zero else value >= 0)
+    require(settings, name, f"a number {'>' if above_zero else '>='} 0", large)
+
+
+def identity(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass as JSON; a function stands as its `fingerprint` at this moment."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        return fingerprint(value) if callable(value) else value
+
+    return json.loads(json.dumps({name: plain(v) for name, v in vars(settings).items() if name not in without}))
+
+
+# What code of one's own does, in a notebook or beside it: it has no version but its source, so a run's key holds it.
+
+
+def fingerprint(function: Callable) -> str:
+    """Name and hash of a function, `"my_loss 5f0c31d2a9b7"`: equal as long as it does the same.
+
+    The hash covers the source without comments and layout, the defaults, and the values that the function reads from
+    around it (closure, globals): numbers, strings, tensors, arrays, containers of them, the attributes of dataclasses
+    and modules, and the source of functions and classes of the same notebook or file. Of anything else it covers the
+    name of the type or library. A `functools.partial` counts as its function and arguments.
+
+    Raises:
+        ValueError: a callable that is not a Python function, or one without a source.
+    """
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    if not isinstance(inner, FunctionType | MethodType):
+        raise ValueError(
+            f"{inner!r} is not a Python function: a change of it could not be told, and results of the old one would "
+            "be loaded for the new. Wrap it: def my_loss(logits, target): return ..."
+        )
+    text = json.dumps(_Reader(inner.__module__).read(function))
+    return f"{function_name(function)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def source(function: FunctionType) -> str:
+    """The source of a function without comments and layout.
+
+    Raises:
+        ValueError: it stands in no file and no cell.
+    """
+    code = function.__code__
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    places = set(code.co_positions())  # lambdas of one line are told apart by where their bodies stand
+    for node in ast.walk(ast.parse("".join(lines))):
+        if isinstance(node, ast.Lambda):
+            body = node.body
+            found = (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset) in places
+        elif isinstance(node, ast.FunctionDef):
+            first = min(part.lineno for part in (node, *node.decorator_list))
+            found = (first, node.name) == (code.co_firstlineno, code.co_name)
+        else:
+            continue
+        if found:
+            return ast.unparse(node)
+    raise ValueError(f"{code.co_qualname} has no source to know it by: define it in a cell or in a file")
+
+
+_PLAIN = (int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device)
+
+
+class _Reader:
+    """Turns values into JSON; the source of functions and classes counts if they are of `module` or the notebook."""
+
+    def __init__(self, module: str):
+        self.own = ("__main__", module)
+        self.seen: set[int] = set()  # functions and objects may name themselves
+
+    def read(self, thing: Any) -> object:
+        if isinstance(thing, _PLAIN):
+            return repr(thing)
+        if isinstance(thing, tuple | list):
+            return [type(thing).__name__, *map(self.read, thing)]
+        if isinstance(thing, dict):
+            return [type(thing).__name__, *([self.read(key), self.read(value)] for key, value in thing.items())]
+        if isinstance(thing, set | frozenset):
+            return ["set", *sorted(json.dumps(self.read(item)) for item in thing)]
+        if isinstance(thing, Tensor):
+            data = thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            return [str(thing.dtype), list(thing.shape), hashlib.sha256(data).hexdigest()]
+        if isinstance(thing, np.ndarray):
+            data = self.read(thing.tolist()) if thing.dtype.hasobject else hashlib.sha256(thing.tobytes()).hexdigest()
+            return [str(thing.dtype), list(thing.shape), data]
+        if isinstance(thing, partial):
+            return ["partial", self.read(thing.func), self.read(thing.args), self.read(thing.keywords)]
+        if isinstance(thing, MethodType):
+            return ["method", self.read(thing.__func__), self.read(thing.__self__)]
+        return thing.__name__ if isinstance(thing, ModuleType) else self._code_or_object(thing)
+
+    def _code_or_object(self, thing: Any) -> object:
+        named = thing if hasattr(thing, "__name__") else type(thing)
+        module = getattr(named, "__module__", None)  # NumPy's functions have none
+        name, own = f"{module}.{named.__name__}", module in self.own
+        if id(thing) in self.seen:
+            return name
+        self.seen.add(id(thing))
+        if isinstance(thing, FunctionType):
+            return self._function(thing) if own else name
+        if isinstance(thing, type):
+            members = {k: v for k, v in vars(thing).items() if isinstance(v, FunctionType) or not k.startswith("__")}
+            return [self.read(thing.__bases__), self.read(members)] if own else name
+        if own or dataclasses.is_dataclass(thing) or isinstance(thing, nn.Module | SimpleNamespace):
+            return [name, self.read(type(thing)), self.read(getattr(thing, "__dict__", {}))]
+        return name
+
+    def _function(self, function: FunctionType) -> object:
+        code, around = function.__code__, function.__globals__
+        closure = {}
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a variable without a value yet
+                closure[name] = cell.cell_contents
+        around = {name: around[name] for name in sorted(set(_global_names(code))) if name in around}
+        values = [function.__defaults__, function.__kwdefaults__, closure, around]
+        return [source(function), *map(self.read, values)]
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    """Global names that the code and the functions inside it read; attributes' names are not among them."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)

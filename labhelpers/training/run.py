@@ -1,13 +1,14 @@
-"""Train or load, and say which; and the first thing to try when a model does not learn."""
+"""Train or load, and say which; what has been trained, found again; and what to try when a model does not learn."""
 
 import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +18,62 @@ from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint, write_atomic
-from labhelpers.training.code import code_of
-from labhelpers.training.loop import train
+from labhelpers.training.loop import Event, make_accelerator, train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
-from labhelpers.training.recipe import Recipe
-from labhelpers.training.session import Callback, make_accelerator
+from labhelpers.training.recipe import Recipe, source
+from labhelpers.training.task import CLASS_LABELS, Task
 from labhelpers.training.tracking import History
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 # What a run's folder is passed over for: a file is missing, cut short or altered, the weights do not fit the model.
 _UNUSABLE = (DamagedCheckpoint, OSError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
+    """A finished training on the disk."""
+
+    folder: Path  # log.csv, checkpoints, run.json
+    history: History
+    facts: dict[str, Any]  # run.json: all that decides about the result, see `describe`, and the run's name
+    info: dict[str, Any]  # bookkeeping of the last step: seconds, best_step, best_score, saved_at
+    steps: int  # that were made
+
+    @property
+    def key(self) -> str:
+        """Hash of model, data, loss, recipe and seed."""
+        return self.folder.name
+
+    @property
+    def minutes(self) -> float:
+        """Of the training, interruptions left out."""
+        return self.info["seconds"] / 60
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file of the best evaluation."""
+        return self.folder / f"step-{self.info['best_step']:08d}.model.safetensors"
+
+    def load(self, model: nn.Module) -> nn.Module:
+        """Gives the model, of any class, the weights of the best evaluation, by name; in eval mode, where one trains.
+
+        Raises:
+            DamagedCheckpoint: a file is missing or altered.
+            ValueError: names or shapes differ, which the message tells; the model is untouched.
+        """
+        best = checkpoints.read(self.folder, self.info["best_step"], parts=("model",))
+        checkpoints.load_model(model, best.parts["model"], self.folder)
+        return model.to(make_accelerator().device).eval()
+
+    def __str__(self) -> str:
+        return f"trained {_day(self.info['saved_at'])} in {self.minutes:.1f} min, key {self.key}"
+
+
+@dataclass(frozen=True)
+class Run(FinishedRun):
     """A trained model, whether it was trained just now or earlier."""
 
     model: nn.Module  # with the weights of the best evaluation, in eval mode, on the device that trains
-    history: History
     loaded: bool  # True: nothing was trained in this call
-    minutes: float  # of the training, interruptions left out
-    key: str  # hash of model, data, loss, recipe and seed
-    folder: Path  # log.csv, checkpoints, run.json
 
 
 def train_or_load(
@@ -50,31 +83,31 @@ def train_or_load(
     val_set: SegmentationDataset,
     recipe: Recipe,
     *,
-    callbacks: Sequence[Callback] = (),
+    task: Task = CLASS_LABELS,
+    callbacks: Sequence[Callable[[Event], None]] = (),
 ) -> Run:
     """Trains the model, continues an interrupted training, or loads a finished one; says in one line which.
 
-    The run's folder is ``checkpoints/<name>/<key>``. The key is a hash of all that decides about the result: the
-    model (class, its code if it is the notebook's own, layers, shapes, initial weights), both data sets, loss, recipe
-    and seed; ``run.json`` in the folder spells it out. A changed recipe has another key, so that a stale weight is
-    never loaded. Build the model right after ``torch.manual_seed``: other random weights are another run.
+    The run's folder is `checkpoints/<name>/<key>`. The key is a hash of all that decides about the result: the model
+    (class, its code if it is the notebook's own, layers, shapes, initial weights), both data sets, task, loss, recipe
+    and seed; `run.json` in the folder spells it out. A changed recipe has another key, so that a stale weight is
+    never loaded. Build the model right after `torch.manual_seed`: other random weights are another run.
 
     Raises:
-        RuntimeError, ValueError: as :func:`loop.train` does. An interrupted or failed call gives the model its initial
-            weights back, so that the same call continues from the last checkpoint.
+        RuntimeError, ValueError: as `train` does. An interrupted or failed call gives the model its initial weights
+            back, so that the same call continues from the last checkpoint.
     """
-    accelerator = make_accelerator()
-    facts = describe(model, train_set, val_set, recipe)
+    main = make_accelerator().is_main_process
+    facts = {"name": name, **describe(model, train_set, val_set, recipe, task)}
     earlier = getattr(model, "_trained_by", None)  # the same cell run twice: the model holds its result already
     if earlier is not None and earlier["result"] == facts["initial_weights"]:
         again = {**facts, "initial_weights": earlier["initial_weights"]}
-        if _key(name, again) == earlier["key"]:
+        if _key(again) == earlier["key"]:
             facts = again
-    key = _key(name, facts)
-    folder = _runs(name) / key
-    if accelerator.is_main_process:
+    folder = _runs(name) / _key(facts)
+    if main:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())
+        write_atomic(folder / "run.json", json.dumps(facts, indent=1).encode())
 
     last = checkpoints.latest(folder, parts=("model",))
     how = None
@@ -83,7 +116,7 @@ def train_or_load(
         how = "trained (now" if found is None else f"continued from step {found.step} (now"
         initial = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         try:
-            train(model, train_set, val_set, recipe, folder, callbacks=callbacks, name=name)
+            train(model, train_set, val_set, recipe, folder, task=task, callbacks=callbacks, name=name)
         except BaseException as error:
             model.load_state_dict(initial)
             if isinstance(error, KeyboardInterrupt):
@@ -92,9 +125,9 @@ def train_or_load(
                     f"{recipe.save_every} steps, and at each best evaluation)"
                 )
             raise
-        if accelerator.is_main_process:
+        if main:
             checkpoints.discard_optimizer(folder)
-    return _finished(name, model, recipe, folder, facts, how, accelerator)
+    return _load(_finished(folder, facts, recipe), model, recipe, how)
 
 
 def load_finished(
@@ -103,113 +136,138 @@ def load_finished(
     train_set: SegmentationDataset,
     val_set: SegmentationDataset,
     recipe: Recipe,
+    *,
+    task: Task = CLASS_LABELS,
+    any_loss: bool = False,
 ) -> Run | None:
-    """Loads what an earlier notebook trained under this name, whatever its class; says so in one line.
+    """Loads what was trained under this name earlier, whatever its class; says so in one line.
 
-    A run counts if it is finished, its data sets and recipe (seed and loss with it) are equal to these, and its weights
-    have the names and shapes of this model's. The initial weights and the class need not be the same, unlike in
-    :func:`train_or_load`: the class of an earlier lab stood in that notebook, so its code is part of the run's key,
-    and this one is the library's. That both compute the same is what that lab's check was for. Of several runs the
-    newest is taken; unfinished, damaged and other ones are passed over.
+    Of the runs that `finished_runs` finds, the newest whose weights have the names and shapes of this model's. The
+    initial weights and the class need not be the same, unlike in `train_or_load`: the class of an earlier lab stood in
+    that notebook, so its code is part of the run's key, and this one is the library's. That both compute the same is
+    what that lab's check was for.
 
     Returns:
-        The run with ``loaded=True`` and the weights of its best evaluation in the model; None, the model untouched
+        The run with `loaded=True` and the weights of its best evaluation in the model; None, the model untouched
         and nothing printed, if there is no such run.
     """
-    accelerator = make_accelerator()
-    wanted = {"name": name, **_circumstances(train_set, val_set, recipe)}
-    found = []
-    for path in _runs(name).glob("*/run.json"):
+    for run in finished_runs(name, train_set, val_set, recipe, task=task, any_loss=any_loss):
         try:
-            facts = json.loads(path.read_bytes())
-            if wanted.items() <= facts.items():
-                found.append((_last(path.parent, recipe).info["saved_at"], path.parent, facts))
-        except _UNUSABLE:
-            continue
-    for _, folder, facts in sorted(found, key=lambda run: run[0], reverse=True):
-        try:
-            return _finished(name, model, recipe, folder, facts, None, accelerator)
+            return _load(run, model, recipe, None)
         except _UNUSABLE:
             continue
     return None
 
 
-def _finished(
+def finished_runs(
     name: str,
-    model: nn.Module,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
     recipe: Recipe,
-    folder: Path,
-    facts: dict[str, Any],
-    how: str | None,
-    accelerator: "Accelerator",
-) -> Run:
-    """Puts the best weights of the finished run into the model, and says how they came about; None: loaded.
+    *,
+    task: Task = CLASS_LABELS,
+    any_loss: bool = False,
+) -> list[FinishedRun]:
+    """The finished runs of that name with equal data sets, recipe (seed with it) and task, of any class, newest first.
 
-    Raises, before it touches the model, for files that are damaged (see ``checkpoints.read``) or do not fit.
+    Unfinished, damaged and other ones are passed over. Whether the weights are whole is seen when they are loaded.
+
+    Args:
+        any_loss: the loss need not be the same: where it is an exercise, anybody's own counts.
     """
-    last = _last(folder, recipe)
-    best = checkpoints.read(folder, last.info["best_step"], parts=("model",))
-    history, initial, key = History.read(folder / "log.csv"), facts["initial_weights"], folder.name
-    minutes = last.info["seconds"] / 60
-    score = abs(last.info["best_score"])  # a loss is kept with a minus, so that more is better
-    done = f"{recipe.best_metric} {score:.3f} at step {best.step} of {recipe.steps}"
-    if last.step < recipe.steps:
-        done += f", stopped early at step {last.step}"
-    loaded = how is None
-    if loaded:
-        how = f"loaded (trained {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.info['saved_at']))}"
 
-    checkpoints.load_model(model, best.parts["model"], folder)
-    model.to(accelerator.device).eval()
-    model._trained_by = {"key": key, "initial_weights": initial, "result": sketch(model)}
-    if accelerator.is_main_process:
-        print(f"{name}: {how}, {minutes:.1f} min, key {key}): {done}")
-    return Run(model, history, loaded, minutes, key, folder)
+    def comparable(facts: dict[str, Any]) -> dict[str, Any]:
+        """What two runs must agree in."""
+        kept = {key: facts[key] for key in ("name", "train_set", "val_set", "recipe")}
+        return kept | {"recipe": {k: v for k, v in facts["recipe"].items() if not (any_loss and k == "loss")}}
+
+    wanted = comparable({"name": name, **_circumstances(train_set, val_set, recipe, task)})
+    found = []
+    for path in _runs(name).glob("*/run.json"):
+        try:
+            facts = json.loads(path.read_bytes())
+            if comparable(facts) == wanted:
+                found.append(_finished(path.parent, facts, recipe))
+        except _UNUSABLE:
+            continue
+    return sorted(found, key=lambda run: run.info["saved_at"], reverse=True)
 
 
-def _last(folder: Path, recipe: Recipe) -> checkpoints.Checkpoint:
-    """The bookkeeping of a finished run's last step. Raises DamagedCheckpoint where there is none."""
+def _finished(folder: Path, facts: dict[str, Any], recipe: Recipe) -> FinishedRun:
+    """Raises DamagedCheckpoint or OSError where there is none."""
     last = checkpoints.latest(folder, parts=())
     if last is None or not recipe.finished(last.step, last.info["best_step"]):
         raise DamagedCheckpoint(f"{folder} holds no finished run")
-    return last
+    return FinishedRun(folder, History.read(folder / "log.csv"), facts, last.info, last.step)
+
+
+def _load(run: FinishedRun, model: nn.Module, recipe: Recipe, how: str | None) -> Run:
+    """Puts the run's weights into the model, and says how they came about; None: loaded."""
+    run.load(model)
+    model._trained_by = {"key": run.key, "initial_weights": run.facts["initial_weights"], "result": weights_hash(model)}
+    score = abs(run.info["best_score"])  # a loss is kept with a minus, so that more is better
+    done = f"{recipe.best_metric} {score:.3f} at step {run.info['best_step']} of {recipe.steps}"
+    if run.steps < recipe.steps:
+        done += f", stopped early at step {run.steps}"
+    if make_accelerator().is_main_process:
+        start = how or f"loaded (trained {_day(run.info['saved_at'])}"
+        print(f"{run.facts['name']}: {start}, {run.minutes:.1f} min, key {run.key}): {done}")
+    return Run(**vars(run), model=model, loaded=how is None)
 
 
 def describe(
-    model: nn.Module, train_set: SegmentationDataset, val_set: SegmentationDataset, recipe: Recipe
-) -> dict[str, object]:
+    model: nn.Module,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset,
+    recipe: Recipe,
+    task: Task = CLASS_LABELS,
+) -> dict[str, Any]:
     """What decides about a run's result, as JSON."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    own = {type(module) for module in model.modules() if type(module).__module__ == "__main__"}
-    code = {kind.__name__: code_of(kind) for kind in own}
+    kinds = {type(task), *map(type, model.modules())}
+    own = {kind for kind in kinds if kind.__module__ == "__main__"}
+    code = {
+        kind.__name__: {name: source(method) for name, method in vars(kind).items() if isinstance(method, FunctionType)}
+        for kind in own
+    }
     text = json.dumps([type(model).__name__, repr(model), shapes, code], sort_keys=True)
     return {
         "model": type(model).__name__,
         "architecture": hashlib.sha256(text.encode()).hexdigest()[:16],
-        "initial_weights": sketch(model),
-        **_circumstances(train_set, val_set, recipe),
+        "initial_weights": weights_hash(model),
+        **_circumstances(train_set, val_set, recipe, task),
     }
 
 
-def _circumstances(train_set: SegmentationDataset, val_set: SegmentationDataset, recipe: Recipe) -> dict[str, object]:
+def _circumstances(
+    train_set: SegmentationDataset, val_set: SegmentationDataset, recipe: Recipe, task: Task
+) -> dict[str, Any]:
     """What decides about a run's result beside the model."""
     return {
         "train_set": f"{train_set.name} {train_set.split} {len(train_set)} {train_set.fingerprint()}",
         "val_set": f"{val_set.name} {val_set.split} {len(val_set)} {val_set.fingerprint()}",
-        "recipe": recipe.identity(),
+        "recipe": {**recipe.identity(), **task.identity()},
     }
 
 
-def sketch(model: nn.Module) -> list[int]:
-    """Two whole numbers that tell weights apart, but not the last bits: those differ from one kind of CPU to another.
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all weights but their last bits, which differ from one kind of CPU to another.
 
-    Two fixed random projections of the first numbers of every tensor, rounded to a thousandth of their spread.
+    Of each tensor count its norm and a projection of all its numbers, each rounded to a ten-thousandth: rounding the
+    numbers themselves would leave some of millions on either side of an edge.
     """
-    heads = [t.detach().flatten()[:64].double().cpu() for t in model.state_dict().values()]
-    values = torch.cat(heads)
-    waves = torch.arange(1, len(values) + 1, dtype=torch.float64) * torch.tensor([[0.7], [1.9]], dtype=torch.float64)
-    spread = values.square().sum().sqrt().clamp_min(1e-12)
-    return ((waves.sin() @ values) / spread * 1000).round().long().tolist()
+    rounded = []
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().cpu().flatten().double()
+        wave = (1.9 * torch.arange(1, len(values) + 1)).sin().double()
+        norm = float(values.norm())
+        projection = round(float(values @ wave) / (norm or 1), 4) + 0.0  # no -0.0
+        rounded.append(f"{name} {norm:.4e} {projection}")
+    return hashlib.sha256("\n".join(rounded).encode()).hexdigest()[:16]
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _runs(name: str) -> Path:
@@ -217,8 +275,8 @@ def _runs(name: str) -> Path:
     return config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name)
 
 
-def _key(name: str, facts: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:10]
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def overfit_one_batch(
@@ -233,8 +291,9 @@ def overfit_one_batch(
     """Trains on one batch over and over; the loss of every step. If it does not fall far, look for a bug, not for data.
 
     Args:
-        images: (B, 3, H, W) uint8, normalised here as in training; targets: (B, H, W) uint8.
-        loss: as in ``Recipe``, or what ``build_loss`` gave; a function may be any callable here.
+        images: (B, 3, H, W) uint8, normalised here as in training.
+        targets: (B, H, W) uint8.
+        loss: as in `Recipe`, or what `build_loss` gave; a function may be any callable here.
 
     Raises:
         RuntimeError: the loss is not finite.

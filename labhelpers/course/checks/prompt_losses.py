@@ -8,7 +8,7 @@ from torch import Tensor
 from labhelpers.course.checks.core import Check, exercise
 from labhelpers.course.checks.networks import IN_PLACE, tolerance
 from labhelpers.course.checks.prompt_loss_mistakes import wrong_losses
-from labhelpers.training.prompt_loss import prompt_loss as right_loss
+from labhelpers.prompting.task import prompt_loss as right_loss
 
 _ERRORS = {
     "leaf Variable that requires grad": "it changes an argument in place: use an operation that returns a new tensor.",

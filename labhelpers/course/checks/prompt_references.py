@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from labhelpers.training.prompt_loss import prompt_loss
+from labhelpers.prompting.task import prompt_loss
 
 
 def normalize(xy: Tensor, size: tuple[int, int]) -> Tensor:

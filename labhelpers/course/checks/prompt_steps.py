@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from labhelpers.course.checks import prompt_references as references
 from labhelpers.course.checks.compare import unchanged
 from labhelpers.course.checks.core import Check, Mistake, exercise
-from labhelpers.training.prompt_loss import prompt_loss
+from labhelpers.prompting.task import prompt_loss
 
 _MASKS = 3
 _LR = 0.5

@@ -4,7 +4,6 @@ The heavy part runs once for each image, before the first step. What is left of 
 hundred steps take minutes on a GPU.
 """
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -14,21 +13,48 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from labhelpers import config
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.voc import visible_objects
 from labhelpers.models.sam import SAM, SamEmbedding
-from labhelpers.prompting import SamPredictor
+from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
+from labhelpers.prompting.task import true_iou
 from labhelpers.training import checkpoints
-from labhelpers.training.run import sketch
-from labhelpers.training.sam_cache import EmbeddingCache, on_device
-from labhelpers.training.sam_loss import sam_loss
+from labhelpers.training.checkpoints import write_atomic
+from labhelpers.training.recipe import identity, require_count, require_number
+from labhelpers.training.run import weights_hash
 from labhelpers.training.tracking import Progress
 
-__all__ = ["SamRecipe", "TunedSam", "tune_sam_decoder"]
+FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
+ALPHA, GAMMA = 0.25, 2.0
+
+
+def sam_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """20 x focal + Dice + squared error of the predicted IoU, a mean over P masks: the loss that SAM was trained with.
+
+    Kirillov et al., Segment Anything, ICCV 2023, appendix A, with the weights given there. Focal: Lin et al. (2017),
+    equation 5, alpha 0.25 for the object and 0.75 beside it, gamma 2, a mean over the pixels that count. Dice:
+    Milletari et al., V-Net (2016), with plain sums and 1 added above and below the fraction bar.
+
+    Args:
+        logits: float (P, h, w), one mask for each prompt.
+        predicted_iou: float (P,).
+        target: float (P, h, w), the share of each position that the object covers, 0..1.
+        weight: float (P, h, w), how much each position counts, 0 for void and padding.
+    """
+    p = logits.sigmoid()
+    nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = p + target - 2 * p * target  # 1 - p_t
+    alpha = ALPHA * target + (1 - ALPHA) * (1 - target)
+    focal = (weight * alpha * wrong**GAMMA * nll).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+    overlap, areas = (weight * p * target).sum((1, 2)), (weight * (p + target)).sum((1, 2))
+    dice = 1 - (2 * overlap + 1) / (areas + 1)
+    iou_error = (predicted_iou - true_iou(logits[:, None], target, weight)[:, 0]) ** 2
+    return (FOCAL_WEIGHT * focal + DICE_WEIGHT * dice + IOU_WEIGHT * iou_error).mean()
 
 
 @dataclass(frozen=True)
@@ -48,13 +74,10 @@ class SamRecipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "images", "batch_size", "prompts", "smallest", "save_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"SamRecipe({name}={value!r}): must be a whole number >= 1")
-        for name, least in (("lr", "> 0"), ("weight_decay", ">= 0"), ("box_jitter", ">= 0")):
-            value = getattr(self, name)
-            if not (value >= 0 and (value > 0 or least == ">= 0")):
-                raise ValueError(f"SamRecipe({name}={value!r}): must be a number {least}")
+            require_count(self, name)
+        require_number(self, "lr", above_zero=True)
+        for name in ("weight_decay", "box_jitter"):
+            require_number(self, name)
 
 
 @dataclass(frozen=True)
@@ -82,24 +105,24 @@ def tune_sam_decoder(
     changes, too, for the better or the worse. The predictor that is given stays as it is.
 
     Args:
-        train_set: with ``instances``, one object for each number.
-        name: of the tuned predictor, and of the folder ``checkpoints/<name>/<key>``.
-        cache: folder of the image embeddings; by default ``checkpoints/sam_embeddings``.
+        train_set: with `instances`, one object for each number.
+        name: of the tuned predictor, and of the folder `checkpoints/<name>/<key>`.
+        cache: folder of the image embeddings; by default `checkpoints/sam_embeddings`.
 
     Raises:
-        FileNotFoundError: the data set has no instances. ValueError: none of its images shows an object that is large
-            enough. RuntimeError: the loss is not finite.
+        FileNotFoundError: the data set has no instances.
+        ValueError: none of its images shows an object that is large enough.
+        RuntimeError: the loss is not finite.
     """
     recipe = recipe or SamRecipe()
     tuned = predictor.with_own_decoder(name)
-    decoder = tuned.model.decoder
     key = _key(predictor.model, train_set, recipe)
     folder = config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name) / key
 
     last = checkpoints.latest(folder, parts=("model",))
     loaded = last is not None and last.step >= recipe.steps
     if loaded:
-        checkpoints.load_model(decoder, last.parts["model"], folder)
+        checkpoints.load_model(tuned.model.decoder, last.parts["model"], folder)
     else:
         _tune(tuned.model, train_set, recipe, name, folder, cache or config.checkpoints_root() / "sam_embeddings")
         last = checkpoints.read(folder, recipe.steps, parts=())
@@ -163,8 +186,9 @@ def _step(model: SAM, examples: list[tuple[SamEmbedding, np.ndarray]], recipe: S
     rng = np.random.default_rng([recipe.seed, step])
     total = 0.0
     for number in rng.choice(len(examples), recipe.batch_size, replace=len(examples) < recipe.batch_size):
-        embedding, objects = examples[number]
-        embedding = on_device(embedding, model.device)
+        half, objects = examples[number]
+        features = tuple(part.to(model.device, torch.float32) for part in half.features)
+        embedding = SamEmbedding(features, half.size, half.seen)
         boxes, target, weight = _draw(model, embedding, objects, recipe, rng)
         logits, ious = model.decode(embedding, boxes=boxes, multimask=False)
         loss = sam_loss(logits[:, 0], ious[:, 0], target, weight) / recipe.batch_size
@@ -187,7 +211,74 @@ def _draw(
 
 
 def _key(model: SAM, train_set: SegmentationDataset, recipe: SamRecipe) -> str:
-    numbers = dataclasses.asdict(recipe)
-    del numbers["save_every"]  # has no influence on the result
-    facts = [type(model.network).__name__, sketch(model.network), train_set.fingerprint(), numbers]
+    numbers = identity(recipe, without=("save_every",))  # has no influence on the result
+    facts = [type(model.network).__name__, weights_hash(model.network), train_set.fingerprint(), numbers]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
+
+
+class EmbeddingCache:
+    """Gives the embedding of an image, from a file if there is one: encoding takes seconds an image on a CPU.
+
+    It is rounded to float16 either way. A file is named after the encoder's weights and the image's content, and holds
+    the hash of its own values: a damaged one is said to be so, computed again and replaced.
+
+    Args:
+        folder: where the files are; it is made. SAM's take 2 MB an image.
+    """
+
+    def __init__(self, model: SAM, folder: Path):
+        self.model, self.folder = model, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        encoder = model.network.vision_encoder
+        described = f"{type(encoder).__name__} {encoder.dtype} {model.side} {weights_hash(encoder)}"
+        self._encoder = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def embed(self, image: Tensor) -> SamEmbedding:
+        """uint8 (3, H, W) -> the embedding, in float16 on the CPU."""
+        content = hashlib.sha256(f"{tuple(image.shape)}".encode() + image.numpy().tobytes()).hexdigest()[:32]
+        path = self.folder / f"{self._encoder}-{content}.safetensors"
+        if path.exists():
+            try:
+                return _read(path)
+            except ValueError as error:
+                print(f"{error}: the embedding is computed again.")
+        full = self.model.encode(image[None])
+        embedding = SamEmbedding(tuple(_half(part) for part in full.features), full.size, full.seen)
+        _write(path, embedding)
+        return embedding
+
+
+def _half(tensor: Tensor) -> Tensor:
+    tensor = tensor.cpu().contiguous()
+    return tensor.half() if tensor.abs().max() < torch.finfo(torch.float16).max else tensor
+
+
+def _write(path: Path, embedding: SamEmbedding) -> None:
+    from safetensors.torch import save
+
+    sizes = torch.tensor([embedding.size, embedding.seen])
+    tensors = {"sizes": sizes} | {f"features.{i}": part for i, part in enumerate(embedding.features)}
+    write_atomic(path, save(tensors, {"sha256": _hash(tensors)}))
+
+
+def _read(path: Path) -> SamEmbedding:
+    """Raises ValueError for a file that is not as it was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, written = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if (written or {}).get("sha256") != _hash(tensors):
+        raise ValueError(f"{path} is damaged (its values are not those whose hash it holds)")
+    size, seen = (tuple(row) for row in tensors.pop("sizes").tolist())
+    return SamEmbedding(tuple(tensors[f"features.{i}"] for i in range(len(tensors))), size, seen)
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
