@@ -19,12 +19,12 @@ from torch import Tensor
 from labhelpers import config
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.voc import visible_objects
+from labhelpers.files import write_atomic
 from labhelpers.models.sam import SAM, SamEmbedding
 from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
 from labhelpers.prompting.task import true_iou
 from labhelpers.training import checkpoints
-from labhelpers.training.checkpoints import write_atomic
 from labhelpers.training.recipe import identity, require_count, require_number
 from labhelpers.training.run import weights_hash
 from labhelpers.training.tracking import Progress

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from labhelpers import config
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
+from labhelpers.files import write_atomic
 from labhelpers.training import checkpoints
-from labhelpers.training.checkpoints import DamagedCheckpoint, write_atomic
+from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import Event, make_accelerator, train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
 from labhelpers.training.recipe import Recipe, source
@@ -106,7 +107,6 @@ def train_or_load(
             facts = again
     folder = _runs(name) / _key(facts)
     if main:
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps(facts, indent=1).encode())
 
     last = checkpoints.latest(folder, parts=("model",))
