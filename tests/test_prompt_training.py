@@ -9,6 +9,7 @@ from training_toys import Squares
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.voc import ObjectDataset
+from labhelpers.models import build
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.training import PromptRecipe, SemanticPromptRecipe, train, train_or_load
 from labhelpers.training.prompted import Prompts, _quarter, sample_prompts
@@ -28,7 +29,7 @@ def objects(n: int = 4, split: str = "train") -> ObjectDataset:
 
 def mini_sam(num_classes: int = 1) -> MiniSAM:
     torch.manual_seed(0)
-    return MiniSAM(num_classes)
+    return build("mini_sam", num_classes)
 
 
 @pytest.fixture

@@ -45,15 +45,18 @@ __all__ = [
     "published_deeplabv3",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "fcn32s": FCN32s,
-    "fcn16s": FCN16s,
-    "fcn8s": FCN8s,
-    "deeplabv3": DeepLabV3,
-    "deeplabv3plus": DeepLabV3Plus,
-    "unet": UNet,
-    "unet_bilinear": partial(UNet, up="bilinear"),
-    "mini_sam": MiniSAM,
+_RESNET = {"backbone": "resnet50", "width": 64}
+_DILATED = {**_RESNET, "output_stride": 16}
+# name: the class, and which options go to its encoder, with their defaults; U-Nets have none
+MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    "fcn32s": (FCN32s, _RESNET),
+    "fcn16s": (FCN16s, _RESNET),
+    "fcn8s": (FCN8s, _RESNET),
+    "deeplabv3": (DeepLabV3, _DILATED),
+    "deeplabv3plus": (DeepLabV3Plus, _DILATED),
+    "unet": (UNet, {}),
+    "unet_bilinear": (partial(UNet, up="bilinear"), {}),
+    "mini_sam": (MiniSAM, {"backbone": "mobilenet_v3_small"}),
 }
 
 
@@ -64,8 +67,8 @@ def build(name: str, num_classes: int = 21, pretrained: bool = False, **options:
         name: one of `MODELS`.
         num_classes: K.
         pretrained: ImageNet weights for the encoder (without a network: random ones, and one sentence that says so).
-        **options: of FCN's and DeepLab's encoder `backbone` (default `"resnet50"`) and `width`, of DeepLab's also
-            `output_stride` (16), see `build_encoder`; and the model's own, such as U-Net's `base_channels`.
+        **options: the encoder's, see `build_encoder` (`backbone`, `width`, of DeepLab also `output_stride`), and the
+            model's own, such as U-Net's `base_channels`.
 
     Raises:
         ValueError: for an unknown name, the message lists the known ones; for pretrained weights of a U-Net; and as
@@ -73,12 +76,10 @@ def build(name: str, num_classes: int = 21, pretrained: bool = False, **options:
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    if name == "mini_sam":
-        return MiniSAM(num_classes, pretrained, **options)
-    if name.startswith("unet"):
-        if pretrained:
-            raise ValueError("pretrained=True: nobody published weights of this U-Net; see build_smp for one with them")
-        return MODELS[name](num_classes, **options)
-    defaults = {"backbone": "resnet50", "width": 64} | ({"output_stride": 16} if name.startswith("deeplab") else {})
-    encoder = build_encoder(pretrained=pretrained, **{key: options.pop(key, value) for key, value in defaults.items()})
-    return MODELS[name](encoder, num_classes, **options)
+    model, of_encoder = MODELS[name]
+    if of_encoder:
+        chosen = {option: options.pop(option, default) for option, default in of_encoder.items()}
+        return model(build_encoder(pretrained=pretrained, **chosen), num_classes, **options)
+    if pretrained:
+        raise ValueError("pretrained=True: nobody published weights of this U-Net; see build_smp for one with them")
+    return model(num_classes, **options)
