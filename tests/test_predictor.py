@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from labhelpers.models import build
 from labhelpers.models.mini_sam import Embedding, MiniSAM
 from labhelpers.prompting import MiniSamPredictor, load_mini_sam, load_predictor
 from labhelpers.prompting import shipped as shipped_module
@@ -61,7 +62,7 @@ class Painter(nn.Module):
 @pytest.fixture(scope="module")
 def network() -> MiniSAM:
     torch.manual_seed(0)
-    return MiniSAM()
+    return build("mini_sam", 1)
 
 
 def photo(height: int = 60, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -293,7 +294,7 @@ def test_every_mix_of_prompts(network, zoom):
 def test_a_semantic_head_names_the_class_that_it_marks(prompt):
     """A network that is sure of a cat (8) everywhere but for a background that is surer still elsewhere."""
     torch.manual_seed(0)
-    model = MiniSAM(num_classes=21)
+    model = build("mini_sam", 21)
     last = model.mask_head[-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -355,7 +356,7 @@ def test_a_prompt_before_an_image():
 
 def test_weights_come_back_in_half_precision_both_heads_from_one_file(tmp_path, network):
     torch.manual_seed(1)
-    semantic = MiniSAM(num_classes=21)
+    semantic = build("mini_sam", 21)
     semantic.load_state_dict({**semantic.state_dict(), **network.image_encoder.state_dict(prefix="image_encoder.")})
     file = tmp_path / "both.safetensors"
     save_mini_sam(file, network, semantic, about={"steps": "0"})
@@ -374,7 +375,7 @@ def test_weights_come_back_in_half_precision_both_heads_from_one_file(tmp_path, 
 def test_weights_of_another_model_are_refused(tmp_path, network):
     file = tmp_path / "objects.safetensors"
     save_mini_sam(file, network)
-    with pytest.raises(ValueError, match=r"objects\.safetensors does not fit MiniSAM\(num_classes=21\)"):
+    with pytest.raises(ValueError, match=r"objects\.safetensors does not fit MiniSAM with num_classes=21"):
         load_mini_sam(file, num_classes=21)
 
 
@@ -387,7 +388,7 @@ def test_missing_weights_and_unknown_predictors_say_so(monkeypatch, tmp_path):
 
 
 def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypatch):
-    predictor = MiniSamPredictor(MiniSAM())
+    predictor = MiniSamPredictor(build("mini_sam", 1))
     predictor.set_image(np.zeros((200, 300, 3), dtype=np.uint8))
     answer = np.zeros((200, 300), dtype=bool)
     answer[90:110, 140:170] = True

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models import build
 from labhelpers.prompting import MiniSamPredictor, PromptSession
 
 IMAGES = {"wide": picture(48, 64), "tall, with/odd name": picture(50, 40, shade=20)}
@@ -403,7 +403,7 @@ class TestRecording:
 
 
 def test_with_the_network():
-    session = PromptSession(MiniSamPredictor(MiniSAM()), picture(64, 96))
+    session = PromptSession(MiniSamPredictor(build("mini_sam", 1)), picture(64, 96))
     session.add_point(30, 20)
     session.add_point(50, 40, label=0)
     session.add_box(10, 10, 60, 50)

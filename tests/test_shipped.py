@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models import build
 from labhelpers.prompting import load_mini_sam, load_predictor, shipped
 from labhelpers.prompting.shipped import mini_sam_weights, save_mini_sam
 
@@ -12,7 +12,7 @@ from labhelpers.prompting.shipped import mini_sam_weights, save_mini_sam
 @pytest.fixture(scope="module")
 def models():
     torch.manual_seed(0)
-    objects, classes = MiniSAM(), MiniSAM(num_classes=21)
+    objects, classes = build("mini_sam", 1), build("mini_sam", 21)
     classes.image_encoder.load_state_dict(objects.image_encoder.state_dict())
     return objects, classes
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from labhelpers.models import build
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.models.sam import SAM_MODELS
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
@@ -47,11 +48,11 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     state = {k: v for k, v in state.items() if not k.startswith(SEMANTIC)}
     if num_classes > 1:
         state |= own
-    model = MiniSAM(num_classes=num_classes)
+    model = build("mini_sam", num_classes)
     try:
         model.load_state_dict(state)  # half precision in the file, float32 in the model
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit MiniSAM(num_classes={num_classes}): {error}") from error
+        raise ValueError(f"{path} does not fit MiniSAM with num_classes={num_classes}: {error}") from error
     return model.eval()
 
 
