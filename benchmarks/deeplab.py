@@ -68,7 +68,7 @@ def without_pooling(model: nn.Module) -> nn.Module:
 
 def contenders(mode: str) -> dict[str, dict]:
     """name -> model's name, its options, and what is done to it."""
-    smoke = dict(config.profile().deeplab)
+    smoke = config.profile().deeplab.model_options
     if mode == "compare":
         return {
             "FCN-8s": {"model": "fcn8s", "options": {}},
@@ -87,7 +87,8 @@ def contenders(mode: str) -> dict[str, dict]:
 def time_ratio(slow: dict, fast: dict, train_set) -> float:
     """Seconds of a training step of one contender over those of another, taking turns; rounded to a tenth."""
     profile = config.profile()
-    recipe = Recipe(steps=1, augmentation=Augmentation(**profile.augmentation), **{**profile.recipe, "warmup_steps": 0})
+    numbers = {**vars(profile.recipe), "warmup_steps": 0}
+    recipe = Recipe(steps=1, augmentation=Augmentation(**vars(profile.augmentation)), **numbers)
     images, targets, _ = next(iter(training_loader(train_set, recipe.augmentation, recipe.batch_size, steps=1)))
     seconds = {"slow": [], "fast": []}
     steps = {}
@@ -112,8 +113,8 @@ def measure(name: str, contender: dict, seed: int, steps: int, train_set, val_se
         steps=steps,
         seed=seed,
         save_every=50,
-        augmentation=Augmentation(**profile.augmentation),
-        **profile.recipe,
+        augmentation=Augmentation(**vars(profile.augmentation)),
+        **vars(profile.recipe),
     )
     torch.manual_seed(seed)
     model = build(contender["model"], **profile.model_options, **contender["options"])

@@ -39,8 +39,8 @@ def measure(name: str, seed: int, train_set, val_set) -> dict[str, float]:
         steps=profile.steps,
         seed=seed,
         save_every=50,
-        augmentation=Augmentation(**profile.augmentation),
-        **profile.recipe,
+        augmentation=Augmentation(**vars(profile.augmentation)),
+        **vars(profile.recipe),
     )
     torch.manual_seed(seed)
     run = train_or_load(name, build(name, **profile.model_options), train_set, val_set, recipe)

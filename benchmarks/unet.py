@@ -29,7 +29,7 @@ BASE = "U-Net"
 CHANGES = {  # what differs from the base: of the recipe, of the model
     "no augmentation": ({"augmentation": None}, {}),
     BASE: ({}, {}),
-    "weight decay, early stop": ({"weight_decay": 1e-3, "patience": config.PROFILES["smoke"].unet["patience"]}, {}),
+    "weight decay, early stop": ({"weight_decay": 1e-3, "patience": config.PROFILES["smoke"].unet.patience}, {}),
     "bilinear": ({}, {"up": "bilinear"}),
     "without skips": ({}, {"skip": "none"}),
     "skips added": ({}, {"skip": "add"}),
@@ -47,7 +47,7 @@ SCORES = {
 def measure(name: str, seed: int, steps: int, splits: Splits) -> dict[str, float]:
     """Train one variant, or load it, and score it on the test pictures."""
     numbers = config.profile().unet
-    size = numbers["jigsaw_size"]
+    size = numbers.jigsaw_size
     of_recipe, of_model = CHANGES[name]
     recipe = {
         "augmentation": Augmentation(
@@ -66,16 +66,18 @@ def measure(name: str, seed: int, steps: int, splits: Splits) -> dict[str, float
         recipe["augmentation"] = Augmentation(crop=size, scale=(1.0, 1.0), flip=False)
     recipe = Recipe(
         steps=steps,
-        **{key: numbers[key] for key in ("batch_size", "lr", "warmup_steps")},
+        batch_size=numbers.batch_size,
+        lr=numbers.lr,
+        warmup_steps=numbers.warmup_steps,
         loss="bce",
         optimizer="adam",
-        eval_every=steps_per_epoch(splits.train, numbers["batch_size"]),
+        eval_every=steps_per_epoch(splits.train, numbers.batch_size),
         score_train=len(splits.train),
         seed=seed,
         **recipe,
     )
     torch.manual_seed(seed)
-    model = build("unet", 2, base_channels=numbers["base_channels"], **of_model)
+    model = build("unet", 2, base_channels=numbers.base_channels, **of_model)
     run = train_or_load(name, model, splits.train, splits.val, recipe)
     found = evaluate(run.model, splits.test)
     last = run.history.evaluations[-1]
@@ -116,10 +118,10 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=config.profile().unet["steps"])
+    parser.add_argument("--steps", type=int, default=config.profile().unet.steps)
     parser.add_argument("--variants", nargs="+", choices=CHANGES, default=list(CHANGES))
     options = parser.parse_args()
-    splits = open_splits("jigsaw", config.profile(), jigsaw_size=config.profile().unet["jigsaw_size"])
+    splits = open_splits("jigsaw", config.profile(), jigsaw_size=config.profile().unet.jigsaw_size)
     splits = Splits(*(cache(part) for part in splits))
     rows = {name: [measure(name, seed, options.steps, splits) for seed in options.seeds] for name in options.variants}
     print(f"\n{table(rows)}")

@@ -1,18 +1,17 @@
-"""The command line: ``labhelpers train fcn8s``, ``labhelpers report``, ... Each command is a few calls of the library.
+"""The command line: `labhelpers train fcn8s`, `labhelpers report`, ... Each command is a few calls of the library.
 
-Nothing heavy is imported before a command runs, so that help appears at once. Exit codes: 0 done, 1 an error that one
-line on stderr explains, 2 a command that argparse does not understand.
+Nothing heavy is imported before a command runs, so that help appears at once; the help of a command is the docstring of
+its function. Exit codes: 0 done, 1 an error that one line on stderr explains, 2 a command that argparse does not
+understand.
 """
 
 import argparse
+import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from labhelpers import __version__, config
-
-MODELS = "fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam"
 
 MAIN = """\
 Segmentation Labs: what the notebooks do, as commands.
@@ -27,85 +26,6 @@ Segmentation Labs: what the notebooks do, as commands.
 
 Each command has its own help: labhelpers train --help
 """
-TRAIN = f"""\
-Trains a network on the data and with the recipe of its lab, and keeps the weights of the best evaluation. What has been
-trained already, here or in the notebook, is loaded instead; an interrupted training continues.
-
-  NAME is one of: {MODELS}
-
-Needs: the data of the profile, which are fetched or made when they are missing (see labhelpers data).
-Takes: in the profile smoke half a minute on 2 CPU cores; in lab about 10 minutes on a T4 (an estimate).
-
-  labhelpers train fcn8s
-  labhelpers train deeplabv3plus --profile lab
-"""
-EVALUATE = f"""\
-Scores a trained network on the images that its lab reports on, prints the scores with the conditions under which they
-were measured, and adds a row to the results table in the checkpoints' folder. Mini-SAM is scored by prompts.
-
-  NAME is one of: {MODELS}
-
-Needs: labhelpers train NAME, or the notebook, before.
-Takes: seconds on a CPU in the profile smoke, about 3 minutes on a T4 in lab (an estimate).
-
-  labhelpers evaluate fcn8s
-"""
-DEMO = """\
-Opens the demo as a page on this machine (nobody else can reach it): click on a picture, and Mini-SAM marks what you
-clicked on. Ctrl-C ends it.
-
-Needs: the notebook demo_minisam.ipynb and voila, which the extra "course" installs. No training, no network.
-Takes: 10 seconds to start.
-
-  labhelpers demo
-"""
-DATA = """\
-Without a NAME: says which data are here, and how large they are. With one: fetches or makes them.
-
-  NAME is one of:
-    course   what the labs work on in this profile: the synthetic scenes, or PASCAL VOC 2012
-    scenes   synthetic scenes in VOC layout (made in seconds)
-    jigsaw   the ten pictures of lab 04 (made in seconds)
-    voc      PASCAL VOC 2012 (2 GB over the network, 0.3 GB of which are kept)
-    sbd      the extra label maps of SBD for VOC (1.4 GB over the network)
-
-  labhelpers data
-  labhelpers data voc
-"""
-DOCTOR = """\
-Looks at this machine before anything is downloaded: Python and library versions, GPU, cores, memory, disk, network,
-Jupyter and the demo, and how many minutes each lab takes in each profile. Changes nothing.
-
-Takes: about 5 seconds.
-
-  labhelpers doctor
-"""
-REPORT = """\
-Writes report.pdf (3 to 5 pages) and report.html from what is on the disk: architectures, training curves, results,
-pictures, discussion, challenges, improvements. Every number comes from a run; nothing is trained.
-
-Your own sentences go into report.md in the same folder, which the first call creates: fill in its three sections and
-call again.
-
-Needs: at least one network trained, by a notebook or by labhelpers train.
-Takes: half a minute.
-
-  labhelpers report
-  labhelpers report --out my_report
-"""
-SUBMIT = """\
-Packs what the course asks for into lab05_LASTNAME_FIRSTNAME.zip: your implementations, gathered from the notebooks'
-exercises into lab05_student.py; train_fcn.py, train_deeplab.py, train_minisam.py; the notebooks; the best FCN-8s,
-DeepLabV3+ and Mini-SAM weights; the logs; the report. Names are written in lower case without accents.
-
-It first lists what is there and what is missing, with what to do about it. If something is missing, no ZIP is written.
-
-Needs: the notebooks with your answers, the three networks trained, labhelpers report.
-Takes: seconds.
-
-  labhelpers submit --lastname Doe --firstname Jane
-  labhelpers submit --lastname Doe --firstname Jane --incomplete      hand in what there is
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.profile:
         os.environ["LAB_PROFILE"] = options.profile
     try:
-        return options.run(options)
+        return options.run(options) or 0
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # what the library raises, with a remedy in it
@@ -127,98 +47,159 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labhelpers", description=MAIN, formatter_class=plain)
     parser.add_argument("--version", action="version", version=f"labhelpers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of those above")
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, description=text, formatter_class=plain)
+    add = {}
+    for run in COMMANDS:
+        command = commands.add_parser(run.__name__, description=inspect.getdoc(run), formatter_class=plain)
         command.add_argument(
             "--profile",
             choices=list(config.PROFILES),
             help="how much time it may take (default: LAB_PROFILE, else lab with a GPU and smoke without)",
         )
         command.set_defaults(run=run)
-        return command
-
-    for name, run, text in (("train", _train, TRAIN), ("evaluate", _evaluate, EVALUATE)):
-        add(name, run, text).add_argument("name", metavar="NAME", help="which network")
-    add("demo", _demo, DEMO).add_argument("--notebooks", type=Path, help="folder of demo_minisam.ipynb")
-    add("data", _data, DATA).add_argument("name", metavar="NAME", nargs="?", help="which data")
-    add("doctor", _doctor, DOCTOR)
-    report = add("report", _report, REPORT)
-    submit = add("submit", _submit, SUBMIT)
-    submit.add_argument("--lastname", required=True)
-    submit.add_argument("--firstname", required=True)
-    submit.add_argument("--notebooks", type=Path, help="folder of your notebooks (default: notebooks)")
-    submit.add_argument("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
-    submit.add_argument("--incomplete", action="store_true", help="write the ZIP even if something is missing")
-    submit.add_argument("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
-    report.add_argument("--out", type=Path, default=Path("report"), help="folder of the report (default: report)")
+        add[run] = command.add_argument
+    add[train]("name", metavar="NAME", help="which network")
+    add[evaluate]("name", metavar="NAME", help="which network")
+    add[demo]("--notebooks", type=Path, help="folder of demo_minisam.ipynb")
+    add[data]("name", metavar="NAME", nargs="?", help="which data")
+    add[report]("--out", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    add[submit]("--lastname", required=True)
+    add[submit]("--firstname", required=True)
+    add[submit]("--notebooks", type=Path, help="folder of your notebooks (default: notebooks)")
+    add[submit]("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing")
+    add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
     return parser
 
 
-def _train(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace) -> None:
+    """Trains a network on the data and with the recipe of its lab, and keeps the weights of the best evaluation. What
+    has been trained already, here or in the notebook, is loaded instead; an interrupted training continues.
+
+      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam
+
+    Needs: the data of the profile, which are fetched or made when they are missing (see labhelpers data).
+    Takes: in the profile smoke half a minute on 2 CPU cores; in lab about 10 minutes on a T4 (an estimate).
+
+      labhelpers train fcn8s
+      labhelpers train deeplabv3plus --profile lab
+    """
     from labhelpers.course import begin
-    from labhelpers.course.plans import find_plan
-    from labhelpers.course.train import train
+    from labhelpers.course.plans import Experiment, find_plan
 
-    plan = find_plan(options.name)
-    train(plan, begin(plan.lab))
-    return 0
+    Experiment.open(options.name, begin(find_plan(options.name).lab)).train()
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from labhelpers.course import finished, scoring
-    from labhelpers.course.plans import find_plan
+def evaluate(options: argparse.Namespace) -> None:
+    """Scores a trained network on the images that its lab reports on, prints the scores with the conditions under
+    which they were measured, and adds a row to the results table in the checkpoints' folder. Mini-SAM is scored by
+    prompts.
 
-    plan, profile = find_plan(options.name), config.profile()
-    task = plan.task(profile)
-    run = finished.require_run(plan, task, profile)
-    print(f"{plan.title}: {run}")
-    model = finished.load_model(run, plan, task, profile)
-    if plan.prompted:
-        print(scoring.prompt_scores(task, model, profile).table().to_markdown())
+      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam
+
+    Needs: labhelpers train NAME, or the notebook, before.
+    Takes: seconds on a CPU in the profile smoke, about 3 minutes on a T4 in lab (an estimate).
+
+      labhelpers evaluate fcn8s
+    """
+    from labhelpers.course.plans import Experiment
+
+    experiment = Experiment.open(options.name, config.profile())
+    run = experiment.require()
+    print(f"{experiment.plan.title}: {run}")
+    model = experiment.load(run)
+    if experiment.plan.prompted:
+        print(experiment.prompt_scores(model).table().to_markdown())
     else:
-        table = scoring.add_to_table(plan, task, run, model)
+        table = experiment.add_to_table(run, model)
         print(f"{table.to_markdown()}\n{table.path}")
-    if profile.name == "tiny":
+    if experiment.profile.name == "tiny":
         print("The profile tiny trains for a handful of steps: this is not a result, and it is not stored.")
-    return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from labhelpers.course.demo import serve
+def demo(options: argparse.Namespace) -> int:
+    """Opens the demo as a page on this machine (nobody else can reach it): click on a picture, and Mini-SAM marks what
+    you clicked on. Ctrl-C ends it.
 
-    return serve(options.notebooks)
+    Needs: the notebook demo_minisam.ipynb and voila, which the extra "course" installs. No training, no network.
+    Takes: 10 seconds to start.
+
+      labhelpers demo
+    """
+    from labhelpers.course.run import serve_demo
+
+    return serve_demo(options.notebooks)
 
 
-def _data(options: argparse.Namespace) -> int:
-    from labhelpers.course import stock
+def data(options: argparse.Namespace) -> None:
+    """Without a NAME: says which data are here, and how large they are.
+    With one: fetches or makes them.
 
-    profile = config.profile()
+    NAME is one of:
+      course   what the labs work on in this profile: the synthetic scenes, or PASCAL VOC 2012
+      scenes   synthetic scenes in VOC layout (made in seconds)
+      jigsaw   the ten pictures of lab 04 (made in seconds)
+      voc      PASCAL VOC 2012 (2 GB over the network, 0.3 GB of which are kept)
+      sbd      the extra label maps of SBD for VOC (1.4 GB over the network)
+
+    labhelpers data
+    labhelpers data voc
+    """
+    from labhelpers.course import doctor
+
     if options.name is None:
-        print(stock.inventory(profile))
+        print(doctor.inventory(config.profile()))
     else:
-        stock.provide(options.name, profile)
-    return 0
+        doctor.provide(options.name, config.profile())
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace) -> None:
+    """Looks at this machine before anything is downloaded: Python and library versions, GPU, cores, memory, disk,
+    network, Jupyter and the demo, and how many minutes each lab takes in each profile. Changes nothing.
+
+    Takes: about 5 seconds.
+
+      labhelpers doctor
+    """
     from labhelpers.course.doctor import examine
 
     print(examine())
-    return 0
 
 
-def _report(options: argparse.Namespace) -> int:
+def report(options: argparse.Namespace) -> None:
+    """Writes report.pdf (3 to 5 pages) and report.html from what is on the disk: architectures, training curves,
+    results, pictures, discussion, challenges, improvements. Every number comes from a run; nothing is trained.
+
+    Your own sentences go into report.md in the same folder, which the first call creates: fill in its three sections
+    and call again.
+
+    Needs: at least one network trained, by a notebook or by labhelpers train.
+    Takes: half a minute.
+
+      labhelpers report
+      labhelpers report --out my_report
+    """
     from labhelpers.course.report import write_report
 
     print(write_report(options.out, config.profile()))
-    return 0
 
 
-def _submit(options: argparse.Namespace) -> int:
-    from labhelpers.course import submission
+def submit(options: argparse.Namespace) -> int:
+    """Packs what the course asks for into lab05_LASTNAME_FIRSTNAME.zip: your implementations, gathered from the
+    notebooks' exercises into lab05_student.py; train_fcn.py, train_deeplab.py, train_minisam.py; the notebooks; the
+    best FCN-8s, DeepLabV3+ and Mini-SAM weights; the logs; the report. Names are written in lower case without accents.
 
-    contents = submission.collect(options.notebooks, options.report, config.profile())
+    It first lists what is there and what is missing, with what to do about it. If something is missing, no ZIP is
+    written.
+
+    Needs: the notebooks with your answers, the three networks trained, labhelpers report.
+    Takes: seconds.
+
+      labhelpers submit --lastname Doe --firstname Jane
+      labhelpers submit --lastname Doe --firstname Jane --incomplete      hand in what there is
+    """
+    from labhelpers.course.submit import collect, write_zip
+
+    contents = collect(options.notebooks, options.report, config.profile())
     print(contents)
     if contents.missing and not options.incomplete:
         print(
@@ -226,9 +207,8 @@ def _submit(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    print(submission.write_zip(contents, options.out, options.lastname, options.firstname))
+    print(write_zip(contents, options.out, options.lastname, options.firstname))
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMANDS = (train, evaluate, demo, data, doctor, report, submit)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from labhelpers import config
-from labhelpers.course.plans import find_plan
-from labhelpers.course.train import train
+from labhelpers.course.plans import Experiment
 
 
 def use_short_profile(monkeypatch: pytest.MonkeyPatch, home: Path) -> config.Profile:
@@ -26,4 +25,4 @@ def train_named(names: list[str], monkeypatch: pytest.MonkeyPatch, home: Path) -
     """Trains networks in the short profile, below `home`."""
     profile = use_short_profile(monkeypatch, home)
     for name in names:
-        train(find_plan(name), profile)
+        Experiment.open(name, profile).train()

@@ -9,7 +9,7 @@ import course_toys
 import pytest
 
 from labhelpers import cli, config
-from labhelpers.course import demo
+from labhelpers.course import run
 from labhelpers.course.plans import PLANS
 from labhelpers.evaluation import ResultsTable
 
@@ -70,7 +70,7 @@ def test_train_then_find_then_evaluate(monkeypatch, tmp_path, capsys):
     assert cli.main(["train", "fcn8s"]) == 0
     assert "FCN-8s: trained (now" in capsys.readouterr().out
     assert cli.main(["train", "fcn8s"]) == 0
-    assert "FCN-8s: found, trained 20" in capsys.readouterr().out
+    assert "FCN-8s: loaded (trained 20" in capsys.readouterr().out
     assert cli.main(["evaluate", "fcn8s"]) == 0
     printed = capsys.readouterr().out
     assert "scenes val, 6 images, 128x128 pixels, 21 classes" in printed
@@ -111,7 +111,7 @@ def test_data_are_listed_and_made(monkeypatch, tmp_path, capsys):
 
 def test_the_demo_is_served_on_loopback(monkeypatch):
     started = []
-    monkeypatch.setattr(demo.subprocess, "run", _Recorder(started))
+    monkeypatch.setattr(run.subprocess, "run", _Recorder(started))
     assert cli.main(["demo", "--notebooks", str(Path(__file__).parent.parent / "notebooks")]) == 0
     (command,) = started
     assert command[1:4] == ["-m", "voila", "--Voila.ip=127.0.0.1"]

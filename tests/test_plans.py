@@ -1,6 +1,5 @@
-"""What a command trains is what the notebook trains: recipes from the notebooks, and runs of other classes."""
+"""A plan is what notebooks and commands train; a run of a student's class is found as well."""
 
-import ast
 import dataclasses
 from pathlib import Path
 
@@ -10,140 +9,132 @@ import pytest
 import torch
 from torch import nn
 
-from labhelpers import config, data, models, training
-from labhelpers.course import finished
-from labhelpers.course.plans import PLANS, find_plan
-from labhelpers.prompting import prompt_loss
+from labhelpers import config, models, training
+from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+VOC, JIGSAW = range(1464), range(10)  # as many training images
 
 
-def names_in(notebook: str, wanted: set[str], given: dict) -> dict:
-    """The values that a notebook gives to some names before it trains, without running anything else of it."""
-    space = dict(given)
-    for cell in nbformat.read(NOTEBOOKS / notebook, as_version=4).cells:
-        if cell.cell_type != "code":
-            continue
-        for statement in ast.parse(cell.source).body:
-            if (
-                isinstance(statement, ast.Assign)
-                and {t.id for t in statement.targets if isinstance(t, ast.Name)} & wanted
-            ):
-                exec(ast.unparse(statement), space)
-        if "train_or_load(" in cell.source:
-            return space
-    raise AssertionError(f"{notebook} trains nothing")
+@pytest.mark.parametrize("profile", config.PROFILES.values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+def test_every_profile_makes_a_valid_recipe(plan, profile):
+    recipe = plan.recipe(profile, JIGSAW if plan.lab == "04" else VOC)  # Recipe checks its numbers
+    assert recipe.augmentation.crop <= (profile.unet.jigsaw_size if plan.lab == "04" else profile.scene_size)
+    assert recipe.eval_every <= recipe.steps
+    assert recipe.freeze_encoder_steps <= recipe.steps
+    if plan.prompted:
+        assert recipe.freeze_encoder_steps > 0
+        assert plan.task(profile).smallest < recipe.augmentation.crop**2 / 20
 
 
-@pytest.fixture(params=["smoke", "lab"])
-def profile(request, monkeypatch):
-    """The real numbers, but few scenes and no download."""
-    return dataclasses.replace(config.PROFILES[request.param], data="scenes", scenes=(8, 4), scene_size=64)
+@pytest.mark.parametrize(
+    ("name", "profile", "numbers"),
+    [
+        (
+            "mini_sam",
+            "lab",
+            {"lr": 3e-4, "weight_decay": 1e-4, "clip_norm": 1.0, "batch_size": 16, "schedule": "cosine"}
+            | {"steps": 30 * (500 // 16), "freeze_encoder_steps": 3 * (500 // 16)},
+        ),
+        (
+            "deeplabv3plus",
+            "full",
+            {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 8, "steps": 5000}
+            | {"backbone_factor": 0.1, "schedule": "step", "step_size": 1000, "gamma": 0.1, "warmup_steps": 0},
+        ),
+        (
+            "fcn8s",
+            "full",
+            {"optimizer": "adamw", "lr": 1e-4, "batch_size": 16, "steps": 50 * (1464 // 16), "schedule": "poly"},
+        ),
+    ],
+)
+def test_published_recipes(name, profile, numbers):
+    recipe = find_plan(name).recipe(config.PROFILES[profile], VOC)
+    assert {key: getattr(recipe, key) for key in numbers} == numbers
 
 
-def without_loss(recipe: training.Recipe) -> dict:
-    return {name: value for name, value in recipe.identity().items() if name != "loss"}
-
-
-def test_fcn_as_in_lab_02(profile):
-    task = find_plan("fcn8s").task(profile)
-    given = {"profile": profile, "training": training, "data": data, "train_set": task.train_set}
-    own = names_in("02_fcn.ipynb", {"steps", "recipe"}, given)
-    assert task.recipe.identity() == own["recipe"].identity()
-
-
-def test_deeplab_as_in_lab_03(profile):
-    task = find_plan("deeplabv3plus").task(profile)
-    given = {"profile": profile, "training": training, "data": data, "dataclasses": dataclasses}
-    given |= {"train_set": task.train_set, "val_set": task.test_set}
-    own = names_in("03_deeplabv3plus.ipynb", {"steps", "fcn_recipe", "recipe", "epoch", "watched"}, given)
-    assert task.recipe.identity() == own["recipe"].identity()
-    assert task.val_set.fingerprint() == task.test_set.fingerprint()  # few images: all are watched
-
-
-def test_unet_as_in_lab_04(profile):
-    task, bilinear = (find_plan(name).task(profile) for name in ("unet", "unet_bilinear"))
-    given = {"profile": profile, "training": training, "data": data, "dataclasses": dataclasses}
-    given |= {"train_set": task.train_set, "binary_cross_entropy": lambda logits, target: logits.sum()}
-    own = names_in("04_unet.ipynb", {"size", "heavy", "plain", "numbers", "epoch", "base", "recipes"}, given)
-    assert without_loss(task.recipe) == without_loss(own["recipes"]["augmentation"])
-    variant = dataclasses.replace(own["recipes"]["augmentation"], wandb=False, score_train=0)
-    assert without_loss(bilinear.recipe) == without_loss(variant)
-
-
-def test_mini_sam_as_in_lab_06(profile):
-    task = find_plan("mini_sam").task(profile)
-    given = {"profile": profile, "training": training, "data": data, "prompt_loss": prompt_loss}
-    own = names_in("06_mini_sam.ipynb", {"settings", "recipe"}, given)
-    assert without_loss(task.recipe) == without_loss(own["recipe"])
-
-
-def test_names_are_those_of_models_build_and_of_the_notebooks():
-    assert list(PLANS) == list(models.MODELS)
-    text = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("0*.ipynb"))
+def test_notebooks_train_by_the_plans():
     for plan in PLANS.values():
-        assert plan.title in text, plan
+        (path,) = NOTEBOOKS.glob(f"{plan.lab}_*.ipynb")
+        cells = nbformat.read(path, as_version=4).cells
+        assert any(plan.title in cell.source for cell in cells), plan
+        trained = next(i for i, cell in enumerate(cells) if "train_or_load(" in cell.source)
+        before = "".join(cell.source for cell in cells[: trained + 1] if cell.cell_type == "code")
+        assert ".recipe(profile, train_set)" in before or "recipe = experiment.recipe" in before
+        written = before.count("Recipe(")
+        assert written == (1 if plan.lab == "03" else 0), path  # lab 03 draws the schedule of the published recipe
+
+
+def test_names_are_those_of_models_build():
+    assert list(PLANS) == list(models.MODELS)
     with pytest.raises(ValueError, match="unknown model 'vgg'; known: fcn32s, "):
         find_plan("vgg")
 
 
+class Mine(models.FCN8s):
+    """FCN-8s as a student may have written it: another class with the same names."""
+
+
 class Wrapped(nn.Module):
-    """FCN-8s with a layer in a container of its own, as a student may write it."""
+    """A network whose layers have names of their own."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.encoder = model.encoder
-        for name, layer in model.named_children():
-            setattr(self, name, nn.Sequential(layer) if name == "score_pool4" else layer)
+        self.encoder = model.encoder  # which `train` looks for
+        self.model = model
 
     def forward(self, images):
-        _, layer2, layer3, layer4 = self.encoder(images)
-        x = self.upscore2(self.score_fr(layer4)) + self.score_pool4(layer3)
-        return self.upscore8(self.upscore_pool4(x) + self.score_pool3(layer2))
+        return self.model(images)
 
 
 def test_the_run_of_a_students_class_is_found_and_loaded(monkeypatch, tmp_path, capsys):
     profile = course_toys.use_short_profile(monkeypatch, tmp_path)
-    plan = find_plan("fcn8s")
-    task = plan.task(profile)
-    assert finished.find_run(plan, task, profile) is None
+    experiment = Experiment.open("fcn8s", profile)
+    assert experiment.find() is None
     with pytest.raises(FileNotFoundError, match=r"FCN-8s is not trained in the profile smoke .*labhelpers train fcn8s"):
-        finished.require_run(plan, task, profile)
+        experiment.require()
 
-    own = Wrapped(plan.new_model(profile, task))
-    training.train_or_load("FCN-8s", own, task.train_set, task.val_set, task.recipe)
-    run = finished.find_run(plan, task, profile)
-    model = finished.load_model(run, plan, task, profile)
+    train_set, val_set, _ = experiment.data
+    own = experiment.new_model()
+    own.__class__ = Mine
+    training.train_or_load("FCN-8s", own, train_set, val_set, experiment.recipe)
+    run = experiment.find()
+    model = experiment.load(run)
     assert type(model) is models.FCN8s
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(model(x.to(next(model.parameters()).device)).cpu(), own.eval().cpu()(x))
-    assert [found.folder for _, _, found in finished.find_all(profile)] == [run.folder]
-
-    other = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, lr=1.0))
-    assert finished.find_run(plan, other, profile) is None
-    run.info["best_score"] += 0.1  # as if the order of the layers were another one
-    with pytest.raises(ValueError, match="other names than the library's"):
-        finished.load_model(run, plan, task, profile)
+    assert all(torch.equal(own.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert [found.folder for _, found in find_all(profile)] == [run.folder]
+    again = experiment.train()
+    assert again.loaded
+    assert again.folder == run.folder
+    other = dataclasses.replace(experiment, profile=dataclasses.replace(profile, steps=1))
+    assert other.find() is None
 
 
-def test_matched_goes_by_name_order_and_needs_equal_shapes():
-    own = {"a.2.weight": torch.zeros(2), "a.10.weight": torch.zeros(3), "b": torch.zeros(1)}
-    theirs = {"b": torch.ones(1), "x.3.0.weight": torch.ones(3), "x.1.0.weight": torch.ones(2)}
-    found = finished.matched(own, theirs, {"x.": "a."})
-    assert {name: len(tensor) for name, tensor in found.items()} == {"a.2.weight": 2, "a.10.weight": 3, "b": 1}
-    assert finished.matched(own, {**theirs, "more": torch.ones(1)}) == {**theirs, "more": torch.ones(1)}
+def test_weights_with_names_of_their_own_are_refused_and_trained_anew(monkeypatch, tmp_path, capsys):
+    profile = course_toys.use_short_profile(monkeypatch, tmp_path)
+    experiment = Experiment.open("fcn8s", profile)
+    train_set, val_set, _ = experiment.data
+    training.train_or_load("FCN-8s", Wrapped(experiment.new_model()), train_set, val_set, experiment.recipe)
+    run = experiment.find()
+    with pytest.raises(ValueError, match=str(run.folder)):
+        experiment.load(run)
+    capsys.readouterr()
+    assert not experiment.train().loaded
+    assert "is trained anew" in capsys.readouterr().out
 
 
 def test_any_loss_counts_where_the_loss_is_an_exercise(monkeypatch, tmp_path):
     profile = course_toys.use_short_profile(monkeypatch, tmp_path)
-    plan = find_plan("unet")
-    task = plan.task(profile)
+    experiment = Experiment.open("unet", profile)
 
     def own_loss(logits, target):
         return nn.functional.cross_entropy(logits, target.long(), ignore_index=255)
 
-    recipe = dataclasses.replace(task.recipe, loss=own_loss)
-    training.train_or_load(plan.run, plan.new_model(profile, task), task.train_set, task.val_set, recipe)
-    assert finished.find_run(plan, task, profile) is not None
-    assert finished.find_run(dataclasses.replace(plan, own_loss=False), task, profile) is None
+    recipe = dataclasses.replace(experiment.recipe, loss=own_loss)
+    train_set, val_set, _ = experiment.data
+    training.train_or_load("U-Net, augmentation", experiment.new_model(), train_set, val_set, recipe)
+    assert experiment.find() is not None
+    monkeypatch.setattr(type(experiment.plan), "own_loss", False)
+    assert experiment.find() is None

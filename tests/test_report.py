@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from types import SimpleNamespace
 
 import course_toys
 import numpy as np
@@ -11,12 +12,10 @@ from PIL import Image
 
 from labhelpers import cli, config
 from labhelpers.course import report
-from labhelpers.course.report import own_words, write_report
-from labhelpers.course.report.discussion import discuss, suggest
-from labhelpers.course.report.document import Document, Paragraph, Picture, Section
-from labhelpers.course.report.gather import Results
-from labhelpers.course.report.html import to_html
-from labhelpers.course.report.pdf import to_pdf
+from labhelpers.course.plans import find_plan
+from labhelpers.course.report import HEADINGS, read_own_words, unwritten, write_report
+from labhelpers.course.report.document import Document, Paragraph, Picture, Section, to_html, to_pdf
+from labhelpers.course.report.findings import Results, discuss, suggest
 from labhelpers.evaluation import Protocol, ResultsTable, Table
 from labhelpers.evaluation.results import Row
 
@@ -92,7 +91,7 @@ def test_the_file_for_own_words_is_made_once_and_then_left_alone(tmp_path, monke
     assert "Still to be written" in said
     assert " ".join(pages_of(tmp_path / "report.pdf")).count("Not written yet") == 3
     words = tmp_path / "report.md"
-    assert own_words.unwritten(words) == list(own_words.HEADINGS)
+    assert unwritten(words) == list(HEADINGS)
     words.write_text(words.read_text().replace("## Discussion\n", "## Discussion\n\nMine.\n"))
     before = words.read_bytes()
     assert "Challenges faced, Further improvements." in write_report(tmp_path, profile)
@@ -103,12 +102,12 @@ def test_the_file_for_own_words_is_made_once_and_then_left_alone(tmp_path, monke
 def test_own_words_are_text_and_items_and_a_missing_heading_is_named(tmp_path):
     path = tmp_path / "report.md"
     path.write_text(OWN + "<!-- a hint\nover two lines -->\n", encoding="utf-8")
-    read = own_words.read(path)
+    read = read_own_words(path)
     assert read["Challenges faced"] == [Paragraph("one", "item"), Paragraph("two", "item")]
     assert read["Further improvements"] == [Paragraph("More data.")]
     path.write_text("## Discussion\n")
     with pytest.raises(ValueError, match="has no heading 'Challenges faced': add the line"):
-        own_words.read(path)
+        read_own_words(path)
 
 
 def test_markup_in_texts_is_shown_and_not_obeyed(tmp_path):
@@ -175,21 +174,12 @@ def test_expected_values_of_another_data_set_are_not_compared():
 
 
 def test_a_network_that_still_improves_is_named():
-    class Run:
-        class history:
-            evaluations = [{"step": 5, "mean_iou": 0.1}, {"step": 10, "mean_iou": 0.2}]
-
-        info = {"best_step": 10}
-
-    class One:
-        class plan:
-            title = "FCN-8s"
-
-        run = Run
-
-    results = Results(config.PROFILES["smoke"], [One], [])
+    history = SimpleNamespace(evaluations=[{"step": 5, "mean_iou": 0.1}, {"step": 10, "mean_iou": 0.2}])
+    run = SimpleNamespace(history=history, info={"best_step": 10})
+    experiment = SimpleNamespace(plan=find_plan("fcn8s"))
+    results = Results(config.PROFILES["smoke"], [(experiment, run)], [])
     assert [p.text for p in suggest(results)] == [
         "FCN-8s was best at the last evaluation: a longer training may raise the score."
     ]
-    Run.info = {"best_step": 5}
+    run.info["best_step"] = 5
     assert suggest(results) == []

@@ -1,15 +1,18 @@
-"""Is this machine ready? Looked at before anything is downloaded; each check is one small function."""
+"""Is this machine ready, and which data are here? Looked at before anything is downloaded.
+
+Each check is one small function.
+"""
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from labhelpers import config
+from labhelpers import config, data
 from labhelpers.data.download import ARCHIVES
 from labhelpers.files import connection_problems
 
@@ -24,16 +27,17 @@ HOSTS = {  # what comes from there, the address, and what happens without
     "SAM": ("https://huggingface.co", "lab 07 goes on without SAM, or with weights in the folder LAB_SAM_WEIGHTS"),
     "Weights & Biases": ("https://api.wandb.ai", "logs stay on the disk, as CSV"),
 }
+DATA = ("course", "scenes", "jigsaw", "voc", "sbd")
 SHOWN = ("torch", "torchvision", "numpy", "accelerate", "segmentation-models-pytorch", "transformers", "jupyterlab")
 
 
 class Finding(NamedTuple):
-    """What one check found."""
+    """What one check found, and what to do if it is not ok."""
 
     what: str
     value: str
-    ok: bool
-    remedy: str = ""  # empty where ok
+    ok: bool = True
+    remedy: str = ""
 
 
 def examine() -> str:
@@ -41,15 +45,11 @@ def examine() -> str:
     findings = [finding for check in CHECKS for finding in check()]
     lines = [f"{'ok' if f.ok else '!!'}  {f.what:28} {f.value}" for f in findings]
     remedies = [f"  {f.what}: {f.remedy}" for f in findings if not f.ok]
-    return "\n".join([*lines, "", minutes_table(), "", *_advice(remedies)])
-
-
-def _advice(remedies: list[str]) -> list[str]:
-    profile = config.profile()
-    start = f"Ready: make lab opens the notebooks; they run in the profile {profile.name}."
-    if not remedies:
-        return [start]
-    return ["To be seen to:", *remedies, f"What is marked !! is missing; the labs say what they do without it. {start}"]
+    advice = f"Ready: make lab opens the notebooks; they run in the profile {config.profile().name}."
+    if remedies:
+        remedies = ["To be seen to:", *remedies]
+        advice = f"What is marked !! is missing; the labs say what they do without it. {advice}"
+    return "\n".join([*lines, "", minutes_table(), "", *remedies, advice])
 
 
 def check_versions() -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def check_versions() -> Iterator[Finding]:
 
     about = importlib.metadata.metadata("labhelpers")
     python, wanted = platform.python_version(), SpecifierSet(about["Requires-Python"])
-    yield _judge("Python", python, wanted.contains(python), f"install Python {wanted}")
+    yield Finding("Python", python, wanted.contains(python), f"install Python {wanted}")
     ranges = {r.name: r.specifier for r in map(Requirement, importlib.metadata.requires("labhelpers") or ())}
     for name in SHOWN:
         try:
@@ -68,86 +68,70 @@ def check_versions() -> Iterator[Finding]:
             yield Finding(name, "not installed", False, f'pip install "{name}{ranges[name]}"')
             continue
         fits = ranges[name].contains(version, prereleases=True)
-        yield _judge(name, version, fits, f'pip install "{name}{ranges[name]}"')
+        yield Finding(name, version, fits, f'pip install "{name}{ranges[name]}"')
 
 
-def check_gpu() -> Iterable[Finding]:
+def check_gpu() -> Iterator[Finding]:
     """Each GPU with its memory, and whether it computes in bfloat16."""
     import torch
 
     if not torch.cuda.is_available():
-        return [Finding("GPU", "none: the profile smoke is made for that", True)]
-    found = []
+        yield Finding("GPU", "none: the profile smoke is made for that")
+        return
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if about.major >= 8 else "fp16, no bf16"
-        found.append(Finding(f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GB, {bf16}", True))
-    return found
+        yield Finding(f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GB, {bf16}")
 
 
-def check_processor() -> Iterable[Finding]:
+def check_processor() -> Iterator[Finding]:
     """Cores, and the memory that is there and free."""
     import psutil
 
     memory = psutil.virtual_memory()
     gb, free = memory.total / 2**30, memory.available / 2**30
-    return [
-        Finding("CPU cores", f"{os.cpu_count()} ({platform.machine()})", True),
-        _judge(
-            "Memory",
-            f"{gb:.0f} GB, {free:.0f} GB of it free",
-            free >= NEEDS_RAM_GB,
-            f"close programs: {NEEDS_RAM_GB} GB should be free",
-        ),
-    ]
+    yield Finding("CPU cores", f"{os.cpu_count()} ({platform.machine()})")
+    remedy = f"close programs: {NEEDS_RAM_GB} GB should be free"
+    yield Finding("Memory", f"{gb:.0f} GB, {free:.0f} GB of it free", free >= NEEDS_RAM_GB, remedy)
 
 
-def check_disk() -> Iterable[Finding]:
+def check_disk() -> Iterator[Finding]:
     """Free space where data and checkpoints go, against what the labs of this profile write."""
     name = config.profile().name
-    needs = dict(zip(("Data", "Checkpoints"), NEEDS_GB[name], strict=True))
-    places = {
-        "Data": config.home() / "data",
-        "Checkpoints": Path(os.environ.get("LAB_CHECKPOINTS") or config.home() / "checkpoints"),
+    places = {  # the folder, and the variable that names another
+        "Data": (config.home() / "data", "LAB_HOME"),
+        "Checkpoints": (Path(os.environ.get("LAB_CHECKPOINTS") or config.home() / "checkpoints"), "LAB_CHECKPOINTS"),
     }
-    return [_space(what, places[what], needs[what], name) for what in needs]
+    for (what, (folder, variable)), needed in zip(places.items(), NEEDS_GB[name], strict=True):
+        there = next(path for path in (folder, *folder.parents) if path.exists())  # nothing is created by looking
+        free = shutil.disk_usage(there).free / 1e9
+        value = f"{free:.0f} GB free in {folder}, the labs need about {needed:g} in the profile {name}"
+        remedy = f"free some space, or set {variable} to another folder"
+        yield Finding(f"{what} on the disk", value, free >= needed, remedy)
 
 
-def _space(what: str, folder: Path, needed: float, profile: str) -> Finding:
-    there = folder
-    while not there.exists():  # nothing is created by looking
-        there = there.parent
-    free = shutil.disk_usage(there).free / 1e9
-    value = f"{free:.0f} GB free in {folder}, the labs need about {needed:g} in the profile {profile}"
-    variable = "LAB_HOME" if what == "Data" else "LAB_CHECKPOINTS"
-    return _judge(f"{what} on the disk", value, free >= needed, f"free some space, or set {variable} to another folder")
-
-
-def check_network() -> Iterable[Finding]:
+def check_network() -> Iterator[Finding]:
     """The hosts that downloads come from, all of them within a second."""
     problems = connection_problems([url for url, _ in HOSTS.values()])
-    return [
-        _judge(f"Network: {what}", problems.get(url, "reachable"), url not in problems, f"without it {instead}")
-        for what, (url, instead) in HOSTS.items()
-    ]
+    for what, (url, instead) in HOSTS.items():
+        found = problems.get(url, "reachable")
+        yield Finding(f"Network: {what}", found, url not in problems, f"without it {instead}")
 
 
-def check_notebooks() -> Iterable[Finding]:
+def check_notebooks() -> Iterator[Finding]:
     """What shows notebooks and the demo, and the weights that the demo needs."""
     from labhelpers.prompting.shipped import mini_sam_weights
 
-    extra = 'pip install "labhelpers[course]"'
     modules = {"Jupyter": "jupyterlab", "The demo's page": "voila", "PDF of the report": "reportlab"}
-    found = []
     for what, module in modules.items():
         there = importlib.util.find_spec(module) is not None
-        found.append(_judge(what, f"{module} {'is installed' if there else 'is missing'}", there, extra))
+        found = f"{module} {'is installed' if there else 'is missing'}"
+        yield Finding(what, found, there, 'pip install "labhelpers[course]"')
     try:
         size = mini_sam_weights().stat().st_size / 1e6
-        found.append(Finding("Mini-SAM's weights", f"{size:.1f} MB", True))
+        yield Finding("Mini-SAM's weights", f"{size:.1f} MB")
     except FileNotFoundError as error:
-        found.append(Finding("Mini-SAM's weights", "missing", False, str(error)))
-    return found
+        yield Finding("Mini-SAM's weights", "missing", False, str(error))
 
 
 def minutes_table() -> str:
@@ -164,15 +148,46 @@ def minutes_table() -> str:
     return "\n".join(lines)
 
 
-def _judge(what: str, value: str, ok: bool, remedy: str) -> Finding:
-    return Finding(what, value, ok, "" if ok else remedy)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...]
+CHECKS = (check_versions, check_gpu, check_processor, check_disk, check_network, check_notebooks)
 
 
-CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
-    check_versions,
-    check_gpu,
-    check_processor,
-    check_disk,
-    check_network,
-    check_notebooks,
-)
+def inventory(profile: config.Profile) -> str:
+    """What lies in the data folder, one line each, and what the labs of this profile work on."""
+    root = config.data_root()
+    voc = root / "VOCdevkit" / "VOC2012"
+    places = {
+        "scenes": sorted((root / "scenes").glob("*px-*")),
+        "jigsaw": sorted((root / "jigsaw").glob("*px-*")),
+        "voc": [voc] if voc.is_dir() else [],
+        "sbd": [voc / "SegmentationClassAug"] if (voc / "SegmentationClassAug").is_dir() else [],
+    }
+    lines = [f"Data in {root}"]
+    for name, found in places.items():
+        lines += [f"  {name:7} {path.name:22} {_megabytes(path):8,.1f} MB" for path in found]
+        if not found:
+            lines.append(f"  {name:7} not here         labhelpers data {name}")
+    what = "PASCAL VOC 2012" if profile.data == "voc" else f"synthetic scenes of {profile.scene_size} px"
+    lines.append(f"The profile {profile.name} works on {what}; jigsaw pictures in lab 04.")
+    return "\n".join(lines)
+
+
+def provide(name: str, profile: config.Profile) -> None:
+    """Fetches or makes the data of that name, unless they are here, and prints which they are.
+
+    Raises:
+        ValueError: an unknown name. DownloadError: no address delivered the data.
+    """
+    if name not in DATA:
+        raise ValueError(f"unknown data {name!r}; known: {', '.join(DATA)}")
+    if name == "sbd":
+        print(f"SBD's label maps: {data.fetch_sbd(config.data_root()) / 'SegmentationClassAug'}")
+    elif name == "course":
+        data.open_course_data(profile)
+    else:
+        size = {"jigsaw_size": profile.unet.jigsaw_size} if name == "jigsaw" else {}
+        data.open_splits(name, profile, **size)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

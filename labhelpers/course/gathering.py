@@ -6,6 +6,7 @@ functions and classes, and constants that are plain values.
 
 import ast
 import builtins
+import symtable
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,16 +99,13 @@ def _read(path: Path) -> _Notebook:
 
 def _offered(statement: ast.stmt, source: str) -> Iterator[tuple[str, str]]:
     """What a statement outside the exercises may lend to them: names, each with the text that defines it."""
-    if isinstance(statement, ast.Import):
-        for alias in statement.names:
-            yield alias.asname or alias.name.split(".")[0], f"import {ast.unparse(alias)}"
-    elif isinstance(statement, ast.ImportFrom):
-        for alias in statement.names:
-            yield alias.asname or alias.name, f"from {statement.module} import {ast.unparse(alias)}"
-    elif isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        yield statement.name, ast.get_source_segment(source, statement)
-    elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) and _plain(statement.value):
-        yield statement.targets[0].id, ast.get_source_segment(source, statement)
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        start = f"from {statement.module} import" if isinstance(statement, ast.ImportFrom) else "import"
+        for name, alias in zip(_names(statement), statement.names, strict=True):
+            yield name, f"{start} {ast.unparse(alias)}"
+    elif not isinstance(statement, ast.Assign) or _plain(statement.value):
+        for name in _names(statement):
+            yield name, ast.get_source_segment(source, statement) or ""
 
 
 def _plain(value: ast.expr) -> bool:
@@ -135,25 +133,28 @@ def _closure(notebook: _Notebook) -> tuple[list[str], list[str]]:
     return used, unknown
 
 
-def _defined(tree: ast.AST) -> Iterator[str]:
-    """Names that the top level of a module defines by def, class or assignment."""
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            yield statement.name
-        elif isinstance(statement, ast.Assign):
-            yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name.split(".")[0] for alias in statement.names)
+def _defined(tree: ast.Module) -> list[str]:
+    """Names that the top level of a module defines."""
+    return [name for statement in tree.body for name in _names(statement)]
+
+
+def _names(statement: ast.stmt) -> list[str]:
+    """Names that a statement defines by def, class, assignment or import."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.split(".")[0] for alias in statement.names]
+    return []
 
 
 def _free(tree: ast.AST) -> set[str]:
     """Names that are read in a piece of code and bound nowhere in it; Python's own symbol tables decide."""
-    import symtable
-
     text = ast.unparse(tree)
     found = set()
 
-    def visit(table: "symtable.SymbolTable") -> None:
+    def visit(table: symtable.SymbolTable) -> None:
         top = table.get_type() == "module"
         for symbol in table.get_symbols():
             local_to_module = top and (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace())

@@ -1,170 +1,184 @@
-"""The trainings of the labs by name: the same data, recipe and run name as in the notebooks, for commands and reports.
+"""The trainings of the labs, each written once: model, data and recipe, for notebooks, commands and the report.
 
-A notebook trains the student's own class, so that its code is part of the run's key; here the library's class is
-trained. `finished.find_run` therefore looks for a run that agrees in all but the class, as `training.load_finished`
-does: what a notebook has trained is found here, and what was trained here is found by the notebooks of later labs.
+A notebook trains the student's own class, whose code is part of the run's key; here the library's class is trained.
+Either is found from here and from the notebooks of later labs: a finished run counts if it agrees in all but the class.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from labhelpers import data, models, training
+from labhelpers import config, data, evaluation, models, prompting
 from labhelpers.config import Profile
+from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
+from labhelpers.evaluation.costs import costs
+from labhelpers.evaluation.results import COURSE_MODELS
 from labhelpers.prompting import load_mini_sam
+from labhelpers.prompting.task import PromptTask
+from labhelpers.training import Recipe, Run, load_finished, train_or_load
+from labhelpers.training.run import FinishedRun, finished_runs
+from labhelpers.training.task import CLASS_LABELS, Task
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a network is trained on and how, and the images that its scores are reported on."""
-
-    train_set: data.SegmentationDataset
-    val_set: data.SegmentationDataset
-    test_set: data.SegmentationDataset
-    recipe: training.Recipe
+PROMPTS = ("box", "jittered_box", "centre_click", "random_click")
+SIZE = (512, 512)  # pixels, for which costs are measured in every lab
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One network of the course and its training."""
+    """One network of the course and its training, in the numbers of whichever profile: here those of lab 02."""
+
+    lab: ClassVar[str] = "02"
+    own_loss: ClassVar[bool] = False  # its loss is an exercise: any function counts as the same
+    prompted: ClassVar[bool] = False  # answers prompts: its scores are not those of the results table
 
     name: str  # as `models.build` and the command line know it
     title: str  # its row in the results table
     run: str  # what its training is called on the disk
-    lab: str
-    task: Callable[[Profile], Task]  # opens the data, and prints which they are
-    options: Callable[[Profile], dict[str, Any]]  # of `models.build`
-    prompted: bool = False  # answers prompts: its scores are not those of the results table
-    own_loss: bool = False  # its loss is an exercise: any function counts as the same
-    renamed: Mapping[str, str] | None = None  # names in the notebook's network -> in the library's
 
-    def new_model(self, profile: Profile, task: Task, to_train: bool = True) -> nn.Module:
-        """The network before training, from the same random numbers every time.
+    def open(self, profile: Profile) -> Splits:
+        """The data; prints which they are."""
+        train_set, val_set = map(data.cache, data.open_course_data(profile))
+        return Splits(train_set, val_set, val_set)
 
-        Args:
-            to_train: False leaves pretrained weights out, for a model that is about to load others.
-        """
-        options = self.options(profile)
-        options["pretrained"] = to_train and options.get("pretrained", False)
-        torch.manual_seed(0)
-        model = models.build(self.name, 1 if self.prompted else task.train_set.num_classes, **options)
-        if to_train and self.prompted and profile.mini_sam["encoder"] == "shipped":
-            model.image_encoder.load_state_dict(load_mini_sam().image_encoder.state_dict())
-            model.image_encoder.requires_grad_(False)
-        return model
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        steps = profile.training_steps(len(train_set))
+        augmentation = Augmentation(**vars(profile.augmentation))
+        return Recipe(steps, augmentation=augmentation, eval_every=max(1, steps // 2), **vars(profile.recipe))
+
+    def task(self, profile: Profile) -> Task:
+        return CLASS_LABELS
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        """Of `models.build`."""
+        return profile.model_options
 
 
-def _fcn(profile: Profile) -> Task:
-    train_set, val_set = _course_data(profile)
-    return Task(train_set, val_set, val_set, _fcn_recipe(profile, len(train_set)))
+class DeepLab(Plan):
+    """Lab 03."""
+
+    lab = "03"
+
+    def open(self, profile: Profile) -> Splits:
+        """Scored after every epoch, so on few enough images that scoring takes less time than training."""
+        train_set, _, val_set = super().open(profile)
+        return Splits(train_set, val_set if len(val_set) <= 200 else data.subset(val_set, 200), val_set)
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        settings = profile.deeplab
+        numbers = settings.recipe or profile.recipe
+        steps = settings.steps or profile.training_steps(len(train_set))
+        augmentation = Augmentation(**vars(dataclasses.replace(profile.augmentation, crop=settings.crop)))
+        epoch = max(15, len(train_set) // numbers.batch_size)  # a tiny set is not scored every few steps
+        return Recipe(steps, augmentation=augmentation, eval_every=min(epoch, steps), **vars(numbers))
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        return {**profile.model_options, **profile.deeplab.model_options}
 
 
-def _fcn_recipe(profile: Profile, images: int) -> training.Recipe:
-    steps = profile.training_steps(images)
-    return training.Recipe(
-        steps=steps,
-        augmentation=data.Augmentation(**profile.augmentation),
-        eval_every=max(1, steps // 2),
-        **profile.recipe,
-    )
+class UNet(Plan):
+    """Lab 04, on jigsaw pictures."""
+
+    lab = "04"
+    own_loss = True
+
+    def open(self, profile: Profile) -> Splits:
+        return Splits(*map(data.cache, data.open_splits("jigsaw", profile, jigsaw_size=profile.unet.jigsaw_size)))
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        settings = profile.unet
+        augmentation = Augmentation(
+            crop=settings.jigsaw_size,
+            scale=(0.8, 1.25),
+            rotation=15,  # degrees
+            elastic=settings.jigsaw_size / 32,  # pixels
+            brightness=0.2,
+            contrast=0.2,
+            saturation=0.2,
+        )
+        return Recipe(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            augmentation=augmentation,
+            loss="bce",
+            optimizer="adam",
+            lr=settings.lr,
+            weight_decay=0.0,
+            warmup_steps=settings.warmup_steps,
+            eval_every=data.steps_per_epoch(train_set, settings.batch_size) * settings.eval_epochs,
+            score_train=settings.score_train,
+        )
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        return {"base_channels": profile.unet.base_channels}
 
 
-def _deeplab(profile: Profile) -> Task:
-    train_set, val_set = _course_data(profile)
-    recipe = _fcn_recipe(profile, len(train_set))
-    crops = dataclasses.replace(recipe.augmentation, crop=profile.deeplab_crop)
-    recipe = dataclasses.replace(recipe, augmentation=crops, **profile.deeplab_recipe)
-    epoch = max(15, len(train_set) // recipe.batch_size)
-    watched = val_set if len(val_set) <= 200 else data.subset(val_set, 200)
-    return Task(train_set, watched, val_set, dataclasses.replace(recipe, eval_every=min(epoch, recipe.steps)))
+class BilinearUNet(UNet):
+    """Lab 04's second network, which is not scored on training pictures."""
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        return dataclasses.replace(super().recipe(profile, train_set), score_train=0)
 
 
-def _unet(profile: Profile, **changes: Any) -> Task:
-    size = profile.unet["jigsaw_size"]
-    train_set, val_set, test_set = map(data.cache, data.open_splits("jigsaw", profile, jigsaw_size=size))
-    numbers = {name: profile.unet[name] for name in ("steps", "batch_size", "lr", "warmup_steps", "score_train")}
-    augmentation = data.Augmentation(
-        crop=size, scale=(0.8, 1.25), rotation=15, elastic=size / 32, brightness=0.2, contrast=0.2, saturation=0.2
-    )
-    epoch = data.steps_per_epoch(train_set, profile.unet["batch_size"])
-    recipe = training.Recipe(
-        **(numbers | changes),
-        loss="bce",
-        optimizer="adam",
-        weight_decay=0.0,
-        augmentation=augmentation,
-        eval_every=epoch * profile.unet["eval_epochs"],
-    )
-    return Task(train_set, val_set, test_set, recipe)
+class MiniSAM(Plan):
+    """Lab 06, on objects."""
+
+    lab = "06"
+    own_loss = True
+    prompted = True
+
+    def open(self, profile: Profile) -> Splits:
+        train_set, val_set = data.open_course_data(profile)
+        most = profile.mini_sam.images
+        if most is not None and len(train_set) > most:
+            train_set = data.subset(train_set, most)
+        train_set, val_set = (ObjectDataset(data.cache(part)) for part in (train_set, val_set))
+        return Splits(train_set, val_set, val_set)
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        settings = profile.mini_sam
+        return Recipe(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            augmentation=Augmentation(**vars(settings.augmentation)),
+            lr=settings.lr,
+            weight_decay=1e-4,
+            clip_norm=1.0,
+            schedule="cosine",
+            warmup_steps=settings.warmup_steps,
+            freeze_encoder_steps=settings.freeze_encoder_steps,
+            eval_every=settings.eval_every,
+        )
+
+    def task(self, profile: Profile) -> PromptTask:
+        settings = profile.mini_sam
+        return PromptTask(
+            prompts=settings.prompts,
+            kinds=settings.kinds,
+            smallest=settings.smallest,
+            eval_objects=settings.eval_objects,
+        )
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        return {"pretrained": profile.mini_sam.encoder == "imagenet"}
 
 
-def _mini_sam(profile: Profile) -> Task:
-    settings = profile.mini_sam
-    train_set, val_set = data.open_course_data(profile)
-    if settings["images"] is not None and len(train_set) > settings["images"]:
-        train_set = data.subset(train_set, settings["images"])
-    train_set, val_set = (ObjectDataset(data.cache(part)) for part in (train_set, val_set))
-    augmentation = data.Augmentation(**settings["augmentation"])
-    recipe = training.PromptRecipe(**settings["training"], augmentation=augmentation)
-    return Task(train_set, val_set, val_set, recipe)
-
-
-def _course_data(profile: Profile) -> tuple[data.SegmentationDataset, data.SegmentationDataset]:
-    return tuple(map(data.cache, data.open_course_data(profile)))
-
-
-def _deeplab_options(profile: Profile) -> dict[str, Any]:
-    return {**profile.model_options, **profile.deeplab}
-
-
-def _unet_options(profile: Profile) -> dict[str, Any]:
-    return {"base_channels": profile.unet["base_channels"]}
-
-
-def _mini_sam_options(profile: Profile) -> dict[str, Any]:
-    return {"pretrained": profile.mini_sam["encoder"] == "imagenet"}
-
-
-# The head of lab 03's DeepLabV3 is a Sequential.
-_V3_HEAD = {
-    "head.0.": "head.aspp.",
-    "head.1.": "head.refine.0.",
-    "head.2.": "head.refine.1.",
-    "head.4.": "head.classifier.",
-}
 PLANS = {
     plan.name: plan
     for plan in (
-        Plan("fcn32s", "FCN-32s", "FCN-32s", "02", _fcn, lambda p: p.model_options),
-        Plan("fcn16s", "FCN-16s", "FCN-16s", "02", _fcn, lambda p: p.model_options),
-        Plan("fcn8s", "FCN-8s", "FCN-8s", "02", _fcn, lambda p: p.model_options),
-        Plan("deeplabv3", "DeepLabV3", "DeepLabV3", "03", _deeplab, _deeplab_options, renamed=_V3_HEAD),
-        Plan("deeplabv3plus", "DeepLabV3+", "DeepLabV3+", "03", _deeplab, _deeplab_options),
-        Plan("unet", "U-Net", "U-Net, augmentation", "04", _unet, _unet_options, own_loss=True),
-        Plan(
-            "unet_bilinear",
-            "U-Net, bilinear",
-            "U-Net, bilinear",
-            "04",
-            lambda p: _unet(p, score_train=0),
-            _unet_options,
-            own_loss=True,
-        ),
-        Plan(
-            "mini_sam",
-            "Mini-SAM",
-            "mini_sam, spatial",
-            "06",
-            _mini_sam,
-            _mini_sam_options,
-            prompted=True,
-            own_loss=True,
-        ),
+        Plan("fcn32s", "FCN-32s", run="FCN-32s"),
+        Plan("fcn16s", "FCN-16s", run="FCN-16s"),
+        Plan("fcn8s", "FCN-8s", run="FCN-8s"),
+        DeepLab("deeplabv3", "DeepLabV3", run="DeepLabV3"),
+        DeepLab("deeplabv3plus", "DeepLabV3+", run="DeepLabV3+"),
+        UNet("unet", "U-Net", run="U-Net, augmentation"),
+        BilinearUNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
+        MiniSAM("mini_sam", "Mini-SAM", run="mini_sam, spatial"),
     )
 }
 
@@ -178,3 +192,141 @@ def find_plan(name: str) -> Plan:
     if name not in PLANS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(PLANS)}")
     return PLANS[name]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A plan in the numbers of a profile, with its data."""
+
+    plan: Plan
+    profile: Profile
+    data: Splits
+
+    @classmethod
+    def open(cls, name: str, profile: Profile) -> "Experiment":
+        """The experiment of `find_plan(name)`; prints which data it works on."""
+        plan = find_plan(name)
+        return cls(plan, profile, plan.open(profile))
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe(self.profile, self.data.train)
+
+    @property
+    def task(self) -> Task:
+        return self.plan.task(self.profile)
+
+    def new_model(self, pretrained: bool = True, **changes: Any) -> nn.Module:
+        """The network before training, from the same random numbers every time.
+
+        Args:
+            pretrained: False leaves pretrained weights out, for a model that is about to load others.
+            changes: options of `models.build` that differ from the plan's.
+        """
+        options = self.plan.options(self.profile) | changes
+        options["pretrained"] = pretrained and options.get("pretrained", False)
+        torch.manual_seed(0)
+        model = models.build(self.plan.name, 1 if self.plan.prompted else self.data.train.num_classes, **options)
+        if pretrained and self.plan.prompted and self.profile.mini_sam.encoder == "shipped":
+            model.image_encoder.load_state_dict(load_mini_sam().image_encoder.state_dict())
+            model.image_encoder.requires_grad_(False)
+        return model
+
+    def find(self) -> FinishedRun | None:
+        """The newest finished run: same data and recipe, any class, and any loss if that is an exercise."""
+        return next(iter(finished_runs(self.plan.run, **self._terms, any_loss=self.plan.own_loss)), None)
+
+    def require(self) -> FinishedRun:
+        """As `find`.
+
+        Raises:
+            FileNotFoundError: there is none; says how to train it.
+        """
+        run = self.find()
+        if run is None:
+            raise FileNotFoundError(
+                f"{self.plan.title} is not trained in the profile {self.profile.name} (looked in "
+                f"{config.checkpoints_root()}). Run: labhelpers train {self.plan.name}"
+            )
+        return run
+
+    def load(self, run: FinishedRun) -> nn.Module:
+        """The library's network with the weights of the run's best evaluation, in eval mode, on the device that trains.
+
+        Raises:
+            DamagedCheckpoint: a file is missing or altered.
+            ValueError: names or shapes of the weights are not the library's; says where they lie.
+        """
+        return run.load(self.new_model(pretrained=False))
+
+    def train(self) -> Run:
+        """Loads what was trained, whoever's class it was, or trains the library's network; prints which."""
+        model = self.new_model(pretrained=False)
+        loaded = load_finished(self.plan.run, model, **self._terms, any_loss=self.plan.own_loss)
+        if loaded is not None:
+            return loaded
+        unfit = self.find()
+        if unfit is not None:
+            print(f"{self.plan.title} is trained anew: damaged, or not of the library's names: {unfit.weights}")
+        return train_or_load(self.plan.run, self.new_model(), **self._terms)
+
+    @property
+    def _terms(self) -> dict[str, Any]:
+        return {"train_set": self.data.train, "val_set": self.data.val, "recipe": self.recipe, "task": self.task}
+
+    def add_to_table(self, run: FinishedRun, model: nn.Module) -> evaluation.ResultsTable:
+        """Scores the network on the images that its lab reports on, and puts its row into the results table.
+
+        The row is the one that the notebook writes. In the profile `tiny` nothing is stored.
+        """
+        measured = evaluation.evaluate(model, self.data.test, batch_size=8)
+        expected = next((model.mean_iou for model in COURSE_MODELS if model.name == self.plan.title), "")
+        table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{measured.protocol.key}.json")
+        table.add(
+            self.plan.title,
+            measured,
+            seed=self.recipe.seed,
+            minutes=run.minutes,
+            **costs(model, SIZE, warmup=1, runs=5),
+            expected=f"{expected} (VOC)" if expected else "",
+        )
+        return table
+
+    def predictor(self, model: nn.Module) -> prompting.MiniSamPredictor:
+        """The network as lab 06 asks it: one look at the whole image, reduced to the size of a training crop."""
+        return prompting.MiniSamPredictor(model, "Mini-SAM", zoom=False, overview=self.recipe.augmentation.crop)
+
+    def prompt_scores(self, model: nn.Module) -> prompting.PromptScores:
+        """Scores a network that answers prompts on the objects that lab 06 judges.
+
+        These are all objects of some validation images, spread over the set, that are not too small.
+        """
+        settings = self.profile.mini_sam
+        of_image: dict[int, list[prompting.ObjectRef]] = {}
+        for item in prompting.objects(self.data.test.dataset, min_side=settings.min_side):
+            of_image.setdefault(item.index, []).append(item)
+        step = -(-len(of_image) // settings.judged_images)
+        judged = [item for items in list(of_image.values())[::step] for item in items]
+        return prompting.evaluate_prompts(self.predictor(model), judged, PROMPTS)
+
+
+def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:
+    """The finished runs of all plans, in the order of the labs.
+
+    Data are opened, which may mean a download, only where a run of that name is on the disk, and once for each lab.
+    """
+    names = set()
+    for path in config.checkpoints_root().glob("*/*/run.json"):
+        with contextlib.suppress(ValueError, KeyError):  # damaged; no run is loaded from it either
+            names.add(json.loads(path.read_bytes())["name"])
+    opened: dict[str, Splits] = {}
+    found = []
+    for plan in PLANS.values():
+        if plan.run in names:
+            if plan.lab not in opened:
+                opened[plan.lab] = plan.open(profile)
+            experiment = Experiment(plan, profile, opened[plan.lab])
+            run = experiment.find()
+            if run is not None:
+                found.append((experiment, run))
+    return found

@@ -1,21 +1,22 @@
-"""Runs notebooks top to bottom: ``python -m labhelpers.course.run notebooks --out build/labs`` (``make labs``).
+"""Runs notebooks top to bottom: `python -m labhelpers.course.run notebooks --out build/labs` (`make labs`).
 
 Every cell is announced with its seconds; executed notebooks and HTML go to the output folder; a failing cell ends the
-run with the notebook, the cell and the error, and exit code 1.
+run with the notebook, the cell and the error, and exit code 1. The demo runs as a page instead.
 """
 
 import argparse
+import importlib.util
 import os
-import re
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from labhelpers import config
+
+DEMO = "demo_minisam.ipynb"
 
 
 class CellFailed(Exception):
@@ -35,13 +36,16 @@ def find_notebooks(folder: Path) -> list[Path]:
 
 
 def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
-    """Executes one notebook in its own folder, writes ``out/NAME.ipynb`` and ``out/NAME.html``, returns the seconds.
+    """Executes one notebook in its own folder, writes `out/NAME.ipynb` and `out/NAME.html`, returns the seconds.
 
     What was executed is written even when a cell fails, so that the error can be read in place.
 
     Raises:
         CellFailed: when a cell raises or the kernel dies.
     """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
     notebook = nbformat.read(source, as_version=4)
     code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     started: dict[int, float] = {}
@@ -84,7 +88,7 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
 
 
 def first_words(source: str, length: int = 70) -> str:
-    """The first line of a cell that says something, cut to ``length`` characters."""
+    """The first line of a cell that says something, cut to `length` characters."""
     lines = [line for line in source.splitlines() if line.strip() and not line.startswith("# NBVAL")]
     line = lines[0] if lines else ""
     return line if len(line) <= length else line[: length - 1] + "…"
@@ -116,6 +120,37 @@ def results_markdown() -> str:
     return "\n".join(table.to_markdown() for table in tables)
 
 
+def notebooks_folder(folder: Path | None) -> Path:
+    """The folder of the notebooks: the one given, else `notebooks` here or in the checkout.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    places = [folder] if folder is not None else [Path("notebooks"), config.home() / "notebooks"]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(
+        f"no folder {' or '.join(map(str, places))}: name the folder of your notebooks with --notebooks"
+    )
+
+
+def serve_demo(folder: Path | None) -> int:
+    """Serves the demo on the loopback address until Ctrl-C; returns voila's exit code.
+
+    Raises:
+        FileNotFoundError: the notebook is missing. ImportError: voila is missing.
+    """
+    notebook = notebooks_folder(folder) / DEMO
+    if not notebook.is_file():
+        raise FileNotFoundError(f"{notebook} is missing: git checkout it again, or give its folder with --notebooks")
+    if importlib.util.find_spec("voila") is None:
+        raise ImportError('the demo needs voila: pip install "labhelpers[course]"')
+    return subprocess.run(
+        [sys.executable, "-m", "voila", "--Voila.ip=127.0.0.1", str(notebook)], check=False
+    ).returncode
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute notebooks in order and stop at the first failing cell.")
     parser.add_argument("folder", type=Path, help="folder with the notebooks, or one notebook")
@@ -128,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
     profile = config.profile()
     notebooks = find_notebooks(options.folder) if options.folder.is_dir() else [options.folder]
-    expected = sum(profile.minutes.get(lab_number(path), 0) for path in notebooks)
+    expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)
     print(f"{len(notebooks)} notebooks in profile {profile.name}, about {expected:g} minutes", flush=True)
     start = time.perf_counter()
     for position, path in enumerate(notebooks, 1):
@@ -142,11 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\nAll done in {(time.perf_counter() - start) / 60:.1f} min.\n\n{results_markdown()}")
     print(f"\nExecuted notebooks and HTML pages: {options.out.resolve()}")
     return 0
-
-
-def lab_number(path: Path) -> str:
-    match = re.match(r"\d\d", path.name)
-    return match.group() if match else ""
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""The sections of the report, from what `gather` found and what the student wrote."""
+"""The sections of the report, from what is on the disk and what the student wrote."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from labhelpers import data, evaluation, plots, prompting
-from labhelpers.course import scoring
-from labhelpers.course.finished import load_model
-from labhelpers.course.report.discussion import discuss, suggest
+from labhelpers.course.plans import Experiment, FinishedRun
 from labhelpers.course.report.document import Block, Document, Paragraph, Picture, Section
-from labhelpers.course.report.gather import Results, Trained
+from labhelpers.course.report.findings import Results, discuss, suggest
 from labhelpers.data.voc import visible_objects
-from labhelpers.evaluation.results import Row
+from labhelpers.evaluation.results import Row, mean_iou_text, percent
 from labhelpers.plots.output import encode
-from labhelpers.training import DamagedCheckpoint
+from labhelpers.training import DamagedCheckpoint, History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NETWORKS = {
     "fcn32s": "FCN-32s (Long et al., CVPR 2015) turns a classifier into a network of convolutions only: class scores "
@@ -37,7 +39,7 @@ def build(results: Results, own: Mapping[str, list[Paragraph]]) -> Document:
     subtitle = f"Profile {profile.name}: {profile.purpose}. Every number below comes from a run on the disk."
     sections = (
         Section("Architectures", _architectures(results)),
-        Section("Training curves", _curves(results.trained)),
+        Section("Training curves", _curves(results)),
         Section("Results", _tables(results)),
         Section("Pictures", _pictures(results), new_page=True),
         Section("Discussion", [*discuss(results), *own["Discussion"]], new_page=True),
@@ -48,60 +50,52 @@ def build(results: Results, own: Mapping[str, list[Paragraph]]) -> Document:
 
 
 def _architectures(results: Results) -> list[Block]:
-    texts = [Paragraph(NETWORKS[one.plan.name], "item") for one in results.trained]
-    header = [
-        "Network",
-        "Parameters (M)",
-        "Steps",
-        "Batch",
-        "Optimizer",
-        "Learning rate",
-        "Best step",
-        "Training (min)",
-    ]
+    header = ["Network", "Parameters (M)", "Steps", "Batch", "Optimizer", "Learning rate", "Best step"]
     rows = []
-    for one in results.trained:
-        recipe = one.task.recipe
+    for experiment, run in results.trained:
+        recipe = experiment.recipe
+        parameters = evaluation.count_parameters(experiment.new_model(pretrained=False))
         rows.append(
             [
-                one.plan.title,
-                f"{one.parameters / 1e6:.2f}",
-                f"{one.run.steps} of {recipe.steps}",
+                experiment.plan.title,
+                f"{parameters / 1e6:.2f}",
+                f"{run.steps} of {recipe.steps}",
                 str(recipe.batch_size),
                 recipe.optimizer,
                 f"{recipe.lr:g}, {recipe.schedule}",
-                str(one.run.info["best_step"]),
-                f"{one.run.minutes:.1f}",
+                str(run.info["best_step"]),
+                f"{run.minutes:.1f}",
             ]
         )
-    sets = dict.fromkeys(f"{t.task.train_set.name} ({len(t.task.train_set)} images)" for t in results.trained)
-    total = sum(one.run.minutes for one in results.trained)
+    train_sets = [experiment.data.train for experiment, _ in results.trained]
+    sets = dict.fromkeys(f"{train_set.name} ({len(train_set)} images)" for train_set in train_sets)
+    total = sum(run.minutes for _, run in results.trained)
     caption = f"Trained on {', '.join(sets)}; {total:.1f} minutes together. The weights of the best step are used."
-    return [*texts, evaluation.Table(header, rows, caption)]
+    texts = [Paragraph(NETWORKS[experiment.plan.name], "item") for experiment, _ in results.trained]
+    return [*texts, evaluation.Table([*header, "Training (min)"], rows, caption)]
 
 
-def _curves(trained: list[Trained]) -> list[Block]:
+def _curves(results: Results) -> list[Block]:
     """One figure for the networks that share a data set, one for those that answer prompts."""
-    groups: dict[str, list[Trained]] = {}
-    for one in trained:
-        groups.setdefault("prompts" if one.plan.prompted else one.task.train_set.name, []).append(one)
-    blocks = []
-    for name, group in groups.items():
+    groups: dict[str, dict[str, History]] = {}
+    for experiment, run in results.trained:
+        name = "prompts" if experiment.plan.prompted else experiment.data.train.name
+        groups.setdefault(name, {})[experiment.plan.title] = run.history
+    blocks: list[Block] = []
+    for name, histories in groups.items():
         quantities = ("loss", "box_iou", "click_iou") if name == "prompts" else ("loss", "mean_iou")
-        figure = plots.curves({one.plan.title: one.run.history for one in group}, y=quantities)
         what = "by prompts drawn from the truth" if name == "prompts" else f"on {name}"
         caption = f"Training loss and validation scores {what}; faint: every step, line: a running mean."
-        blocks.append(_picture(figure, caption))
+        blocks.append(_picture(plots.curves(histories, y=quantities), caption))
     return blocks
 
 
 def _tables(results: Results) -> list[Block]:
     blocks: list[Block] = [_table(rows) for rows in results.tables]
-    unscored = [one.plan for one in results.trained if not one.plan.prompted and results.row(one.plan.title) is None]
-    for plan in unscored:
-        blocks.append(
-            Paragraph(f"{plan.title} is trained, but has no score yet: labhelpers evaluate {plan.name}", "gap")
-        )
+    for plan in (experiment.plan for experiment, _ in results.trained):
+        if not plan.prompted and results.row(plan.title) is None:
+            text = f"{plan.title} is trained, but has no score yet: labhelpers evaluate {plan.name}"
+            blocks.append(Paragraph(text, "gap"))
     return blocks
 
 
@@ -111,9 +105,9 @@ def _table(rows: list[Row]) -> evaluation.Table:
     cells = [
         [
             row.name,
-            _interval(row),
-            _number(row.pixel_accuracy, 1, 100),
-            _number(row.boundary_iou, 1, 100),
+            mean_iou_text(row),
+            percent(row.pixel_accuracy),
+            percent(row.boundary_iou),
             _number(row.parameters, 2, 1e-6),
             _number(row.flops, 1, 1e-9),
             _number(row.inference_ms, 0),
@@ -128,55 +122,46 @@ def _table(rows: list[Row]) -> evaluation.Table:
     return evaluation.Table(header, cells, caption)
 
 
-def _interval(row: Row) -> str:
-    if row.mean_iou_low is None:
-        return _number(row.mean_iou, 1, 100)
-    return f"{100 * row.mean_iou:.1f} [{100 * row.mean_iou_low:.1f}, {100 * row.mean_iou_high:.1f}]"
-
-
 def _number(value: float | None, digits: int, factor: float = 1) -> str:
     return "–" if value is None else f"{factor * value:.{digits}f}"
 
 
 def _pictures(results: Results) -> list[Block]:
+    groups: dict[str, list[tuple[Experiment, FinishedRun]]] = {}
     blocks: list[Block] = []
-    groups: dict[str, list[Trained]] = {}
-    for one in results.trained:
-        if not one.plan.prompted:
-            groups.setdefault(one.task.test_set.name, []).append(one)
-    if groups:
-        blocks += _grid(results, max(groups.values(), key=len))
-    blocks += [block for one in results.trained if one.plan.prompted for block in _prompts(results, one)]
-    return blocks
+    for experiment, run in results.trained:
+        if experiment.plan.prompted:
+            blocks += _prompts(experiment, run)
+        else:
+            groups.setdefault(experiment.data.test.name, []).append((experiment, run))
+    return _grid(max(groups.values(), key=len)) + blocks if groups else blocks
 
 
-def _grid(results: Results, group: list[Trained]) -> list[Block]:
+def _grid(group: list[tuple[Experiment, FinishedRun]]) -> list[Block]:
     """The five images of every comparison, the truth, and what the best of the networks make of them."""
-    blocks: list[Block] = []
-    if len(group) > MOST_COLUMNS - 2:
-        best = sorted(group, key=lambda one: one.run.info["best_score"])[-(MOST_COLUMNS - 2) :]
-        group = [one for one in group if one in best]
-    images = group[0].task.test_set
+    worst_first = sorted(group, key=lambda trained: trained[1].info["best_score"])
+    images = group[0][0].data.test
     shown = data.comparison_indices(images, say=False)
     columns = {"image": [images[i][0] for i in shown], "truth": [images[i][1] for i in shown]}
-    for one in group:
+    gaps: list[Block] = []
+    for experiment, run in (trained for trained in group if trained in worst_first[2 - MOST_COLUMNS :]):
+        title = experiment.plan.title
         try:
-            model = load_model(one.run, one.plan, one.task, results.profile)
+            model = experiment.load(run)
         except (DamagedCheckpoint, ValueError) as error:
-            blocks.append(Paragraph(f"{one.plan.title} has no pictures: {error}", "gap"))
+            gaps.append(Paragraph(f"{title} has no pictures: {error}", "gap"))
             continue
-        columns[one.plan.title] = [evaluation.predict(model, images[i][0]) for i in shown]
-    caption = (
-        f"{images.name} {images.split}, the images of every comparison: {', '.join(images.ids[i] for i in shown)}."
-    )
-    return [_picture(plots.image_grid(columns, names=images.class_names), caption), *blocks]
+        columns[title] = [evaluation.predict(model, images[i][0]) for i in shown]
+    names = ", ".join(images.ids[i] for i in shown)
+    caption = f"{images.name} {images.split}, the images of every comparison: {names}."
+    return [_picture(plots.image_grid(columns, names=images.class_names), caption), *gaps]
 
 
-def _prompts(results: Results, one: Trained) -> list[Block]:
+def _prompts(experiment: Experiment, run: FinishedRun) -> list[Block]:
     """The largest object of some images, asked for by its box."""
-    model = load_model(one.run, one.plan, one.task, results.profile)
-    predictor = scoring.own_predictor(one.task, model)
-    objects, panels, titles = one.task.test_set, [], []
+    predictor = experiment.predictor(experiment.load(run))
+    objects = experiment.data.test
+    panels, titles = [], []
     for index in data.comparison_indices(objects, say=False):
         image, numbered = objects[index]
         there = visible_objects(numbered)
@@ -189,11 +174,11 @@ def _prompts(results: Results, one: Trained) -> list[Block]:
             titles.append(f"IoU {prompting.mask_iou(found, mask, (numbered == 255).numpy()):.2f}")
     if not panels:
         return []
-    caption = f"{one.plan.title}, asked by the box of the largest object; the box is drawn from the truth."
+    caption = f"{experiment.plan.title}, asked by the box of the largest object; the box is drawn from the truth."
     return [_picture(plots.prompt_grid(panels[:4], titles[:4], columns=4), caption)]
 
 
-def _picture(figure: object, caption: str) -> Picture:
+def _picture(figure: "Figure", caption: str) -> Picture:
     alt = figure.get_label() or caption
     image, mime = encode(figure)
     return Picture(image, mime, caption, alt)

@@ -1,27 +1,59 @@
 """The ZIP that the course asks for: what belongs into it, what of that is missing, and the file."""
 
+import argparse
 import io
 import json
+import os
 import re
 import unicodedata
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labhelpers import config
-from labhelpers.course import gathering, scripts
-from labhelpers.course.demo import NOTEBOOK, find_notebooks
-from labhelpers.course.finished import find_all
-from labhelpers.course.plans import PLANS
-from labhelpers.course.report import own_words
+from labhelpers import config, course
+from labhelpers.course.gathering import gather
+from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
+from labhelpers.course.report import unwritten
+from labhelpers.course.run import DEMO, notebooks_folder
 from labhelpers.files import write_atomic
 
 LABS = tuple(f"{number:02d}" for number in range(1, 8))
 REQUIRED = ("fcn8s", "deeplabv3plus", "mini_sam")
 """Networks whose weights and logs must be handed in; the logs of the others come along if they are there."""
 
-SCRIPTS = ("train_fcn.py", "train_deeplab.py", "train_minisam.py")
 STUDENT = "lab05_student.py"
+SCRIPTS = {  # file -> what it trains, its lab, what it trains without an argument, the names of the plans
+    "train_fcn.py": (
+        "FCN-32s, FCN-16s and FCN-8s",
+        "02",
+        "all three; name one to train only that",
+        "fcn32s fcn16s fcn8s",
+    ),
+    "train_deeplab.py": (
+        "DeepLabV3 and DeepLabV3+",
+        "03",
+        "both; name one to train only that",
+        "deeplabv3 deeplabv3plus",
+    ),
+    "train_minisam.py": ("Mini-SAM", "06", "on the data of the default profile", "mini_sam"),
+}
+SCRIPT = '''\
+"""Trains {what} as in lab {lab}, or finds what was trained.
+
+    {first}{default}
+    {command} --profile lab    with the recipe for a GPU
+
+Needs labhelpers, the library of the course, which holds the training loop and the recipe.
+"""
+
+import sys
+
+from labhelpers.course.submit import script
+
+if __name__ == "__main__":
+    sys.exit(script(__doc__, {names}))
+'''
 
 
 @dataclass
@@ -48,12 +80,35 @@ def collect(notebooks: Path | None, report: Path, profile: config.Profile) -> Co
         FileNotFoundError: there is no folder of notebooks.
     """
     contents = Contents()
-    _add_notebooks(contents, find_notebooks(notebooks))
-    for name in SCRIPTS:
-        contents.files[name] = (Path(scripts.__file__).parent / name).read_bytes()
+    _add_notebooks(contents, notebooks_folder(notebooks))
+    contents.files |= {name: _script(name).encode() for name in SCRIPTS}
     _add_runs(contents, profile)
     _add_report(contents, report)
     return contents
+
+
+def _script(file: str) -> str:
+    what, lab, default, names = SCRIPTS[file]
+    command, listed = f"python {file}", json.dumps(names.split())
+    left = len(f"{command} --profile lab    ")
+    return SCRIPT.format(what=what, lab=lab, command=command, first=f"{command:{left}}", default=default, names=listed)
+
+
+def script(description: str, names: Sequence[str], arguments: list[str] | None = None) -> int:
+    """The command line of a training script: trains those of `names` that are asked for, else all."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(names)} (default: all)")
+    parser.add_argument("--profile", choices=list(config.PROFILES), help="how much time it may take")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in names]
+    if unknown:
+        parser.error(f"unknown model {unknown[0]!r}; known: {', '.join(names)}")
+    if options.profile:
+        os.environ["LAB_PROFILE"] = options.profile
+    profile = course.begin(find_plan(names[0]).lab)
+    for name in options.names or names:
+        Experiment.open(name, profile).train()
+    return 0
 
 
 def write_zip(contents: Contents, folder: Path, lastname: str, firstname: str) -> Path:
@@ -73,7 +128,6 @@ def write_zip(contents: Contents, folder: Path, lastname: str, firstname: str) -
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.zip"
     write_atomic(path, buffer.getvalue())
     return path
@@ -102,28 +156,28 @@ def _add_notebooks(contents: Contents, folder: Path) -> None:
             contents.missing.append(f"notebook {lab}_*.ipynb: not in {folder}; put it there, or give --notebooks")
         if len(paths) > 1:
             contents.missing.append(f"notebook {lab}: {', '.join(p.name for p in paths)}: keep the one to hand in")
-    demo = folder / NOTEBOOK
+    demo = folder / DEMO
     if demo.is_file():
-        contents.files[NOTEBOOK] = demo.read_bytes()
+        contents.files[DEMO] = demo.read_bytes()
     else:
-        contents.missing.append(f"{NOTEBOOK}: not in {folder}; git checkout it again")
-    student = gathering.gather(found)
+        contents.missing.append(f"{DEMO}: not in {folder}; git checkout it again")
+    student = gather(found)
     contents.files[STUDENT] = student.source.encode()
     contents.missing += student.problems
     contents.files |= {f"notebooks/{path.name}": path.read_bytes() for path in found}
 
 
 def _add_runs(contents: Contents, profile: config.Profile) -> None:
-    found = {plan.name: (plan, run) for plan, _, run in find_all(profile)}
-    for plan, run in found.values():
-        contents.files[f"logs/{plan.name}.csv"] = (run.folder / "log.csv").read_bytes()
+    found = {experiment.plan.name: run for experiment, run in find_all(profile)}
+    for name, run in found.items():
+        contents.files[f"logs/{name}.csv"] = (run.folder / "log.csv").read_bytes()
     for name in REQUIRED:
         if name not in found:
             where = f"not trained in the profile {profile.name}"
             contents.missing.append(f"weights of {PLANS[name].title}: {where}; run labhelpers train {name}")
             continue
-        plan, run = found[name]
-        about = {"network": plan.title, "profile": profile.name, "run": run.folder.name, **run.facts}
+        run = found[name]
+        about = {"network": PLANS[name].title, "profile": profile.name, "run": run.folder.name, **run.facts}
         about |= {"best_step": run.info["best_step"], "best_score": run.info["best_score"], "minutes": run.minutes}
         contents.files[f"checkpoints/{name}.json"] = json.dumps(about, indent=1).encode()
         contents.files[f"checkpoints/{name}.safetensors"] = run.weights.read_bytes()
@@ -138,8 +192,8 @@ def _add_report(contents: Contents, folder: Path) -> None:
             contents.missing.append(f"{name}: not in {folder}; run labhelpers report")
     if not pdf.is_file():
         return
-    unwritten = own_words.unwritten(words)
-    if unwritten:
-        contents.missing.append(f"your own words in {words}: {', '.join(unwritten)}; write them, run labhelpers report")
+    gaps = unwritten(words)
+    if gaps:
+        contents.missing.append(f"your own words in {words}: {', '.join(gaps)}; write them, run labhelpers report")
     elif words.stat().st_mtime > pdf.stat().st_mtime:
         contents.missing.append(f"{words} is newer than report.pdf; run labhelpers report again")

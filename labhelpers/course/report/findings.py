@@ -1,30 +1,64 @@
-"""What the numbers say, in sentences: no more than they support, and nothing that is not on the disk."""
+"""What there is to report, and what its numbers say in sentences: no more than they support."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from labhelpers import config
+from labhelpers.course.plans import Experiment, FinishedRun, find_all
 from labhelpers.course.report.document import Paragraph
-from labhelpers.course.report.gather import Results, Trained
+from labhelpers.evaluation import ResultsTable
 from labhelpers.evaluation.results import BAND, Row
 
 FEW_IMAGES = 30
-FCN = ("FCN-32s", "FCN-16s", "FCN-8s")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made of."""
+
+    profile: config.Profile
+    trained: list[tuple[Experiment, FinishedRun]]  # in the order of the labs
+    tables: list[list[Row]]  # one for each protocol, without empty ones
+
+    def row(self, title: str) -> Row | None:
+        """The row of that name, of whichever table."""
+        return next((row for rows in self.tables for row in rows if row.name == title), None)
+
+
+def gather(profile: config.Profile) -> Results:
+    """The finished runs of this profile, and every results table.
+
+    Raises:
+        ValueError: the profile learns nothing. FileNotFoundError: nothing has been trained yet.
+    """
+    if profile.name == "tiny":
+        raise ValueError("nothing is learned in the profile tiny, so there is no result to report: use --profile smoke")
+    trained = find_all(profile)
+    paths = sorted(config.checkpoints_root().glob("results-*.json"))
+    tables = [rows for rows in (ResultsTable(path).rows for path in paths) if rows]
+    if not trained:
+        raise FileNotFoundError(
+            f"no finished training of the profile {profile.name} in {config.checkpoints_root()}, so there is nothing "
+            "to report. Run: labhelpers train fcn8s, and labhelpers evaluate fcn8s; or a notebook from 02 on"
+        )
+    return Results(profile, trained, tables)
 
 
 def discuss(results: Results) -> list[Paragraph]:
     """Best against second best under each protocol, skips, the decoder, and how the course's values are to be read."""
     texts = [text for rows in results.tables for text in _best(rows)]
-    texts += [*_fcn(results), *_decoder(results), *_expected(results), *_gaps(results.trained)]
+    texts += [*_fcn(results), *_decoder(results), *_expected(results), *_gaps(results)]
     return [Paragraph(text, "item") for text in texts]
 
 
 def suggest(results: Results) -> list[Paragraph]:
     """Improvements that the logs themselves ask for."""
-    rising = [t.plan.title for t in results.trained if _still_rising(t)]
+    rising = [experiment.plan.title for experiment, run in results.trained if _still_rising(run)]
     if not rising:
         return []
-    names = _listed(rising)
     verb = "were" if len(rising) > 1 else "was"
-    return [Paragraph(f"{names} {verb} best at the last evaluation: a longer training may raise the score.", "item")]
+    text = f"{_listed(rising)} {verb} best at the last evaluation: a longer training may raise the score."
+    return [Paragraph(text, "item")]
 
 
 def _best(rows: list[Row]) -> Iterator[str]:
@@ -60,8 +94,8 @@ def _best(rows: list[Row]) -> Iterator[str]:
 
 
 def _fcn(results: Results) -> Iterator[str]:
-    rows = [results.row(title) for title in FCN]
-    if all(row is not None and row.mean_iou is not None for row in rows) and _comparable(rows):
+    rows = _rows(results, ("FCN-32s", "FCN-16s", "FCN-8s"))
+    if rows:
         values = [row.mean_iou for row in rows]
         words = "Each skip raises" if values == sorted(values) else "Not every skip raises"
         text = f"{words} the mean IoU from FCN-32s to FCN-16s to FCN-8s: {', '.join(map(_percent, values))}"
@@ -69,10 +103,17 @@ def _fcn(results: Results) -> Iterator[str]:
 
 
 def _decoder(results: Results) -> Iterator[str]:
-    rows = [results.row(title) for title in ("DeepLabV3", "DeepLabV3+")]
-    if all(row is not None and row.mean_iou is not None for row in rows) and _comparable(rows):
+    rows = _rows(results, ("DeepLabV3", "DeepLabV3+"))
+    if rows:
         points = 100 * (rows[1].mean_iou - rows[0].mean_iou)
         yield f"The decoder of DeepLabV3+ changes the mean IoU of DeepLabV3 by {points:+.1f} points" + _band(rows)
+
+
+def _rows(results: Results, titles: tuple[str, ...]) -> list[Row]:
+    """The rows of these networks; none unless all are there and can be compared."""
+    rows = [row for row in map(results.row, titles) if row is not None and row.mean_iou is not None]
+    alike = not any(row.protocol.differences(rows[0].protocol) for row in rows)
+    return rows if alike and len(rows) == len(titles) else []
 
 
 def _band(rows: list[Row]) -> str:
@@ -92,24 +133,20 @@ def _expected(results: Results) -> Iterator[str]:
         )
 
 
-def _gaps(trained: list[Trained]) -> Iterator[str]:
-    for one in trained:
-        last = (one.run.history.evaluations or [{}])[-1]
+def _gaps(results: Results) -> Iterator[str]:
+    for experiment, run in results.trained:
+        last = (run.history.evaluations or [{}])[-1]
         if "train_mean_iou" in last:
             gap = 100 * (last["train_mean_iou"] - last["mean_iou"])
             yield (
-                f"{one.plan.title} ends its training with a mean IoU of {_percent(last['train_mean_iou'])} on training "
-                f"and {_percent(last['mean_iou'])} on validation images: a gap of {gap:+.1f} points."
+                f"{experiment.plan.title} ends its training with a mean IoU of {_percent(last['train_mean_iou'])} on "
+                f"training and {_percent(last['mean_iou'])} on validation images: a gap of {gap:+.1f} points."
             )
 
 
-def _still_rising(one: Trained) -> bool:
-    scored = one.run.history.evaluations
-    return len(scored) > 1 and scored[-1]["step"] == one.run.info["best_step"]
-
-
-def _comparable(rows: list[Row]) -> bool:
-    return not any(row.protocol.differences(rows[0].protocol) for row in rows)
+def _still_rising(run: FinishedRun) -> bool:
+    scored = run.history.evaluations
+    return len(scored) > 1 and scored[-1]["step"] == run.info["best_step"]
 
 
 def _percent(value: float) -> str:

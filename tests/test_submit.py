@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from labhelpers import cli, models
-from labhelpers.course import finished, gathering, submission
-from labhelpers.course.plans import find_plan
+from labhelpers.course import gathering, submit
+from labhelpers.course.plans import Experiment
 from labhelpers.training import History, checkpoints
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -67,8 +67,8 @@ def test_everything_the_course_asks_for_is_in_it(unpacked):
     names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     wanted = {"lab05_student.py", "train_fcn.py", "train_deeplab.py", "train_minisam.py", "demo_minisam.ipynb"}
     wanted |= {"report.pdf", "report.html"}
-    wanted |= {f"checkpoints/{n}.{end}" for n in submission.REQUIRED for end in ("safetensors", "json")}
-    wanted |= {f"logs/{name}.csv" for name in submission.REQUIRED}
+    wanted |= {f"checkpoints/{n}.{end}" for n in submit.REQUIRED for end in ("safetensors", "json")}
+    wanted |= {f"logs/{name}.csv" for name in submit.REQUIRED}
     assert wanted <= names
     assert sorted(name[10:12] for name in names if name.startswith("notebooks/")) == [f"0{n}" for n in range(1, 8)]
     assert "MISSING.txt" not in names
@@ -100,27 +100,26 @@ def test_every_exercise_is_in_the_module(unpacked):
         assert f"def {name}(" in source or f"class {name}(" in source, name
 
 
-@pytest.mark.parametrize("name", submission.REQUIRED)
+@pytest.mark.parametrize("name", submit.REQUIRED)
 def test_weights_and_logs_are_those_of_the_best_evaluation(name, profile, unpacked):
     from safetensors.torch import load_file
 
-    plan = find_plan(name)
-    task = plan.task(profile)
-    run = finished.find_run(plan, task, profile)
-    model = finished.load_model(run, plan, task, profile)
+    experiment = Experiment.open(name, profile)
+    run = experiment.require()
+    model = experiment.load(run)
     weights = load_file(unpacked / "checkpoints" / f"{name}.safetensors")
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weights[key], value.cpu()) for key, value in model.state_dict().items())
-    checkpoints.load_model(plan.new_model(profile, task, to_train=False), weights, name)
+    checkpoints.load_model(experiment.new_model(pretrained=False), weights, name)
     about = json.loads((unpacked / "checkpoints" / f"{name}.json").read_text())
-    assert about["network"] == plan.title
+    assert about["network"] == experiment.plan.title
     assert about["best_score"] == run.info["best_score"]
     log = unpacked / "logs" / f"{name}.csv"
     assert log.read_bytes() == (run.folder / "log.csv").read_bytes()
     assert len(History.read(log).rows) == run.steps
 
 
-@pytest.mark.parametrize("script", submission.SCRIPTS)
+@pytest.mark.parametrize("script", submit.SCRIPTS)
 def test_scripts_run(script, unpacked, profile, monkeypatch, capsys):
     names = {"train_fcn.py": ["fcn8s"], "train_deeplab.py": ["deeplabv3plus"], "train_minisam.py": []}[script]
     monkeypatch.setattr(sys, "argv", [script, *names, "--profile", "tiny"])
@@ -129,7 +128,7 @@ def test_scripts_run(script, unpacked, profile, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(unpacked / script), run_name="__main__")
     assert end.value.code == 0
-    assert "found, trained 20" in capsys.readouterr().out  # the numbers are those of what was trained above
+    assert "loaded (trained 20" in capsys.readouterr().out  # the numbers are those of what was trained above
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(unpacked / script), run_name="__main__")
@@ -171,10 +170,10 @@ def test_a_report_without_own_words_or_older_than_them_is_incomplete(profile, ha
     for name in ("report.pdf", "report.html", "report.md"):
         shutil.copy(handed_in / "report" / name, tmp_path / name)
     os.utime(tmp_path / "report.md", (2e9, 2e9))
-    contents = submission.collect(handed_in / "notebooks", tmp_path, profile)
+    contents = submit.collect(handed_in / "notebooks", tmp_path, profile)
     assert contents.missing == [f"{tmp_path / 'report.md'} is newer than report.pdf; run labhelpers report again"]
     (tmp_path / "report.md").write_text(OWN.replace("b", ""))
-    contents = submission.collect(handed_in / "notebooks", tmp_path, profile)
+    contents = submit.collect(handed_in / "notebooks", tmp_path, profile)
     assert "Challenges faced; write them" in contents.missing[0]
 
 
@@ -182,12 +181,12 @@ def test_a_report_without_own_words_or_older_than_them_is_incomplete(profile, ha
     ("name", "plain"), [("Doe", "doe"), ("Nguyễn Văn", "nguyen-van"), ("O'Neill", "o-neill"), ("Straße", "strasse")]
 )
 def test_names_become_parts_of_a_file_name(name, plain):
-    assert submission.ascii_name(name) == plain
+    assert submit.ascii_name(name) == plain
 
 
 def test_a_name_without_latin_letters_is_refused():
     with pytest.raises(ValueError, match="has no letter from a to z"):
-        submission.ascii_name("李")
+        submit.ascii_name("李")
 
 
 # --- gathering -------------------------------------------------------------------------------------------------------

@@ -1,1 +1,0 @@
-"""The training scripts that a submission holds, as files."""
