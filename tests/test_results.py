@@ -1,21 +1,45 @@
-"""The results table: one protocol, rows by name, whole on disk."""
+"""Tables of text, the results of one protocol, what the course expects, and the last table of all models."""
 
 import csv
 import io
 import json
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab_browser import browser, why_no_browser
 
-from labhelpers.evaluation import Evaluation, Protocol, ResultsTable, scores
+from labhelpers import plots
+from labhelpers.evaluation import (
+    COURSE_MODELS,
+    Evaluation,
+    FinalTable,
+    Protocol,
+    ResultsTable,
+    Table,
+    count_parameters,
+    course_model,
+    expected_table,
+    scores,
+)
+from labhelpers.evaluation.results import NOTE
 
 PROTOCOL = Protocol("scenes", "val", 30, 3, labels="1f", size="128x128")
+BOXES = replace(PROTOCOL, prompts="the box of every true object, whose class the answer gets")
+COSTS = {"parameters": 2_000_000, "flops": 5_400_000_000, "memory_mb": 70.0, "cost_size": "512 x 512"}
 
 
 @pytest.fixture(autouse=True)
 def real_profile(monkeypatch):
     monkeypatch.setenv("LAB_PROFILE", "smoke")
+
+
+@pytest.fixture
+def table(tmp_path):
+    return ResultsTable(tmp_path / "new" / f"results-{PROTOCOL.key}.json")
 
 
 def evaluation(right: int = 60, protocol: Protocol = PROTOCOL, per_image: bool = True) -> Evaluation:
@@ -26,8 +50,141 @@ def evaluation(right: int = 60, protocol: Protocol = PROTOCOL, per_image: bool =
     return Evaluation(scores(total), {5: 0.4}, {5: float("nan")}, protocol, 1.0, total, kept, {})
 
 
-def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(tmp_path):
-    table = ResultsTable(tmp_path / "new" / "results.json")
+def records(table) -> dict[str, dict[str, str]]:
+    """The lines of a table's CSV by name."""
+    return {record["name"]: record for record in csv.DictReader(io.StringIO(table.to_csv()))}
+
+
+# --- tables of text ---
+
+
+class Cells(HTMLParser):
+    """The text of the cells of a page, row by row."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.rows: list[list[str]] = []
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data.replace("\xa0", " ")
+
+
+def test_formats_of_a_table():
+    table = Table(["Model", "mIoU"], [["a|b & <c>_1", "59.4 %"], ["–", "1"]], "camvid val; 50 %")
+    assert table.to_markdown().splitlines() == [
+        "| Model | mIoU |",
+        "| --- | ---: |",
+        r"| a\|b & <c>_1 | 59.4 % |",
+        "| – | 1 |",
+        "",
+        "camvid val; 50 %",
+    ]
+    assert table.to_csv() == "Model,mIoU\na|b & <c>_1,59.4 %\n–,1\n"
+    assert table.to_latex().splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\hline",
+        r"Model & mIoU \\",
+        r"\hline",
+        r"a|b \& <c>\_1 & 59.4 \% \\",
+        r"-- & 1 \\",
+        r"\hline",
+        r"\end{tabular}",
+        "",
+        r"camvid val; 50 \%",
+    ]
+    page = table._repr_html_()
+    assert Cells(page).rows == [["Model", "mIoU"], ["a|b & <c>_1", "59.4 %"], ["–", "1"]]
+    assert page.endswith("camvid val; 50 %</p>")
+
+
+def test_without_a_caption_nothing_follows():
+    table = Table(["Model"], [["a"]])
+    assert replace(table, title="T").to_markdown() == f"### T\n\n{table.to_markdown()}"
+    assert table.to_markdown() == "| Model |\n| --- |\n| a |\n"
+    assert table.to_latex().endswith("\\end{tabular}\n")
+    assert table._repr_html_().endswith("</table>")
+
+
+@given(
+    st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(st.text("a&<>\"',|é"), min_size=n, max_size=n), min_size=1))
+)
+def test_no_cell_breaks_a_format(lines):
+    header, *rows = lines
+    table = Table(header, rows, "below")
+    assert list(csv.reader(io.StringIO(table.to_csv()))) == lines
+    assert Cells(table._repr_html_()).rows == lines
+    body = table.to_markdown().splitlines()[: len(lines) + 1]
+    assert {line.replace("\\|", "").count("|") for line in body} == {len(header) + 1}
+
+
+def test_a_table_must_be_rectangular():
+    with pytest.raises(ValueError, match=r"a row has 1 cells, the header 2: \['a'\] under \['Model', 'mIoU'\]"):
+        Table(["Model", "mIoU"], [["a"]])
+    with pytest.raises(ValueError, match="at least one column"):
+        Table([], [])
+
+
+def test_a_head_is_a_button_and_nothing_is_a_script():
+    rows = [["<d>", "65 to 68"], ["e", "65.7 [60.1, 70.2]"]]
+    page = Table(["Model", "ms"], rows, "below & beyond", 'a "title"')._repr_html_()
+    for part in (
+        '<caption style="text-align:left;font-weight:bold">a &quot;title&quot;</caption>',
+        '<th scope="col"><button type="button"',
+        "<td>&lt;d&gt;</td>",
+        "<td>65.7&nbsp;[60.1,&nbsp;70.2]</td>",
+        "below &amp; beyond",
+    ):
+        assert part in page
+    assert "<script" not in page
+
+
+@pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "there is a browser")
+def test_a_click_sorts_numbers_as_numbers_and_dashes_last():
+    rows = [["3b", "1,050", "–"], ["a", "–", "–"], ["C", "65 to 68", "–"], ["<d>", "9.5 [9, 10]", "–"]]
+    table = Table(["Model", "ms", "none"], rows)
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.set_content(2 * table._repr_html_())
+        first, second = page.locator("table").all()
+
+        def order(table):
+            return [text.strip() for text in table.locator("tbody tr td:first-child").all_inner_texts()]
+
+        def sorted_columns():
+            return [head.get_attribute("aria-sort") for head in first.locator("th").all()]
+
+        before = order(first)
+        assert before == ["3b", "a", "C", "<d>"]
+        first.get_by_role("button", name="ms").click()
+        assert order(first) == ["<d>", "C", "3b", "a"]
+        assert sorted_columns() == [None, "ascending", None]
+        first.get_by_role("button", name="ms").press("Enter")  # by keyboard as well
+        assert order(first) == ["3b", "C", "<d>", "a"]
+        assert sorted_columns() == [None, "descending", None]
+        first.get_by_role("button", name="Model").click()
+        assert order(first) == ["<d>", "3b", "a", "C"]
+        assert sorted_columns() == ["ascending", None, None]
+        assert order(second) == before
+
+
+# --- results of one protocol ---
+
+
+def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(table):
     table.add("FCN-32s", evaluation(40), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34, memory_mb=56.7)
     assert "| 1.23 | 12.3 | 57 | 0.5 | 1 |" in table.to_markdown()
     table.add("FCN-8s", evaluation(80), expected="63.1 mIoU")
@@ -38,7 +195,7 @@ def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(tmp_path):
     assert again.rows[0].mean_iou == pytest.approx((100 / 150 + 0.5) / 2)
     assert again.rows[0].mean_iou_low == pytest.approx(again.rows[0].mean_iou)  # all images are alike
     assert again.rows[1].band_foreground_iou is None
-    assert [file.name for file in table.path.parent.iterdir()] == ["results.json"]
+    assert [file.name for file in table.path.parent.iterdir()] == [table.path.name]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +212,7 @@ def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(tmp_path):
         ("prompts", "a box"),
     ],
 )
-def test_protocols_are_not_mixed(tmp_path, field, value):
-    table = ResultsTable(tmp_path / "results.json")
+def test_protocols_are_not_mixed(table, field, value):
     table.add("FCN-32s", evaluation())
     before = table.path.read_bytes()
     other = evaluation(protocol=replace(PROTOCOL, **{field: value}))
@@ -68,8 +224,7 @@ def test_protocols_are_not_mixed(tmp_path, field, value):
     table.add("FCN-32s", other)  # the only row may be measured anew
 
 
-def test_device_seed_precision_and_minutes_may_differ(tmp_path):
-    table = ResultsTable(tmp_path / "results.json")
+def test_device_seed_precision_and_minutes_may_differ(table):
     table.add("a", evaluation(), seed=0, minutes=1)
     gpu = replace(PROTOCOL, device="Tesla T4", precision="fp16")
     table.add("b", evaluation(protocol=gpu), seed=1, minutes=40)
@@ -77,8 +232,7 @@ def test_device_seed_precision_and_minutes_may_differ(tmp_path):
     assert "Tesla T4, fp16" in table.to_markdown()
 
 
-def test_untrained_models_have_no_result(tmp_path, monkeypatch):
-    table = ResultsTable(tmp_path / "results.json")
+def test_untrained_models_have_no_result(table, monkeypatch):
     table.add("FCN-8s", evaluation(80))
     table.add("fresh", evaluation(97), trained=False, parameters=5_000_000)
     monkeypatch.setenv("LAB_PROFILE", "tiny")
@@ -97,30 +251,27 @@ def test_untrained_models_have_no_result(tmp_path, monkeypatch):
     assert len(ResultsTable(table.path).rows) == 2
 
 
-def test_formats(tmp_path):
-    table = ResultsTable(tmp_path / "results.json")
+def test_frame_and_csv_hold_every_field_unrounded(table):
+    assert len(table.frame) == 0
+    table.add("a|b", evaluation(40), flops=5_400_000_000, inference_ms=0.1 + 0.2, seed=3)
+    table.add("b", evaluation(80), expected="59.4 % mIoU")
+    first, second = records(table).values()
+    assert (first["name"], first["flops"], first["seed"], first["inference_ms"]) == (
+        "a|b",
+        "5400000000",
+        "3",
+        repr(0.1 + 0.2),
+    )
+    assert (second["flops"], second["seed"], second["expected"], second["dataset"]) == ("", "", "59.4 % mIoU", "scenes")
+    assert [float(record["mean_iou"]) for record in (first, second)] == [row.mean_iou for row in table.rows]
+    assert first["band_foreground_iou"] == ""
+    assert table.frame.sort_values("mean_iou", ascending=False)["name"].tolist() == ["b", "a|b"]
+
+
+def test_whole_formats(table):
+    """To the letter, as tables that were printed earlier look like that."""
     assert "No results yet" in table.to_markdown()
     assert table.to_latex()
-    table.add("a|b & <c>_1", evaluation(), expected="59.4 % mIoU", inference_ms=2)
-    markdown, latex, page = table.to_markdown(), table.to_latex(), table._repr_html_()
-    lines = markdown.splitlines()
-    assert lines[0].startswith("| Model | mIoU | Pixel accuracy | mIoU, 5 px band |")
-    assert r"a\|b & <c>_1" in lines[2]
-    assert "| 65.7 [65.7, 65.7] | 80.0 | 40.0 | – |" in lines[2]
-    assert "scenes val, 30 images, 128x128 pixels, 3 classes, 255 ignored; one matrix" in markdown
-    assert r"a|b \& <c>\_1" in latex
-    assert r"59.4 \% mIoU \\" in latex
-    assert "a|b &amp; &lt;c&gt;_1" in page
-    (record,) = csv.DictReader(io.StringIO(table.to_csv()))
-    assert record["name"] == "a|b & <c>_1"
-    assert float(record["mean_iou"]) == table.rows[0].mean_iou
-    assert record["band_foreground_iou"] == ""
-    assert record["dataset"] == "scenes"
-
-
-def test_whole_formats(tmp_path):
-    """To the letter, as tables that were printed earlier look like that."""
-    table = ResultsTable(tmp_path / "results.json")
     table.add("FCN_8s", evaluation(), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34, memory_mb=56.7)
     columns = (
         "Model | mIoU | Pixel accuracy | mIoU, 5 px band | Foreground IoU, 5 px band | Parameters (M) | "
@@ -141,26 +292,17 @@ def test_whole_formats(tmp_path):
         "\\begin{tabular}{lrrrrrrrrrrr}\n\\hline\n"
         f"{latex(columns)} \\\\\n\\hline\n{latex(cells)} \\\\\n\\hline\n\\end{{tabular}}\n\n{latex(caption)}\n"
     )
-    head, body = (
-        "".join(f"<{tag}>{c}</{tag}>" for c in line.split(" | "))
-        for tag, line in zip(("th", "td"), (columns, cells), strict=True)
-    )
-    assert table._repr_html_() == (
-        f"<table><thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"
-        f'<p style="font-size:smaller;max-width:60em">{caption}</p>'
-    )
+    page = table._repr_html_()
+    assert Cells(page).rows == [columns.split(" | "), cells.split(" | ")]
+    assert page.endswith(f'<p style="font-size:smaller;max-width:60em">{caption}</p>')
 
 
 def test_a_protocol_says_under_what_conditions_a_score_was_measured():
-    camvid = Protocol("camvid", "val", 101, 11, labels="1f", size="480x360")
-    assert str(camvid) == (
-        "camvid val, 101 images, 480x360 pixels, 11 classes, 255 ignored; one matrix over the whole set, mean over the "
+    boxes = replace(PROTOCOL, prompts="the box of every true object")
+    assert str(PROTOCOL) == (
+        "scenes val, 30 images, 128x128 pixels, 3 classes, 255 ignored; one matrix over the whole set, mean over the "
         "classes that occur"
     )
-
-
-def test_a_protocol_says_what_the_model_was_told():
-    boxes = replace(PROTOCOL, prompts="the box of every true object")
     assert str(boxes) == f"{PROTOCOL}; prompted with the box of every true object"
     assert boxes.differences(PROTOCOL) == ["prompts (the box of every true object against none)"]
     assert boxes.key != PROTOCOL.key
@@ -168,26 +310,29 @@ def test_a_protocol_says_what_the_model_was_told():
     assert old.key == "scenes-val-46c9b94e"  # as files were named before there were prompts
 
 
-def test_rows_from_before_flops_and_prompts_are_read(tmp_path):
-    table = ResultsTable(tmp_path / "results.json")
+def forget_flops_and_prompts(path):
+    stored = json.loads(path.read_text())
+    for row in stored["rows"]:
+        for name in ("flops", "cost_size", "boundary_iou"):
+            del row[name]
+        del row["protocol"]["prompts"]
+    path.write_text(json.dumps(stored))
+
+
+def test_rows_from_before_flops_and_prompts_are_read(table):
     table.add("FCN-8s", evaluation(), parameters=5, inference_ms=2.0)
-    stored = json.loads(table.path.read_text())
-    for name in ("flops", "cost_size", "boundary_iou"):
-        del stored["rows"][0][name]
-    del stored["rows"][0]["protocol"]["prompts"]
-    table.path.write_text(json.dumps(stored))
+    forget_flops_and_prompts(table.path)
     assert ResultsTable(table.path).rows == table.rows
     ResultsTable(table.path).add("FCN-16s", evaluation())
 
 
-def test_without_matrices_there_is_no_interval(tmp_path):
-    row = ResultsTable(tmp_path / "results.json").add("a", evaluation(per_image=False))
+def test_without_matrices_there_is_no_interval(table):
+    row = table.add("a", evaluation(per_image=False))
     assert row.mean_iou is not None
     assert row.mean_iou_low is None
 
 
-def test_a_failed_write_keeps_the_old_table(tmp_path, monkeypatch):
-    table = ResultsTable(tmp_path / "results.json")
+def test_a_failed_write_keeps_the_old_table(table, monkeypatch):
     table.add("a", evaluation())
     before = table.path.read_bytes()
 
@@ -199,7 +344,7 @@ def test_a_failed_write_keeps_the_old_table(tmp_path, monkeypatch):
         table.add("b", evaluation())
     assert table.path.read_bytes() == before
     assert [row.name for row in table.rows] == ["a"]
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
+    assert [file.name for file in table.path.parent.iterdir()] == [table.path.name]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{"name": "a"}]}', json.dumps({"rows": [{"protocol": {}}]})])
@@ -208,3 +353,179 @@ def test_a_file_that_is_no_table_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"results\.json is not a results table"):
         ResultsTable(path)
+
+
+# --- what the course expects ---
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("FCN-32s", ("59.4", "140", "35")),
+        ("FCN-16s", ("61.2", "140", "38")),
+        ("FCN-8s", ("63.1", "140", "42")),
+        ("DeepLabV3+", ("77.5", "60", "80")),
+        ("Mini-SAM", ("65 to 68", "5", "60")),
+        ("SAM (zero-shot)", ("75.0", "636", "1,050")),
+        ("SAM (fine-tuned)", ("82.0", "636", "1,050")),
+    ],
+)
+def test_the_figures_of_the_course(name, figures):
+    model = course_model(name)
+    assert (model.mean_iou, model.parameters, model.inference_ms) == figures
+    assert model.describes
+    (row,) = (row for row in expected_table().rows if row[0] == name)
+    assert tuple(row[2:5]) == figures
+
+
+def test_every_lab_with_models_is_there_once():
+    assert len({model.name for model in COURSE_MODELS}) == len(COURSE_MODELS)
+    labs = [model.lab for model in COURSE_MODELS]
+    assert labs == sorted(labs)
+    assert {lab: labs.count(lab) for lab in labs} == {"02": 3, "03": 2, "04": 2, "05": 6, "06": 1, "07": 2}
+
+
+@pytest.mark.parametrize(
+    ("row", "model"),
+    [
+        ("FCN-8s", "FCN-8s"),
+        ("FCN-8s, CE + Dice", "FCN-8s"),
+        ("DeepLabV3", "DeepLabV3"),
+        ("DeepLabV3+, own loss", "DeepLabV3+"),
+        ("DeepLabV3+, resnet34", "DeepLabV3+, resnet34"),
+        ("U-Net, bilinear", "U-Net, bilinear"),
+        ("Mini-SAM, 21 classes, shipped", "Mini-SAM"),
+        ("SAM (zero-shot), boxes", "SAM (zero-shot)"),
+        ("FCN-8", None),
+        ("SegFormer, mit_b0", None),
+    ],
+)
+def test_a_variant_belongs_to_its_model(row, model):
+    assert getattr(course_model(row), "name", None) == model
+
+
+def test_what_the_note_says_about_our_networks():
+    """The note names sizes of networks that are built here, so they can be counted."""
+    import torch
+
+    from labhelpers.models import build
+
+    with torch.device("meta"):
+        counts = {
+            "on ResNet-50 FCN-8s has 24 M": build("fcn8s"),
+            "on the ResNet-50 of lab 03 it has 40 M": build("deeplabv3plus"),
+            "ours does have 5 M": build("mini_sam"),
+        }
+    for words, model in counts.items():
+        assert words in NOTE
+        assert f" {count_parameters(model) / 1e6:.0f} M" in words
+
+
+# --- all models ---
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three models under one protocol, not in the order of the labs, and SAM under another."""
+    plain = ResultsTable(tmp_path / f"results-{PROTOCOL.key}.json")
+    plain.add("own idea", evaluation(20), inference_ms=30.0, **COSTS)
+    plain.add("DeepLabV3+", evaluation(80), inference_ms=250.0, minutes=0.6, **COSTS)
+    plain.add("FCN-8s", evaluation(60), inference_ms=1180.5, minutes=0.4, **COSTS)
+    boxes = ResultsTable(tmp_path / f"results-{BOXES.key}.json")
+    boxes.add("SAM (zero-shot)", evaluation(95, BOXES), inference_ms=2000.0, **COSTS)
+    return tmp_path
+
+
+def cells(section):
+    return {row[0]: dict(zip(section.header, row, strict=True)) for row in section.rows}
+
+
+def test_each_protocol_has_columns_of_its_own(folder):
+    plain, boxes, missing, expected = FinalTable(folder).sections()
+    assert [row[0] for row in plain.rows] == ["FCN-8s", "DeepLabV3+", "own idea"]
+    assert [row[0] for row in boxes.rows] == ["SAM (zero-shot)"]
+    assert plain.title == "scenes val, 30 images"
+    assert boxes.title.endswith("prompted with the box of every true object, whose class the answer gets")
+    assert "512 x 512 pixels on cpu, fp32" in plain.caption
+    texts = cells(plain)["FCN-8s"]
+    dash = "–"  # no Boundary IoU: a result from before it was measured
+    ours = ["FCN-8s", "02", "65.7 [65.7, 65.7]", "80.0", dash, "2.00", "5.4", "1,180.5", "70", "0.4"]
+    assert list(texts.values()) == [*ours, "63.1", "140", "42"]
+    named = ("mIoU", "Boundary IoU", "Parameters (M)", "FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)")
+    assert [name for name in texts if name in named] == list(named)
+    assert cells(plain)["own idea"]["Course, VOC: mIoU"] == "–"
+    assert cells(boxes)["SAM (zero-shot)"]["Course: inference (ms)"] == "1,050"
+    run = {"FCN-8s", "DeepLabV3+", "SAM (zero-shot)"}
+    assert [row[0] for row in missing.rows] == [m.name for m in COURSE_MODELS if m.name not in run]
+    assert cells(missing)["Mini-SAM"]["mIoU"] == "–"
+    assert cells(missing)["Mini-SAM"]["Course, VOC: mIoU"] == "65 to 68"
+    assert expected.title == "What the course expects"
+
+
+def test_times_at_two_sizes_do_not_share_a_column(folder):
+    table = ResultsTable(next(folder.glob(f"results-{PROTOCOL.key}.json")))
+    table.add("FCN-16s", evaluation(50), inference_ms=12.0, **{**COSTS, "cost_size": "256 x 256"})
+    table.add("FCN-32s", evaluation(40, replace(PROTOCOL, device="Tesla T4")), inference_ms=7.0, **COSTS)
+    plain = FinalTable(folder).sections()[0]
+    columns = [name for name in plain.header if name.startswith("Inference")]
+    assert len(columns) == 3
+    for model, where in (("FCN-8s", "512 x 512 pixels on cpu"), ("FCN-16s", "256 x 256"), ("FCN-32s", "Tesla T4")):
+        filled = [name for name in columns if cells(plain)[model][name] != "–"]
+        assert len(filled) == 1
+        assert where in filled[0]
+
+
+def test_exports_hold_everything(folder):
+    table = FinalTable(folder)
+    lines = records(table)
+    assert set(lines) == {model.name for model in COURSE_MODELS} | {"own idea"}
+    fcn = lines["FCN-8s"]
+    assert float(fcn["mean_iou"]) == pytest.approx((100 / 140 + 0.6) / 2, abs=1e-12)
+    fields = ("flops", "cost_size", "prompts", "size", "course_mean_iou", "course_parameters_m", "protocol_key")
+    texts = ["5400000000", "512 x 512", "none", "128x128", "63.1", "140", PROTOCOL.key]
+    assert [fcn[name] for name in fields] == texts
+    assert lines["SAM (zero-shot)"]["prompts"] == BOXES.prompts
+    assert lines["SAM (zero-shot)"]["protocol_key"] == BOXES.key
+    assert (lines["Mini-SAM"]["mean_iou"], lines["Mini-SAM"]["course_mean_iou"]) == ("", "65 to 68")
+    for text in (table.to_markdown(), table.to_latex(), table._repr_html_()):
+        for name in ("FCN-8s", "own idea", "SAM (zero-shot)", "Mini-SAM", "1,180.5", "5.4", "ViT-B"):
+            assert name in text
+    assert table.to_latex().count(r"\begin{tabular}") == table.to_markdown().count("### ") == 4
+
+
+def test_old_files_are_read_and_an_empty_folder_shows_what_is_missing(tmp_path, folder):
+    path = next(folder.glob(f"results-{PROTOCOL.key}.json"))
+    forget_flops_and_prompts(path)
+    plain, *_ = FinalTable(folder).sections()
+    assert len(plain.rows) == 3
+    assert "a size that was not noted" in plain.caption
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    missing, _ = FinalTable(empty).sections()
+    assert len(missing.rows) == len(COURSE_MODELS)
+    with pytest.raises(ValueError, match="no result under the protocol None; known: none"):
+        FinalTable(empty).against_latency()
+
+
+def test_the_same_result_twice_is_an_error(folder):
+    path = next(folder.glob(f"results-{PROTOCOL.key}.json"))
+    (folder / "results-copy.json").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"both hold own idea under the same protocol\. Move one"):
+        FinalTable(folder)
+
+
+def test_accuracy_against_latency_stays_inside_one_protocol(folder, capsys):
+    ResultsTable(next(folder.glob(f"results-{PROTOCOL.key}.json"))).add("FCN-32s", evaluation(40), inference_ms=9.0)
+    table = FinalTable(folder)
+    drawn = table.against_latency()
+    assert drawn["names"] == ["FCN-8s", "DeepLabV3+", "own idea"]
+    assert drawn["x"] == [1180.5, 250.0, 30.0]
+    assert [drawn["names"][i] for i in drawn["front"]] == ["own idea", "DeepLabV3+"]
+    assert drawn["groups"] == ["lab 02", "lab 03", "others"]
+    assert "512 x 512 pixels on cpu, fp32" in drawn["xlabel"]
+    assert capsys.readouterr().out.startswith("Not drawn, since not timed with one image of 512 x 512")
+    axes = plots.scatter(**drawn).axes[0]
+    assert axes.get_xscale() == "log"
+    assert table.against_latency(BOXES.key)["names"] == ["SAM (zero-shot)"]
+    with pytest.raises(ValueError, match=r"'nowhere'; known: scenes-val-"):
+        table.against_latency("nowhere")

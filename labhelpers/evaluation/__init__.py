@@ -1,12 +1,10 @@
 """How we judge: one evaluator, its scores, their uncertainty, and the table they go into."""
 
 from labhelpers.evaluation.boundary import (
-    BoundaryScores,
     boundary_band,
     boundary_counts,
     boundary_iou,
     edge_distance,
-    trimap_curve,
 )
 from labhelpers.evaluation.confusion import (
     METRICS,
@@ -14,7 +12,6 @@ from labhelpers.evaluation.confusion import (
     Scores,
     confusion_matrix,
     foreground_iou,
-    normalized,
     scores,
 )
 from labhelpers.evaluation.costs import (
@@ -50,7 +47,6 @@ from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 __all__ = [
     "COURSE_MODELS",
     "METRICS",
-    "BoundaryScores",
     "Comparison",
     "ConfusionMatrix",
     "CourseModel",
@@ -77,7 +73,6 @@ __all__ = [
     "foreground_iou",
     "inference",
     "inference_memory_mb",
-    "normalized",
     "object_recall",
     "paired_bootstrap",
     "peak_memory_mb",
@@ -88,5 +83,4 @@ __all__ = [
     "tile_starts",
     "tiled_logits",
     "time_inference",
-    "trimap_curve",
 ]

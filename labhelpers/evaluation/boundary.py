@@ -9,11 +9,11 @@ costs as well.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional
+import torch.nn.functional as F
 
 from labhelpers.evaluation.confusion import METRICS, confusion_matrix
 
@@ -44,7 +44,7 @@ def edge_distance(target: torch.Tensor, limit: int) -> torch.Tensor:
     return distance
 
 
-def _spread(labels: torch.Tensor, extreme) -> torch.Tensor:
+def _spread(labels: torch.Tensor, extreme: Callable) -> torch.Tensor:
     """Give each pixel the extreme of its 3x3 neighbourhood, cut at the border."""
     for dim in (-2, -1):
         inner = labels.shape[dim] - 1
@@ -79,53 +79,17 @@ def band_matrices(
         target: uint8 (..., H, W).
     """
     distance = edge_distance(target, max(widths))
-    return torch.stack(
-        [
-            confusion_matrix(prediction, target.masked_fill(distance > width, ignore_index), num_classes, ignore_index)
-            for width in widths
-        ]
-    )
-
-
-class BoundaryScores:
-    """Mean IoU and class-agnostic foreground IoU inside the band, over a whole set.
-
-    Foreground is every label but 0. Its IoU ignores which object was named, so that it measures the edge alone.
-    """
-
-    def __init__(self, num_classes: int, widths: Sequence[int] = (5,), ignore_index: int = 255):
-        self.num_classes = num_classes
-        self.widths = tuple(widths)
-        self.ignore_index = ignore_index
-        self.matrices = torch.zeros(len(self.widths), num_classes, num_classes, dtype=torch.int64)
-
-    def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
-        """Add images: uint8 labels (..., H, W) each."""
-        self.matrices += band_matrices(prediction, target, self.num_classes, self.widths, self.ignore_index)
-
-    def compute(self) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the mean IoU and the foreground IoU of each width, NaN where there are no edges."""
-        return band_scores(self.widths, self.matrices.numpy())
+    targets = [target.masked_fill(distance > width, ignore_index) for width in widths]
+    return torch.stack([confusion_matrix(prediction, inside, num_classes, ignore_index) for inside in targets])
 
 
 def band_scores(widths: Sequence[int], matrices: np.ndarray) -> tuple[dict[int, float], dict[int, float]]:
-    """Return the mean IoU and the foreground IoU by width, from one matrix (K, K) per width."""
-    return tuple(
-        dict(zip(widths, METRICS[name](matrices).tolist(), strict=True)) for name in ("mean_iou", "foreground_iou")
-    )
+    """Return the mean IoU and the foreground IoU by width, from one matrix (K, K) per width; NaN without edges.
 
-
-def trimap_curve(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    num_classes: int,
-    widths: Sequence[int] = (1, 2, 3, 5, 8, 12, 20),
-    ignore_index: int = 255,
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Score (prediction, target) pairs, uint8 (H, W) each, in bands of several widths: see `BoundaryScores.compute`."""
-    curve = BoundaryScores(num_classes, widths, ignore_index)
-    for prediction, target in pairs:
-        curve.update(prediction, target)
-    return curve.compute()
+    Foreground is every label but 0. Its IoU ignores which object was named, so that it measures the edge alone.
+    """
+    mean_iou, foreground = (METRICS[name](matrices).tolist() for name in ("mean_iou", "foreground_iou"))
+    return dict(zip(widths, mean_iou, strict=True)), dict(zip(widths, foreground, strict=True))
 
 
 def boundary_counts(
@@ -149,7 +113,7 @@ def boundary_counts(
     scored = target != ignore_index
     # Void counts as a label in `edge_distance`, so that a frame of it makes the picture's border an edge.
     maps = torch.stack([target, prediction.masked_fill(~scored, ignore_index)])
-    near = edge_distance(functional.pad(maps, (1, 1, 1, 1), value=ignore_index), reach)[:, 1:-1, 1:-1] <= reach
+    near = edge_distance(F.pad(maps, (1, 1, 1, 1), value=ignore_index), reach)[:, 1:-1, 1:-1] <= reach
     true, predicted = near & scored
     both = true & predicted & (prediction == target)
     labels = (target[true], prediction[predicted], target[both])

@@ -74,7 +74,7 @@ def confusion_matrix(
 
     counts[ignore_index] = 0
     if counts[num_classes:].any():
-        unknown = counts.sum(1)[num_classes:].nonzero()[0].item() + num_classes
+        unknown = int(counts.sum(1)[num_classes:].nonzero()[0]) + num_classes
         raise ValueError(
             f"target holds the label {unknown} in {int(counts[unknown].sum())} pixels, which is neither in {valid} nor "
             f"ignore_index {ignore_index}. Correct the label map, or raise num_classes."
@@ -129,14 +129,9 @@ class Scores:
     class_recall: np.ndarray
     class_f1: np.ndarray
 
-    def as_dict(self) -> dict[str, float | list[float]]:
-        """Return plain numbers and lists, for JSON or a table; NaN stays NaN."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-
     def __str__(self) -> str:
-        macro = {name: value for name, value in self.as_dict().items() if not isinstance(value, list)}
-        return ", ".join(f"{name} {value:.4f}" for name, value in macro.items())
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
 class ConfusionMatrix:
@@ -161,25 +156,6 @@ class ConfusionMatrix:
         """Add a batch: see `confusion_matrix`. A batch that is refused changes nothing."""
         self.matrix += confusion_matrix(prediction, target, self.num_classes, self.ignore_index)
 
-    def merge(self, other: "ConfusionMatrix") -> None:
-        """Add what another matrix has seen."""
-        if (self.num_classes, self.ignore_index) != (other.num_classes, other.ignore_index):
-            raise ValueError(
-                f"cannot merge matrices of {self.num_classes} and {other.num_classes} classes with ignore_index "
-                f"{self.ignore_index} and {other.ignore_index}: both must agree."
-            )
-        self.matrix += other.matrix
-
-    def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        total = ConfusionMatrix(self.num_classes, self.ignore_index)
-        total.merge(self)
-        total.merge(other)
-        return total
-
-    def reduce(self, accelerator) -> None:
-        """Replace the matrix by its sum over the processes of an `accelerate.Accelerator`, in each of them."""
-        self.matrix = accelerator.reduce(self.matrix.to(accelerator.device), "sum").cpu()
-
     def compute(self) -> Scores:
         """Return the scores of everything seen so far; all NaN when nothing was."""
         return scores(self.matrix.numpy())
@@ -194,21 +170,6 @@ def scores(matrix: np.ndarray) -> Scores:
         class_recall=class_recall(matrix),
         class_f1=class_f1(matrix),
     )
-
-
-def normalized(matrix: np.ndarray | torch.Tensor, over: str = "target") -> np.ndarray:
-    """Turn counts (K, K) into shares for a heat map.
-
-    Args:
-        over: "target" divides each row by its sum (the diagonal is recall), "prediction" each column (precision).
-
-    Returns:
-        float64 (K, K); a row or column without pixels is NaN.
-    """
-    if over not in ("target", "prediction"):
-        raise ValueError(f"over must be 'target' or 'prediction', got {over!r}.")
-    matrix = np.asarray(matrix, dtype=np.float64)
-    return _ratio(matrix, matrix.sum(1 if over == "target" else 0, keepdims=True))
 
 
 # From here on matrices are (..., K, K): a resampling method scores a thousand of them in one call.

@@ -14,7 +14,7 @@ from torch import nn
 
 from labhelpers.evaluation.evaluator import inference
 
-# What a model costs: time, memory and parameters.
+Size = tuple[int, int]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -23,7 +23,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def time_inference(
-    model: nn.Module, size: tuple[int, int] = (512, 512), *, precision: str = "no", warmup: int = 3, runs: int = 15
+    model: nn.Module, size: Size = (512, 512), *, precision: str = "no", warmup: int = 3, runs: int = 15
 ) -> float:
     """Return the milliseconds of one forward pass with one image: the median of `runs`, after `warmup` unmeasured ones.
 
@@ -44,7 +44,7 @@ def time_inference(
     return 1000 * statistics.median(times[warmup:])
 
 
-def inference_memory_mb(model: nn.Module, size: tuple[int, int] = (512, 512), *, precision: str = "no") -> float:
+def inference_memory_mb(model: nn.Module, size: Size = (512, 512), *, precision: str = "no") -> float:
     """Return the MB (2**20 bytes) that one forward pass with one image needs at its peak, weights included.
 
     Args:
@@ -89,9 +89,6 @@ def peak_memory_mb(step: Callable[[], object], device: torch.device) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-Size = tuple[int, int]
 
 
 def costs(

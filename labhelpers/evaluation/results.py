@@ -1,31 +1,65 @@
-"""The table that grows from lab 02 to lab 07, and refuses rows that cannot be compared."""
+"""The table that grows from lab 02 to lab 07 and refuses rows that cannot be compared, and the last one, of all models.
 
-import csv
+Markdown, LaTeX and HTML are written here, to the letter; rows as numbers, to select, sort and export, are pandas'.
+"""
+
 import html
-import io
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
 from labhelpers.evaluation.intervals import bootstrap
 from labhelpers.files import write_atomic
 
-# A plain table of text, in the formats that notebooks, reports and spreadsheets read.
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+BAND = 5
+"""Width in pixels of the boundary band shown in the table."""
+
+DASH = "–"
+
+# One handler for the whole head, as an attribute: a script would need an id that is unique in the page, and is not run
+# everywhere. Where attributes are taken off as well, a plain table stays.
+_SORT = """
+const button = event.target.closest('button');
+if (!button) return;
+const head = button.closest('th'), body = this.parentNode.tBodies[0], column = head.cellIndex;
+const order = head.getAttribute('aria-sort') === 'ascending' ? 'descending' : 'ascending';
+for (const other of this.querySelectorAll('th')) other.removeAttribute('aria-sort');
+head.setAttribute('aria-sort', order);
+for (const mark of this.querySelectorAll('span')) mark.textContent = '';
+button.querySelector('span').textContent = order === 'ascending' ? ' ▲' : ' ▼';
+const rows = [...body.rows], text = row => row.cells[column].textContent;
+const key = row => parseFloat(text(row).replaceAll(',', ''));
+const numbers = column > 0 && rows.some(row => !isNaN(key(row))), sign = order === 'ascending' ? 1 : -1;
+rows.sort((a, b) => {
+  if (!numbers) return sign * text(a).localeCompare(text(b));
+  const missing = isNaN(key(a)) - isNaN(key(b));
+  return missing || (isNaN(key(a)) ? 0 : sign * (key(a) - key(b)));
+});
+body.append(...rows);
+"""
+_HANDLER = html.escape(" ".join(line.strip() for line in _SORT.strip().splitlines()))
+_BUTTON = "background:none;border:0;padding:0;font:inherit;color:inherit;cursor:pointer;text-align:inherit"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A header, rows of text, and what is to be said below them. A notebook shows it when it ends a cell.
+    """A header, rows of text, what is to be said below them, and a title. A notebook shows it when it ends a cell.
 
-    The first column names the row and is set left, the others hold numbers and are set right.
+    The first column names the row and is set left, the others hold numbers and are set right. In a notebook each head
+    is a button: the first click sorts upwards, the next downwards, numbers as numbers, cells without one last either
+    way. Screen readers are told which column is sorted, and how (`aria-sort`); without JavaScript nothing sorts.
 
     Raises:
         ValueError: the header is empty, or a row has more or fewer cells than it.
@@ -34,6 +68,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    title: str = ""
 
     def __post_init__(self):
         if not self.header:
@@ -45,17 +80,17 @@ class Table:
                 )
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, and the caption below."""
+        """The table in GitHub's Markdown, the title as a heading above it, and the caption below."""
         cells = [[cell.replace("|", "\\|") for cell in line] for line in (self.header, *self.rows)]
         rule = ["---"] + ["---:"] * (len(self.header) - 1)
-        table = "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
-        return f"{table}\n\n{self.caption}\n" if self.caption else f"{table}\n"
+        table = "".join(f"| {' | '.join(line)} |\n" for line in (cells[0], rule, *cells[1:]))
+        return (f"### {self.title}\n\n" if self.title else "") + table + (f"\n{self.caption}\n" if self.caption else "")
 
     def to_csv(self) -> str:
-        """Header and rows, comma-separated; the caption is left out."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
-        return text.getvalue()
+        """Header and rows, comma-separated; title and caption are left out."""
+        from pandas import DataFrame
+
+        return _csv(DataFrame(list(self.rows), columns=list(self.header)))
 
     def to_latex(self) -> str:
         """A tabular with plain rules, for a report; the caption follows as text."""
@@ -65,11 +100,23 @@ class Table:
         return "\n".join([*lines, "", _latex(self.caption), ""] if self.caption else [*lines, ""])
 
     def _repr_html_(self) -> str:
-        head, *body = [[html.escape(cell) for cell in line] for line in (self.header, *self.rows)]
-        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in body)
-        heads = "".join(f"<th>{cell}</th>" for cell in head)
+        title = f'<caption style="text-align:left;font-weight:bold">{html.escape(self.title)}</caption>'
+        heads = "".join(
+            f'<th scope="col"><button type="button" title="Sort" style="{_BUTTON}">{html.escape(name)}'
+            '<span aria-hidden="true"></span></button></th>'
+            for name in self.header
+        )
+        rows = "".join(f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         caption = f'<p style="font-size:smaller;max-width:60em">{html.escape(self.caption)}</p>' if self.caption else ""
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{caption}"
+        return (
+            f'<table>{title if self.title else ""}<thead onclick="{_HANDLER}"><tr>{heads}</tr></thead>'
+            f"<tbody>{rows}</tbody></table>{caption}"
+        )
+
+
+def _html(cell: str) -> str:
+    text = html.escape(cell)
+    return text.replace(" ", "&nbsp;") if re.match(r"\d[^a-z]*$", cell) else text  # an interval stays on one line
 
 
 _LATEX = {
@@ -85,72 +132,8 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-# A table whose columns a reader sorts with a click, in a notebook and in a page made from it.
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell shows, and the number it is sorted by; None sorts by the text, and in a column of numbers last."""
-
-    text: str
-    value: float | None = None
-
-
-# One handler for the whole head, as an attribute: a script would need an id that is unique in the page, and is not run
-# everywhere. Where attributes are taken off as well, a plain table stays.
-_SORT = """
-const button = event.target.closest('button');
-if (!button) return;
-const head = button.closest('th'), body = this.parentNode.tBodies[0], column = head.cellIndex;
-const order = head.getAttribute('aria-sort') === 'ascending' ? 'descending' : 'ascending';
-for (const other of this.querySelectorAll('th')) other.removeAttribute('aria-sort');
-head.setAttribute('aria-sort', order);
-for (const mark of this.querySelectorAll('span')) mark.textContent = '';
-button.querySelector('span').textContent = order === 'ascending' ? ' ▲' : ' ▼';
-const rows = [...body.rows], cell = row => row.cells[column], key = row => Number(cell(row).dataset.value);
-const numbers = rows.some(row => 'value' in cell(row).dataset), sign = order === 'ascending' ? 1 : -1;
-rows.sort((a, b) => {
-  if (!numbers) return sign * cell(a).textContent.localeCompare(cell(b).textContent);
-  const missing = isNaN(key(a)) - isNaN(key(b));
-  return missing || (isNaN(key(a)) ? 0 : sign * (key(a) - key(b)));
-});
-body.append(...rows);
-"""
-_BUTTON = "background:none;border:0;padding:0;font:inherit;color:inherit;cursor:pointer;text-align:inherit"
-
-
-def sortable_html(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], below: str = "") -> str:
-    """A table with a button in each head: the first click sorts upwards, the next downwards.
-
-    Numbers are sorted as numbers, and cells without one come last either way. Screen readers are told which column is
-    sorted, and how (`aria-sort`).
-
-    Args:
-        title: the caption, above.
-        header: names of the columns; the first one names the rows.
-        rows: as many cells each as there are columns.
-        below: what is to be said about the table.
-
-    Returns:
-        HTML that shows the same without JavaScript, but does not sort.
-    """
-    heads = "".join(
-        f'<th scope="col"><button type="button" title="Sort" style="{_BUTTON}">{html.escape(name)}'
-        '<span aria-hidden="true"></span></button></th>'
-        for name in header
-    )
-    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
-    handler = html.escape(" ".join(line.strip() for line in _SORT.strip().splitlines()))
-    caption = f'<caption style="text-align:left;font-weight:bold">{html.escape(title)}</caption>'
-    text = f'<p style="font-size:smaller;max-width:60em">{html.escape(below)}</p>' if below else ""
-    return f'<table>{caption}<thead onclick="{handler}"><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{text}'
-
-
-def _cell(cell: Cell) -> str:
-    if cell.value is None:
-        return f"<td>{html.escape(cell.text)}</td>"
-    unbroken = html.escape(cell.text).replace(" ", "&nbsp;")
-    return f'<td data-value="{cell.value:.10g}">{unbroken}</td>'
+def _csv(frame: "DataFrame") -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 # What the course expects of its models, and which networks those figures describe.
@@ -228,16 +211,16 @@ def course_model(name: str) -> CourseModel | None:
 
 def expected_table() -> Table:
     """The course's figures by themselves, with what they describe."""
-    stated = [model for model in COURSE_MODELS if model.mean_iou]
-    rows = [[m.name, m.lab, m.mean_iou, m.parameters or "–", m.inference_ms or "–", m.describes] for m in stated]
     header = ["The course expects", "Lab", "mIoU (%)", "Parameters (M)", "Inference (ms)", "These figures describe"]
-    return Table(header, rows, NOTE)
+    rows = [
+        [model.name, model.lab, model.mean_iou, model.parameters or DASH, model.inference_ms or DASH, model.describes]
+        for model in COURSE_MODELS
+        if model.mean_iou
+    ]
+    return Table(header, rows, NOTE, "What the course expects")
 
 
-BAND = 5
-"""Width in pixels of the boundary band shown in the table."""
-
-DASH = "–"
+# The results of the labs.
 
 
 @dataclass(frozen=True)
@@ -262,7 +245,33 @@ class Row:
     expected: str = ""
 
 
-class ResultsTable:
+class _Sections:
+    """What consists of tables of text, `sections()`, and of rows of numbers, `frame`, in the formats of both."""
+
+    @property
+    def frame(self) -> "DataFrame":
+        raise NotImplementedError
+
+    def sections(self) -> list[Table]:
+        raise NotImplementedError
+
+    def to_markdown(self) -> str:
+        """The sections in GitHub's Markdown, their protocols below."""
+        return "\n".join(table.to_markdown() for table in self.sections())
+
+    def to_latex(self) -> str:
+        """The sections as tabulars with plain rules, each with its text below."""
+        return "\n".join(table.to_latex() for table in self.sections())
+
+    def to_csv(self) -> str:
+        """`frame` as text; empty where undefined."""
+        return _csv(self.frame)
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in self.sections())
+
+
+class ResultsTable(_Sections):
     """Results of several models under one protocol, kept in a JSON file.
 
     Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns. Rows
@@ -295,35 +304,22 @@ class ResultsTable:
         trained: bool = True,
         seed: int | None = None,
         minutes: float | None = None,
-        parameters: int | None = None,
-        flops: int | None = None,
-        inference_ms: float | None = None,
-        memory_mb: float | None = None,
-        cost_size: str = "",
         expected: str = "",
+        **costs: Any,
     ) -> Row:
         """Add a model's line, or replace the one of that name.
 
         Args:
             trained: False when the weights have learned nothing; the scores are then left out.
             seed, minutes: of the training.
-            parameters, flops, inference_ms, memory_mb, cost_size: what `costs` returns.
             expected: what the course expects here, as text.
+            costs: what `costs` returns: any of parameters, flops, inference_ms, memory_mb, cost_size.
 
         Raises:
             ValueError: the scores cannot be compared with those in the table; the message names what differs.
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
-        row = Row(
-            name,
-            protocol,
-            parameters=parameters,
-            flops=flops,
-            inference_ms=inference_ms,
-            memory_mb=memory_mb,
-            cost_size=cost_size,
-            expected=expected,
-        )
+        row = Row(name, protocol, expected=expected, **costs)
         if not trained or config.profile().name == "tiny":
             self._untrained[name] = row
             return row
@@ -337,46 +333,46 @@ class ResultsTable:
                     f"results-{protocol.key}.json."
                 )
         interval = bootstrap(evaluation.matrices) if evaluation.matrices is not None else None
-        row = replace(
-            row,
-            mean_iou=_number(evaluation.scores.mean_iou),
-            mean_iou_low=_number(interval.low) if interval else None,
-            mean_iou_high=_number(interval.high) if interval else None,
-            pixel_accuracy=_number(evaluation.scores.pixel_accuracy),
-            band_mean_iou=_number(evaluation.band_mean_iou.get(BAND)),
-            band_foreground_iou=_number(evaluation.band_foreground_iou.get(BAND)),
-            boundary_iou=_number(evaluation.boundary_iou),
-        )
+        scores = {
+            "mean_iou": evaluation.scores.mean_iou,
+            "mean_iou_low": interval.low if interval else None,
+            "mean_iou_high": interval.high if interval else None,
+            "pixel_accuracy": evaluation.scores.pixel_accuracy,
+            "band_mean_iou": evaluation.band_mean_iou.get(BAND),
+            "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
+            "boundary_iou": evaluation.boundary_iou,
+        }
+        defined: dict[str, Any] = {
+            field: float(value) for field, value in scores.items() if not (value is None or math.isnan(value))
+        }
+        row = Row(name, protocol, expected=expected, **costs, **defined)
         self._write({**self._stored, name: row})
         self._stored[name] = row
         self._untrained.pop(name, None)
         return row
 
-    def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, and its protocol below."""
-        return self._table().to_markdown()
+    @property
+    def frame(self) -> "DataFrame":
+        """One line per row, every field of the row and of its protocol, unrounded; missing where undefined."""
+        return _frame([_record(row) for row in self.rows], [*_ROW_FIELDS, *Protocol.__dataclass_fields__])
 
-    def to_csv(self) -> str:
-        """One line per row, every field of the row and of its protocol, unrounded; empty where undefined."""
-        records = [{**asdict(row), **asdict(row.protocol)} for row in self.rows]
-        names = [*Row.__dataclass_fields__, *Protocol.__dataclass_fields__]
-        names.remove("protocol")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
-
-    def to_latex(self) -> str:
-        """A tabular with plain rules, for a report; its protocol follows as text."""
-        return self._table().to_latex()
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
-
-    def _table(self) -> Table:
-        rows = [[cell(row) for cell in _COLUMNS.values()] for row in self.rows]
-        return Table(list(_COLUMNS), rows, self._caption())
+    def sections(self) -> list[Table]:
+        """One: the rows as text, and their protocol below."""
+        columns = {
+            "Model": [row.name for row in self.rows],
+            "mIoU": [_mean_iou(row) for row in self.rows],
+            "Pixel accuracy": [_percent(row.pixel_accuracy) for row in self.rows],
+            f"mIoU, {BAND} px band": [_percent(row.band_mean_iou) for row in self.rows],
+            f"Foreground IoU, {BAND} px band": [_percent(row.band_foreground_iou) for row in self.rows],
+            "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in self.rows],
+            "Inference (ms)": [_shown(row.inference_ms, 1) for row in self.rows],
+            "Memory (MB)": [_shown(row.memory_mb, 0) for row in self.rows],
+            "Training (min)": [_shown(row.protocol.minutes, 1) for row in self.rows],
+            "Seed": [DASH if row.protocol.seed is None else str(row.protocol.seed) for row in self.rows],
+            "Device": [row.protocol.device_text for row in self.rows],
+            "The course expects": [row.expected or DASH for row in self.rows],
+        }
+        return [_table(columns, self._caption())]
 
     def _caption(self) -> str:
         if not self.rows:
@@ -406,64 +402,45 @@ class ResultsTable:
         write_atomic(self.path, text.encode())
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
+_ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name != "protocol"]
 
 
-def percent(value: float | None) -> str:
-    """A score in 0..1 as the tables show it."""
+def _record(row: Row) -> dict[str, Any]:
+    return {**asdict(row), **asdict(row.protocol)}
+
+
+def _frame(records: list[dict[str, Any]], columns: list[str]) -> "DataFrame":
+    from pandas import DataFrame
+
+    return DataFrame(records, columns=columns, dtype=object).convert_dtypes()  # whole numbers stay whole beside gaps
+
+
+def _table(columns: dict[str, list[str]], caption: str, title: str = "") -> Table:
+    return Table(list(columns), list(zip(*columns.values(), strict=True)), caption, title)
+
+
+def _shown(value: float | None, digits: int, unit: float = 1) -> str:
+    return DASH if value is None else f"{value / unit:,.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f}"
 
 
-def mean_iou_text(row: Row) -> str:
-    """The mean IoU with its interval, as the tables show it."""
+def _mean_iou(row: Row) -> str:
     if row.mean_iou_low is None:
-        return percent(row.mean_iou)
-    return f"{percent(row.mean_iou)} [{percent(row.mean_iou_low)}, {percent(row.mean_iou_high)}]"
-
-
-def _plain(value: float | None, digits: int) -> str:
-    return DASH if value is None else f"{value:.{digits}f}"
-
-
-_COLUMNS: dict[str, Callable[[Row], str]] = {
-    "Model": lambda row: row.name,
-    "mIoU": mean_iou_text,
-    "Pixel accuracy": lambda row: percent(row.pixel_accuracy),
-    f"mIoU, {BAND} px band": lambda row: percent(row.band_mean_iou),
-    f"Foreground IoU, {BAND} px band": lambda row: percent(row.band_foreground_iou),
-    "Parameters (M)": lambda row: DASH if row.parameters is None else f"{row.parameters / 1e6:.2f}",
-    "Inference (ms)": lambda row: _plain(row.inference_ms, 1),
-    "Memory (MB)": lambda row: _plain(row.memory_mb, 0),
-    "Training (min)": lambda row: _plain(row.protocol.minutes, 1),
-    "Seed": lambda row: _plain(row.protocol.seed, 0),
-    "Device": lambda row: row.protocol.device_text,
-    "The course expects": lambda row: row.expected or DASH,
-}
+        return _percent(row.mean_iou)
+    return f"{_percent(row.mean_iou)} [{_percent(row.mean_iou_low)}, {_percent(row.mean_iou_high)}]"
 
 
 # The last table of the course: every model of labs 02 to 07, its scores, its costs and what the course expects.
 
 
-@dataclass(frozen=True)
-class Section:
-    """One of the sub-tables, for example the models that were measured under one protocol."""
-
-    title: str
-    header: list[str]
-    rows: list[list[Cell]]
-    caption: str
-
-    def table(self) -> Table:
-        """The same as plain text."""
-        return Table(self.header, [[cell.text for cell in row] for row in self.rows], self.caption)
-
-
-class FinalTable:
+class FinalTable(_Sections):
     """All results tables of a folder in one, each protocol with columns of its own.
 
     Scores under different protocols answer different questions, so a column never holds two of them: there is one
-    sub-table a protocol, and sorting and `against_latency` stay inside it. Models of the course without any result are
+    table a protocol, and sorting and `against_latency` stay inside it. Models of the course without any result are
     listed last, as not run.
 
     Args:
@@ -503,14 +480,32 @@ class FinalTable:
         run = {course_model(row.name) for rows in self.rows.values() for row in rows}
         return [model for model in COURSE_MODELS if model not in run]
 
-    def sections(self) -> list[Section]:
+    @property
+    def frame(self) -> "DataFrame":
+        """One line per model and protocol, every field of both, unrounded; then the models that have not been run.
+
+        Columns that begin with `course_` hold what the course expects.
+        """
+        lines = [(row.name, {**_record(row), "protocol_key": key}) for key, rows in self.rows.items() for row in rows]
+        lines += [(model.name, {"name": model.name}) for model in self.missing]
+        fields = {"lab": "lab", "course_mean_iou": "mean_iou", "course_parameters_m": "parameters",
+                  "course_inference_ms": "inference_ms", "course_describes": "describes"}  # fmt: skip
+        for name, record in lines:
+            model = course_model(name)
+            record |= {column: getattr(model, field) for column, field in fields.items()} if model else {}
+        columns = ["lab", *_ROW_FIELDS, "protocol_key", *Protocol.__dataclass_fields__, *list(fields)[1:]]
+        return _frame([record for _, record in lines], columns).drop(columns="expected")
+
+    def sections(self) -> list[Table]:
         """One a protocol in the order of the labs, the models that have not been run, and the course's figures."""
         sections = [_section(rows) for rows in self.rows.values()]
         if self.missing:
-            sections.append(_not_run(self.missing))
-        expected = expected_table()
-        rows = [[Cell(text, _first_number(text)) for text in row] for row in expected.rows]
-        return [*sections, Section("What the course expects", list(expected.header), rows, expected.caption)]
+            columns = {"Model": [m.name for m in self.missing], "Lab": [m.lab for m in self.missing]}
+            columns["mIoU"] = [DASH for _ in self.missing]
+            columns |= {name: [_stated(m, field) for m in self.missing] for name, field in _EXPECTED.items()}
+            below = "Run the notebook of the lab. In the tiny profile nothing is learned, so nothing is kept."
+            sections.append(_table(columns, below, "Not run yet"))
+        return [*sections, expected_table()]
 
     def against_latency(self, key: str | None = None) -> dict[str, Any]:
         """Mean IoU against inference time: keyword arguments of `plots.scatter`, for one protocol.
@@ -528,101 +523,38 @@ class FinalTable:
             key = max(self.rows, key=lambda key: len(self.rows[key]))
         if key not in self.rows:
             raise ValueError(f"there is no result under the protocol {key!r}; known: {', '.join(self.rows) or 'none'}.")
-        rows = [row for row in self.rows[key] if row.mean_iou is not None and row.inference_ms and row.parameters]
-        if not rows:
+        timed = [
+            (row, row.inference_ms, 100 * row.mean_iou, row.parameters / 1e6)
+            for row in self.rows[key]
+            if row.mean_iou is not None and row.inference_ms and row.parameters
+        ]
+        if not timed:
             raise ValueError(f"no model under {key} has a score, a time and a count of parameters: run a lab again.")
-        (condition, _), *_ = Counter(map(_condition, rows)).most_common(1)
-        chosen = [row for row in rows if _condition(row) == condition]
-        if len(chosen) < len(self.rows[key]):
-            others = ", ".join(row.name for row in self.rows[key] if row not in chosen)
+        (condition, _), *_ = Counter(_condition(row) for row, *_ in timed).most_common(1)
+        rows, x, y, sizes = map(list, zip(*(dot for dot in timed if _condition(dot[0]) == condition), strict=True))
+        others = ", ".join(row.name for row in self.rows[key] if row not in rows)
+        if others:
             print(f"Not drawn, since not timed with {condition}: {others}.")
-        x, y = [row.inference_ms for row in chosen], [100 * row.mean_iou for row in chosen]
-        models = [course_model(row.name) for row in chosen]
+        # The dots that no other one beats, from left to right: each is higher than all before it.
+        order = np.lexsort((np.negative(y), x))
+        heights = np.array(y)[order]
+        best_before = np.maximum.accumulate(np.concatenate([[-np.inf], heights[:-1]]))
+        models = [course_model(row.name) for row in rows]
         return {
             "x": x,
             "y": y,
-            "names": [row.name for row in chosen],
-            "sizes": [row.parameters / 1e6 for row in chosen],
+            "names": [row.name for row in rows],
+            "sizes": sizes,
             "groups": [f"lab {model.lab}" if model else "others" for model in models],
-            "front": _front(x, y),
+            "front": order[heights > best_before].tolist(),
             "xlabel": f"inference (ms, log scale), {condition}",
             "ylabel": f"mean IoU (%), {self.protocols[key].dataset} {self.protocols[key].split}",
             "size_label": "million parameters",
             "log_x": True,
         }
 
-    def to_markdown(self) -> str:
-        """The sections in GitHub's Markdown, each under a heading."""
-        return "\n".join(f"### {section.title}\n\n{section.table().to_markdown()}" for section in self.sections())
 
-    def to_latex(self) -> str:
-        """The sections as tabulars with plain rules, each with its text below: for wide pages, or small print."""
-        return "\n".join(section.table().to_latex() for section in self.sections())
-
-    def to_csv(self) -> str:
-        """One line per model and protocol, every field of both, unrounded; then the models that have not been run.
-
-        Columns that begin with `course_` hold what the course expects.
-        """
-        names = ["lab", *Row.__dataclass_fields__, "protocol_key", *Protocol.__dataclass_fields__]
-        for name in ("protocol", "expected"):
-            names.remove(name)
-        names += ["course_mean_iou", "course_parameters_m", "course_inference_ms", "course_describes"]
-        records = [
-            {**asdict(row), **asdict(row.protocol), "protocol_key": key, **_course_fields(course_model(row.name))}
-            for key, rows in self.rows.items()
-            for row in rows
-        ]
-        records += [{"name": model.name, **_course_fields(model)} for model in self.missing]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
-
-    def _repr_html_(self) -> str:
-        return "".join(sortable_html(s.title, s.header, s.rows, s.caption) for s in self.sections())
-
-
-def _section(rows: list[Row]) -> Section:
-    protocol = rows[0].protocol
-    conditions = sorted({_condition(row) for row in rows if _timed(row)})
-    columns: dict[str, Callable[[Row], Cell]] = {
-        "Model": lambda row: Cell(row.name),
-        "Lab": lambda row: _lab(course_model(row.name)),
-        "mIoU": lambda row: Cell(mean_iou_text(row), row.mean_iou),
-        "Pixel accuracy": lambda row: Cell(percent(row.pixel_accuracy), row.pixel_accuracy),
-        "Boundary IoU": lambda row: Cell(percent(row.boundary_iou), row.boundary_iou),
-        "Parameters (M)": lambda row: _as_number(row.parameters, 1e6, 2),
-    }
-    for condition in conditions:  # times for images of two sizes do not share a column either
-        where = f", {condition}" if len(conditions) > 1 else ""
-        for name, field, unit, digits in _COSTS:
-            columns[name + where] = partial(_cost, condition=condition, field=field, unit=unit, digits=digits)
-    columns["Training (min)"] = lambda row: _as_number(row.protocol.minutes, 1, 1)
-    models = [course_model(row.name) for row in rows]
-    for name, field in _EXPECTED.items():
-        if any(model and getattr(model, field) for model in models):
-            columns[name] = partial(_expected, field=field)
-    title = f"{protocol.dataset} {protocol.split}, {protocol.images} images"
-    if protocol.prompts != "none":
-        title += f", prompted with {protocol.prompts}"
-    caption = f"{protocol}. Scores in percent, 95 % intervals over the choice of images."
-    if len(conditions) == 1:
-        caption += f" FLOPs, time and memory: {conditions[0]}."
-    return Section(title, list(columns), [[cell(row) for cell in columns.values()] for row in rows], caption)
-
-
-def _not_run(models: list[CourseModel]) -> Section:
-    rows = [
-        [Cell(model.name), _lab(model), Cell(DASH), *(_stated(model, field) for field in _EXPECTED.values())]
-        for model in models
-    ]
-    below = "Run the notebook of the lab. In the tiny profile nothing is learned, so nothing is kept."
-    return Section("Not run yet", ["Model", "Lab", "mIoU", *_EXPECTED], rows, below)
-
-
-_COSTS = (("FLOPs (G)", "flops", 1e9, 1), ("Inference (ms)", "inference_ms", 1, 1), ("Memory (MB)", "memory_mb", 1, 0))
+_COSTS = (("FLOPs (G)", "flops", 1, 1e9), ("Inference (ms)", "inference_ms", 1, 1), ("Memory (MB)", "memory_mb", 0, 1))
 _EXPECTED = {
     "Course, VOC: mIoU": "mean_iou",
     "Course: parameters (M)": "parameters",
@@ -630,64 +562,47 @@ _EXPECTED = {
 }
 
 
+def _section(rows: list[Row]) -> Table:
+    """The models under one protocol."""
+    protocol, models = rows[0].protocol, [course_model(row.name) for row in rows]
+    columns = {
+        "Model": [row.name for row in rows],
+        "Lab": [model.lab if model else DASH for model in models],
+        "mIoU": [_mean_iou(row) for row in rows],
+        "Pixel accuracy": [_percent(row.pixel_accuracy) for row in rows],
+        "Boundary IoU": [_percent(row.boundary_iou) for row in rows],
+        "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in rows],
+    }
+    timed = [row for row in rows if any(getattr(row, field) is not None for _, field, *_ in _COSTS)]
+    conditions = sorted({_condition(row) for row in timed})
+    for condition in conditions:  # times for images of two sizes do not share a column either
+        where = f", {condition}" if len(conditions) > 1 else ""
+        for name, field, digits, unit in _COSTS:
+            values = [getattr(row, field) if _condition(row) == condition else None for row in rows]
+            columns[name + where] = [_shown(value, digits, unit) for value in values]
+    columns["Training (min)"] = [_shown(row.protocol.minutes, 1) for row in rows]
+    for name, field in _EXPECTED.items():
+        if any(model and getattr(model, field) for model in models):
+            columns[name] = [_stated(model, field) for model in models]
+    title = f"{protocol.dataset} {protocol.split}, {protocol.images} images"
+    if protocol.prompts != "none":
+        title += f", prompted with {protocol.prompts}"
+    caption = f"{protocol}. Scores in percent, 95 % intervals over the choice of images."
+    if len(conditions) == 1:
+        caption += f" FLOPs, time and memory: {conditions[0]}."
+    return _table(columns, caption, title)
+
+
+def _stated(model: CourseModel | None, field: str) -> str:
+    return (getattr(model, field) if model else "") or DASH
+
+
 def _place(row: Row) -> int:
     model = course_model(row.name)
     return COURSE_MODELS.index(model) if model else len(COURSE_MODELS)
-
-
-def _timed(row: Row) -> bool:
-    return any(getattr(row, field) is not None for _, field, _, _ in _COSTS)
 
 
 def _condition(row: Row) -> str:
     """Under what conditions a row's costs were measured."""
     size = f"one image of {row.cost_size} pixels" if row.cost_size else "one image of a size that was not noted"
     return f"{size} on {row.protocol.device_text}"
-
-
-def _cost(row: Row, condition: str, field: str, unit: float, digits: int) -> Cell:
-    return _as_number(getattr(row, field) if _condition(row) == condition else None, unit, digits)
-
-
-def _expected(row: Row, field: str) -> Cell:
-    return _stated(course_model(row.name), field)
-
-
-def _stated(model: CourseModel | None, field: str) -> Cell:
-    text = getattr(model, field) if model else ""
-    return Cell(text or DASH, _first_number(text))
-
-
-def _lab(model: CourseModel | None) -> Cell:
-    return Cell(model.lab, float(model.lab)) if model else Cell(DASH)
-
-
-def _as_number(value: float | None, unit: float, digits: int) -> Cell:
-    return Cell(DASH) if value is None else Cell(f"{value / unit:,.{digits}f}", value)
-
-
-def _first_number(text: str) -> float | None:
-    """1050 for "1,050", 65 for "65 to 68"; None for a text that does not begin with a number."""
-    found = re.match(r"\d[\d,]*(\.\d+)?", text)
-    return float(found.group().replace(",", "")) if found else None
-
-
-def _front(x: list[float], y: list[float]) -> list[int]:
-    """The dots that no other one beats, from left to right: each is higher than all before it."""
-    front: list[int] = []
-    for index in sorted(range(len(x)), key=lambda i: (x[i], -y[i])):
-        if not front or y[index] > y[front[-1]]:
-            front.append(index)
-    return front
-
-
-def _course_fields(model: CourseModel | None) -> dict[str, str]:
-    if model is None:
-        return {}
-    return {
-        "lab": model.lab,
-        "course_mean_iou": model.mean_iou,
-        "course_parameters_m": model.parameters,
-        "course_inference_ms": model.inference_ms,
-        "course_describes": model.describes,
-    }

@@ -7,6 +7,7 @@ padded, the part near a tile's border is left out and the rest fades over into t
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,17 +17,10 @@ from labhelpers.evaluation.evaluator import compute_logits, inference
 
 
 def predict_tiles(
-    model: nn.Module,
-    image: torch.Tensor,
-    tile: int = 512,
-    overlap: int = 128,
-    *,
-    batch_size: int = 4,
-    multiple: int = 16,
-    precision: str = "no",
+    model: nn.Module, image: torch.Tensor, tile: int = 512, overlap: int = 128, **options: Any
 ) -> torch.Tensor:
-    """Label one image of any size tile by tile; returns uint8 (H, W) on the CPU. See `tiled_logits`."""
-    logits = tiled_logits(model, image, tile, overlap, batch_size=batch_size, multiple=multiple, precision=precision)
+    """Label one image of any size tile by tile; returns uint8 (H, W) on the CPU. Arguments as of `tiled_logits`."""
+    logits = tiled_logits(model, image, tile, overlap, **options)
     return to_labels(logits, len(logits))
 
 
@@ -73,12 +67,12 @@ def tiled_logits(
     height, width = image.shape[1:]
     rows = _weighted_windows(height, tile, overlap, multiple)
     columns = _weighted_windows(width, tile, overlap, multiple)
-    blended = None
+    blended = torch.empty(0)
     with inference(model, precision) as device:
         for group in _equal_sizes(rows, columns, batch_size):
             tiles = torch.stack([image[:, y, x] for (y, _), (x, _) in group]).to(device)
             logits = compute_logits(model, tiles).float().cpu()
-            if blended is None:
+            if not len(blended):
                 blended = torch.zeros(logits.shape[1], height, width)
             for ((y, vertical), (x, horizontal)), part in zip(group, logits, strict=True):
                 blended[:, y, x] += part * vertical[:, None] * horizontal
@@ -141,7 +135,7 @@ def _equal_sizes(
     rows: list[_Window], columns: list[_Window], batch_size: int
 ) -> Iterator[list[tuple[_Window, _Window]]]:
     """Yield batches of (row, column); only the last row and column may differ in size, and they come by themselves."""
-    sizes: dict[tuple[int, int], list[tuple[_Window, _Window]]] = {}
+    sizes: dict[tuple[int, ...], list[tuple[_Window, _Window]]] = {}
     for place in product(rows, columns):
         sizes.setdefault(tuple(len(weights) for _, weights in place), []).append(place)
     for places in sizes.values():
