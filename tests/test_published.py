@@ -5,8 +5,9 @@ import hashlib
 import pytest
 import torch
 
-from labhelpers.models import build, from_torchvision, published_deeplabv3
+from labhelpers.models import build, published_deeplabv3
 from labhelpers.models import encoders as encoders_module
+from labhelpers.models.deeplab import from_torchvision
 
 
 def torchvisions(aux_loss: bool = True):
