@@ -394,8 +394,8 @@ def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypa
     answer[90:110, 140:170] = True
     looks = []
 
-    def look(window, points, labels, box, mask, multimask):
-        looks.append((window, mask))
+    def look(window, prompt, multimask):
+        looks.append((window, prompt.mask))
         return torch.from_numpy(answer)[None] * 2.0 - 1, torch.ones(1)
 
     monkeypatch.setattr(predictor, "_look", look)

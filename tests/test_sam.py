@@ -244,11 +244,6 @@ def test_arguments_are_checked_as_for_mini_sam(models):
         predictor.model.encode(torch.zeros(2, 3, 8, 8))
 
 
-def test_parameters_are_counted_once(models):
-    for kind, model in models.items():
-        assert SamPredictor(model).parameters == sum(p.numel() for p in tiny_network(kind).parameters())
-
-
 def test_an_own_decoder_changes_nothing_else(predictor):
     predictor.set_image(photo())
     twin = predictor.with_own_decoder("twin")

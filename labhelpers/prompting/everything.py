@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from labhelpers.data.base import IGNORE_INDEX
-from labhelpers.prompting.predictor import Predictor, checked_image
+from labhelpers.prompting.predictor import Predictor, check_image
 from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
 
@@ -55,7 +55,7 @@ def segment_everything(
     Raises:
         ValueError: another kind of image, or a grid below 1.
     """
-    checked_image(image)
+    check_image(image)
     if grid < 1:
         raise ValueError(f"grid must be at least 1, got {grid}")
     how = f"{grid} x {grid} clicks, predicted IoU above {min_iou:g}"

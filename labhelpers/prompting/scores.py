@@ -34,22 +34,20 @@ from labhelpers.prompting.objects import (
 from labhelpers.prompting.predictor import Predictor
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 
-Prompt = dict[str, np.ndarray]  # keyword arguments of `Predictor.predict`
-
 JITTER = 0.1
 """Standard deviation of each edge of a jittered box, as a fraction of its width or height, as SAM was trained."""
 
 
-def _click(point: np.ndarray) -> Prompt:
+def _click(point: np.ndarray) -> dict[str, Any]:
     return {"points": point[None], "labels": np.ones(1, dtype=np.int64)}
 
 
-def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> Prompt:
+def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> dict[str, Any]:
     points, labels = sample_points(mask, n, rng)
     return {"points": points, "labels": labels}
 
 
-PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], Prompt]] = {
+PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], dict[str, Any]]] = {
     "box": lambda mask, rng, jitter: {"box": box_from_mask(mask)},
     "jittered_box": lambda mask, rng, jitter: {"box": box_from_mask(mask, jitter, rng)},
     "centre_click": lambda mask, rng, jitter: _click(centre_click(mask)),
@@ -57,7 +55,7 @@ PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], Prompt]] =
     "random_click": lambda mask, rng, jitter: _click(random_click(mask, rng)),
     **{f"{n}_points": partial(_points, n=n) for n in range(3, 11)},
 }
-"""How each kind of prompt is drawn from a mask, bool (H, W).
+"""How each kind of prompt is drawn from a mask, bool (H, W), as keyword arguments of `Predictor.predict`.
 
 A centre click is the deepest point of the object, a jittered click one at least half as deep, a random click any. Of
 `n_points` half (rounded up) lie on the object and half beside it.
@@ -481,11 +479,10 @@ def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int =
     The embedding is computed anew each time; a second prompt on the same image costs only the decoder's share.
 
     Args:
-        predictor: one with a `model`, in its own precision.
+        predictor: in its own precision.
         size: height and width of the image in pixels; what the network makes of it inside is its own choice.
     """
     height, width = size
-    device = next(predictor.model.parameters()).device
     rng = np.random.default_rng(0)
     box = np.array([width // 4, height // 4, 3 * width // 4, 3 * height // 4], dtype=np.float64)
 
@@ -500,7 +497,7 @@ def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int =
         ask()  # the mask is an array in the computer's memory, so the device has finished
         times.append(time.perf_counter() - start)
     held = [copy.copy(value) for value in vars(predictor).values()]  # else the last embedding's end counts as a gain
-    peak = peak_memory_mb(ask, device)
+    peak = peak_memory_mb(ask, predictor.device)
     del held
     return {
         "parameters": count_parameters(predictor.model),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from labhelpers.prompting.predictor import Predictor
+from labhelpers.prompting.predictor import Predictor, check_image
 
 # What a session keeps for each image: the steps taken on it, one for each click, box or clear.
 
@@ -527,9 +527,7 @@ def _known(name: str, known: Mapping[str, Any], what: str) -> None:
 
 def _checked(name: str, pixels: np.ndarray) -> np.ndarray:
     """A copy, which no one can change under a mask."""
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        what = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise ValueError(f"image {name!r} must be a uint8 array (H, W, 3), RGB, got {what}")
+    check_image(pixels, f"image {name!r} must be")
     if 0 in pixels.shape:
         raise ValueError(f"image {name!r} has no pixels: its shape is {pixels.shape}")
     return np.array(pixels, order="C")
