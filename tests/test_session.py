@@ -186,22 +186,6 @@ class TestImagesAndModels:
         assert first.mask.shape == (30, 30)
         assert second.mask.shape == (40, 40)
 
-    def test_a_predictor_that_does_not_say_what_it_holds(self):
-        class Silent:
-            name, class_name = "silent", None
-
-            def set_image(self, image):
-                self.size = image.shape[:2]
-
-            def predict(self, **prompts):
-                return np.ones(self.size, dtype=bool), 1.0
-
-        predictor = Silent()
-        session = PromptSession(predictor, picture(30, 30))
-        predictor.set_image(picture(8, 8))
-        session.add_point(5, 5)
-        assert session.mask.shape == (30, 30)
-
     def test_another_model_answers_the_same_prompts(self):
         small, large = DiscPredictor("small", 3), DiscPredictor("large", 9)
         session = new_session(predictor={"small": small, "large": large})

@@ -254,7 +254,7 @@ def check_image(image: object, what: str = "set_image needs") -> None:
 
 def as_tensor(image: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def _enclosing(box: np.ndarray | None, points: np.ndarray) -> np.ndarray:

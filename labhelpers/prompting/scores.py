@@ -42,6 +42,12 @@ def _click(point: np.ndarray) -> dict[str, Any]:
     return {"points": point[None], "labels": np.ones(1, dtype=np.int64)}
 
 
+def _jittered_click(mask: np.ndarray, rng: np.random.Generator, jitter: float) -> dict[str, Any]:
+    click = next_click(np.zeros_like(mask), mask, rng=rng)
+    assert click is not None  # since an object has pixels
+    return _click(click[0])
+
+
 def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> dict[str, Any]:
     points, labels = sample_points(mask, n, rng)
     return {"points": points, "labels": labels}
@@ -51,7 +57,7 @@ PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], dict[str, 
     "box": lambda mask, rng, jitter: {"box": box_from_mask(mask)},
     "jittered_box": lambda mask, rng, jitter: {"box": box_from_mask(mask, jitter, rng)},
     "centre_click": lambda mask, rng, jitter: _click(centre_click(mask)),
-    "jittered_click": lambda mask, rng, jitter: _click(next_click(np.zeros_like(mask), mask, rng=rng)[0]),
+    "jittered_click": _jittered_click,
     "random_click": lambda mask, rng, jitter: _click(random_click(mask, rng)),
     **{f"{n}_points": partial(_points, n=n) for n in range(3, 11)},
 }
