@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import DiscPredictor, picture
+from prompting_toys import DiscPredictor, photo, picture
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
 
@@ -32,10 +32,6 @@ from labhelpers.prompting import sam as sam_module
 KINDS = ("sam", "sam_hq", "sam2")
 CLICK = {"points": np.array([[12.0, 9.0]]), "labels": np.array([1])}
 BOX = {"box": np.array([4, 5, 30, 28])}
-
-
-def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -172,9 +172,9 @@ class TestImagesAndModels:
         session = new_session(predictor=predictor)
         for x in range(5):
             session.add_point(x, 0)
-        assert predictor.encoded == 1
+        assert predictor.images == 1
         session.switch_image("tall, with/odd name")
-        assert predictor.encoded == 2
+        assert predictor.images == 2
 
     def test_sessions_may_share_a_predictor(self):
         predictor = DiscPredictor()
