@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
-from judged_toys import Answers, MemoryDataset, clicked_label, rectangles
+from prompting_toys import Answers, MemoryDataset, clicked_label, rectangles
 
 from labhelpers.data import SubsetDataset, VOCSegmentation
 from labhelpers.data.voc import ObjectDataset
