@@ -6,10 +6,8 @@ the library's answer is handed back instead, so that the notebook goes on. Grade
 
 from labhelpers.course.checks.aspp import aspp
 from labhelpers.course.checks.atrous import atrous_conv, effective_kernel
-from labhelpers.course.checks.averaging import micro_macro_iou
 from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
 from labhelpers.course.checks.clicks import next_click
-from labhelpers.course.checks.comparison import best_epoch, disagreement, pareto_front
 from labhelpers.course.checks.convolutions import (
     bilinear_kernel,
     linear_to_conv,
@@ -23,6 +21,7 @@ from labhelpers.course.checks.exponential import exponential_cross_entropy
 from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
 from labhelpers.course.checks.iou_head import iou_head
 from labhelpers.course.checks.lab01 import class_weights
+from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
 from labhelpers.course.checks.many_masks import non_maximum_suppression, stability_score
 from labhelpers.course.checks.mask_labels import label_masks, number_of_clicks
 from labhelpers.course.checks.offsets import offset_maps

@@ -379,7 +379,9 @@ def _run_clicks(check: Check, answer: Callable, case: Case) -> Parts:
     what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
     pair = isinstance(found, tuple) and len(found) == 2
     check.that(pair, f"{case.when} it returns {what}, expected the pair (clicks, failures).")
-    return Parts({f"the number of {name} {case.when}": n for name, n in zip(("clicks", "failures"), found, strict=True)})
+    return Parts(
+        {f"the number of {name} {case.when}": n for name, n in zip(("clicks", "failures"), found, strict=True)}
+    )
 
 
 def _counted(
