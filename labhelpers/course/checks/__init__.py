@@ -15,12 +15,19 @@ from labhelpers.course.checks.convolutions import (
     transposed_output_size,
 )
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
-from labhelpers.course.checks.data import decode_target, joint_crop_flip, voc_dataset, voc_palette
 from labhelpers.course.checks.deeplab import deeplab_head_plus
 from labhelpers.course.checks.exponential import exponential_cross_entropy
 from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
 from labhelpers.course.checks.iou_head import iou_head
-from labhelpers.course.checks.lab01 import class_weights
+from labhelpers.course.checks.lab01 import (
+    class_weights,
+    confusion_matrix,
+    decode_target,
+    joint_crop_flip,
+    mean_iou,
+    voc_dataset,
+    voc_palette,
+)
 from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
 from labhelpers.course.checks.many_masks import non_maximum_suppression, stability_score
 from labhelpers.course.checks.mask_labels import label_masks, number_of_clicks
@@ -30,7 +37,6 @@ from labhelpers.course.checks.prompt_sampling import box_from_mask, sample_point
 from labhelpers.course.checks.prompt_steps import training_step
 from labhelpers.course.checks.prompt_vectors import box_embedding, point_embedding
 from labhelpers.course.checks.recipe import parameter_groups, poly_lr
-from labhelpers.course.checks.scores import confusion_matrix, mean_iou
 from labhelpers.course.checks.stopping import should_stop
 from labhelpers.course.checks.tiles import tile_starts
 from labhelpers.course.checks.training import dice_loss, train_step

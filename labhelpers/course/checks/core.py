@@ -255,6 +255,8 @@ class Exercise:
         """Whether a wrong answer gives, where the answer first went wrong, the same wrong value or failure."""
         if not words or isinstance(wrong, Mistake):
             return _agree_throughout(found, wrong, self._tolerance)
+        if words not in wrong:
+            return False
         mine, theirs, tolerance = found[words], wrong[words], self._tolerance(expected)
         if _other_kind(mine, expected, "") or _alike(mine, expected, tolerance):  # kind or dtype alone is wrong
             return not difference(mine, theirs, "", tolerance)
@@ -424,7 +426,8 @@ def _agree_throughout(found: Parts | Mistake, wrong: Parts | Mistake, tolerance:
             and (type(found.__cause__), str(found.__cause__ or found))
             == (type(wrong.__cause__), str(wrong.__cause__ or wrong))
         )
-    return all(_alike(found[words], value, tolerance(value)) for words, value in wrong.items())
+    same_parts = found.keys() == wrong.keys()
+    return same_parts and all(_alike(found[words], value, tolerance(value)) for words, value in wrong.items())
 
 
 def _numbers_apart(found: Parts | Mistake, words: str, expected: Any) -> str:

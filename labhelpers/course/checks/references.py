@@ -18,25 +18,6 @@ def mean_iou(matrix: Tensor) -> float:
     return scores(matrix.numpy()).mean_iou
 
 
-def class_weights(pixels: Tensor) -> Tensor:
-    """pixels (K,) int64 -> float32 (K,): inverse square root of frequency, mean 1 over classes that occur, else 0."""
-    occurs = pixels > 0
-    weights = torch.where(occurs, pixels.clamp_min(1).double().rsqrt(), 0)
-    return (weights / weights[occurs].mean()).float()
-
-
-def crop(x: Tensor, top: int, left: int, size: int, fill: int) -> Tensor:
-    """The window (..., size, size) of x (..., H, W) that starts at (top, left); ``fill`` where it leaves x."""
-    padded = functional.pad(x, (size, size, size, size), value=fill)
-    return padded[..., top + size : top + 2 * size, left + size : left + 2 * size]
-
-
-def joint_crop_flip(image: Tensor, target: Tensor, top: int, left: int, size: int, flip: bool) -> tuple[Tensor, Tensor]:
-    """The same window, mirrored left to right if asked, of image (3, H, W) and target (H, W)."""
-    image, target = crop(image, top, left, size, fill=0), crop(target, top, left, size, fill=255)
-    return (image.flip(-1), target.flip(-1)) if flip else (image, target)
-
-
 def linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
     """The convolution that gives what flattening (channels, height, width) and ``linear`` give."""
     conv = nn.Conv2d(channels, linear.out_features, (height, width))
