@@ -55,12 +55,14 @@ class Case:
         when: the situation in words, "for a target of 65x97".
         what: the result in words, the beginning of the sentence about a difference: "the weights".
         kwargs: named arguments.
+        remedy: ends the sentence about a difference that no wrong answer explains: "copy the weights".
     """
 
     args: tuple
     when: str = ""
     what: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    remedy: str = ""
 
     @property
     def words(self) -> str:
@@ -152,7 +154,8 @@ class Exercise:
         title: the name of the function or class in the notebook.
         reference: the right answer, handed on when the student's is not right yet.
         cases: makes the situations in which answers are run; the random state is the same each time.
-        wrong: answers with one thing wrong in them, each with what the student is told, the likely ones first.
+        wrong: answers with one thing wrong in them, each with what the student is told, the likely ones first:
+            `{_shifted(1): "it is one too far: ..."}`.
         errors: hints for known exceptions, by a part of the exception's message.
         run: gives what is compared of an answer in a case, one value or `Parts`.
         inspect: looks, before anything is compared, at what no value shows (layers, channels); raises `Mistake`.
@@ -162,7 +165,7 @@ class Exercise:
     title: str
     reference: Callable
     cases: Callable[[], Iterable[Case]] = tuple
-    wrong: Sequence[tuple[Callable, str]] = ()
+    wrong: Mapping[Callable, str] | Sequence[tuple[Callable, str]] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     run: Run = run_function
     inspect: Callable[[Check, Any], None] | None = None
@@ -216,7 +219,8 @@ class Exercise:
             for words, value in expected.items():
                 hint = difference(found[number][words], value, words, self._tolerance(value))
                 if hint:
-                    raise Mistake(self._known(cases, found, number, words, value) or hint)
+                    general = f"{hint[:-1]}: {case.remedy}" if case.remedy else hint
+                    raise Mistake(self._known(cases, found, number, words, value) or general)
                 check.passed += 1
 
     def _outcome(self, check: Check, answer: Any, case: Case) -> Parts | Mistake:
@@ -235,7 +239,7 @@ class Exercise:
         unless that is a whole number or a truth value, which agree by chance.
         """
         unsure = ""
-        for answer, hint in self.wrong:
+        for answer, hint in self.wrong.items() if isinstance(self.wrong, Mapping) else self.wrong:
             given = self._outcome(Check(self.errors), answer, cases[number])
             if not self._agree(found[number], given, words, expected):
                 continue
