@@ -1,13 +1,46 @@
-"""Can a host be reached? Decided within about a second, so that a notebook without a network goes on at once."""
+"""Files that are whole or absent, the hash of a file, and whether a host can be reached within about a second."""
 
+import hashlib
+import os
 import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 CONNECT_SECONDS = 1.0  # an address that does not answer by then counts as unreachable
+
+
+def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write a file that is there with all its bytes or, whatever happens, not at all; an older one stays till then.
+
+    Its folder is made when needed. A process that is killed leaves a file that ends in ".partial".
+
+    Args:
+        sync: wait until the disk has the data, which takes milliseconds; without it, only a power cut can lose them.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes do not write into each other's
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal hash of a file's bytes, by any algorithm of hashlib."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def reachable(url: str, seconds: float = CONNECT_SECONDS) -> bool:

@@ -3,6 +3,7 @@
 import builtins
 import errno
 import json
+import os
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, ending):
 
     def full(path, mode="r", **options):
         file = real_open(path, mode, **options)
-        return FullDisk(file) if "w" in mode and str(path).endswith(ending + ".partial") else file
+        return FullDisk(file) if "w" in mode and str(path).endswith(f"{ending}.{os.getpid()}.partial") else file
 
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "open", full)

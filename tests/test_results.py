@@ -199,7 +199,7 @@ def test_a_failed_write_keeps_the_old_table(tmp_path, monkeypatch):
         table.add("b", evaluation())
     assert table.path.read_bytes() == before
     assert [row.name for row in table.rows] == ["a"]
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{"name": "a"}]}', json.dumps({"rows": [{"protocol": {}}]})])

@@ -12,7 +12,6 @@ from labhelpers.models.unet import double_conv, pad_to_multiple
 VARIANTS = [
     {},
     {"up": "bilinear"},
-    {"up": "bilinear", "align_corners": True},
     {"skip": "add"},
     {"skip": "none"},
     {"down": "conv"},
@@ -152,12 +151,17 @@ def test_convolutions_start_with_the_paper_s_spread():
         ({"skip": "sum"}, "unknown skip 'sum'; known: concat, add, none"),
         ({"down": "avg"}, "unknown down 'avg'; known: max, conv"),
         ({"up": "nearest"}, "unknown up 'nearest'; known: transposed, bilinear"),
-        ({"pretrained": True}, "pretrained=True: nobody published weights"),
     ],
 )
 def test_unknown_variants_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         unet(**options)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_bilinear"])
+def test_nobody_published_weights(name):
+    with pytest.raises(ValueError, match="pretrained=True: nobody published weights"):
+        build(name, pretrained=True)
 
 
 def test_double_conv_without_batch_norm_has_biases():

@@ -14,7 +14,7 @@ from labhelpers.course.demo import NOTEBOOK, find_notebooks
 from labhelpers.course.finished import find_all
 from labhelpers.course.plans import PLANS
 from labhelpers.course.report import own_words
-from labhelpers.training.checkpoints import write_atomic
+from labhelpers.files import write_atomic
 
 LABS = tuple(f"{number:02d}" for number in range(1, 8))
 REQUIRED = ("fcn8s", "deeplabv3plus", "mini_sam")

@@ -4,7 +4,6 @@ The terms of both are in data/README.md. VOC: Everingham et al., "The PASCAL Vis
 a Retrospective", IJCV 2015. SBD: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
 """
 
-import hashlib
 import http.client
 import json
 import os
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from labhelpers.data.base import voc_palette
-from labhelpers.files import connection_problems
+from labhelpers.files import connection_problems, file_hash
 
 
 @dataclass(frozen=True)
@@ -337,14 +336,10 @@ def find_damage(path: Path, hashes: dict[str, str], size: int | None) -> str | N
     found = path.stat().st_size
     if size is not None and found != size:
         return f"{found:,} bytes, expected {size:,}"
-    digests = {name: hashlib.new(name, usedforsecurity=False) for name in hashes}
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            for digest in digests.values():
-                digest.update(chunk)
-    for name, digest in digests.items():
-        if digest.hexdigest() != hashes[name].lower():
-            return f"{name} {digest.hexdigest()}, expected {hashes[name].lower()}"
+    for name, expected in hashes.items():
+        digest = file_hash(path, name)
+        if digest != expected.lower():
+            return f"{name} {digest}, expected {expected.lower()}"
     return None
 
 

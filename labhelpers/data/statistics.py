@@ -1,7 +1,6 @@
 """How often each class occurs, counted once per data set, and the weights that follow from it."""
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
+from labhelpers.files import write_atomic
 
 __all__ = ["WEIGHT_METHODS", "ClassStatistics", "class_statistics", "class_weights", "rare_class_sample_weights"]
 
@@ -71,11 +71,8 @@ def _count(dataset: SegmentationDataset, index: int) -> np.ndarray:
 
 
 def _save(path: Path, dataset: SegmentationDataset, counts: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")  # renamed when whole, so that a reader never finds half a file
     head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
-    part.write_text(json.dumps({**head, "counts": counts.tolist()}))
-    part.replace(path)
+    write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
 
 
 def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: float = 0.999) -> np.ndarray:

@@ -5,7 +5,6 @@ import html
 import io
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
 from labhelpers.evaluation.intervals import bootstrap
+from labhelpers.files import write_atomic
 
 # A plain table of text, in the formats that notebooks, reports and spreadsheets read.
 
@@ -402,16 +402,8 @@ class ResultsTable:
             ) from error
 
     def _write(self, rows: dict[str, Row]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            with open(partial, "w", encoding="utf-8") as file:
-                json.dump({"rows": [asdict(row) for row in rows.values()]}, file, indent=1, allow_nan=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        text = json.dumps({"rows": [asdict(row) for row in rows.values()]}, indent=1, allow_nan=False)
+        write_atomic(self.path, text.encode())
 
 
 def _number(value: float | None) -> float | None:

@@ -2,23 +2,22 @@
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016. Howard et al.: Searching for MobileNetV3,
 ICCV 2019. The blocks and the parameter names are torchvision's, so that its published ImageNet weights load unchanged;
-what is added is the list of features, the output stride, and for ResNets a ``width`` for networks small enough to train
+what is added is the list of features, the output stride, and for ResNets a `width` for networks small enough to train
 on a CPU.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from labhelpers.files import reachable
 
-# Dilation in place of stride: features as deep as before, on a finer grid.
-
 
 def dilate(stages: Sequence[nn.Module], output_stride: int) -> tuple[int, ...]:
-    """Brings the stages, of strides 4, 8, 16 and 32, to ``output_stride`` in place; returns the strides they end with.
+    """Brings the stages, of strides 4, 8, 16 and 32, to `output_stride` in place; returns the strides they end with.
 
     Where a convolution gives up its stride of 2, everything behind it sees a grid twice as fine, so its kernels must
     reach twice as far in it: dilation 2, and 4 after the second one. (The convolution itself still reads the grid it
@@ -62,30 +61,43 @@ MOBILENETS = {
 ENCODERS = (*RESNETS, *MOBILENETS)
 
 
-def build_encoder(
-    name: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32
-) -> "ResNetEncoder | MobileNetV3Encoder":
-    """The encoder ``name``, one of ``ENCODERS``; ``width`` is for ResNets. Raises ValueError as the encoders do."""
-    if name in MOBILENETS:
-        if width != 64:
-            raise ValueError(f"width={width} is for ResNets; {name} has one width, leave the default")
-        return MobileNetV3Encoder(name, pretrained, output_stride)
-    return ResNetEncoder(name, pretrained, width, output_stride)
-
-
-class ResNetEncoder(nn.Module):
-    """A ResNet without its classifier.
+class Encoder(nn.Module):
+    """A classification network without its classifier: images (B, 3, H, W) -> four features.
 
     Args:
-        name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        name: `resnet18`, ... or `mobilenet_v3_large`, ...
         pretrained: load torchvision's ImageNet weights; without a network one sentence says so and the weights stay
-            random. ``self.weights`` tells which it is: ``"imagenet"`` or ``"random"``.
-        width: channels of the first stage, 64 in the paper. Only 64 has pretrained weights.
-        output_stride: stride of the last feature, 32, 16 or 8; below 32, dilation replaces stride (see ``atrous``).
+            random.
+        output_stride: stride of the last feature, 32, 16 or 8; below 32, dilation replaces stride (see `dilate`).
 
     Attributes:
-        channels: channels of the four features, for ResNet-50 ``(256, 512, 1024, 2048)``.
-        strides: their strides, ``(4, 8, 16, 32)``, none above the output stride.
+        channels: channels of the four features, for ResNet-50 `(256, 512, 1024, 2048)`.
+        strides: their strides, `(4, 8, 16, 32)`, none above the output stride.
+        weights: `"imagenet"` or `"random"`.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    weights: str
+
+    def _start(self, name: str, pretrained: bool, classifier: str) -> None:
+        """The weights before training; of the published ones those whose name begins with `classifier` are left out."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        state = imagenet_state(name) if pretrained else None
+        if state is not None:
+            self.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)})
+        self.weights = "random" if state is None else "imagenet"
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet without its classifier; see `Encoder`.
+
+    Args:
+        width: channels of the first stage, 64 in the paper. Only 64 has pretrained weights.
 
     Raises:
         ValueError: for an unknown name or output stride, or for pretrained weights of another width than 64.
@@ -101,7 +113,6 @@ class ResNetEncoder(nn.Module):
 
         block_name, depths = RESNETS[name]
         block = getattr(resnet, block_name)
-        self.name = name
         self.channels = tuple(width * block.expansion * 2**i for i in range(4))
 
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -113,12 +124,10 @@ class ResNetEncoder(nn.Module):
         self.layer3 = _stage(block, self.channels[1], 4 * width, depths[2], stride=2)
         self.layer4 = _stage(block, self.channels[2], 8 * width, depths[3], stride=2)
         self.strides = dilate([self.layer1, self.layer2, self.layer3, self.layer4], output_stride)
-
-        _initialize(self)
-        self.weights = _load_imagenet(self, name, "fc.") if pretrained else "random"
+        self._start(name, pretrained, "fc.")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in ``strides``."""
+        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -127,12 +136,8 @@ class ResNetEncoder(nn.Module):
         return features
 
 
-class MobileNetV3Encoder(nn.Module):
-    """MobileNetV3 without its classifier: a tenth of ResNet-50's parameters. Arguments as for :class:`ResNetEncoder`.
-
-    Attributes:
-        channels: channels of the four features, ``(24, 40, 112, 960)`` for ``mobilenet_v3_large``.
-    """
+class MobileNetV3Encoder(Encoder):
+    """MobileNetV3 without its classifier, a tenth of ResNet-50's parameters; see `Encoder`."""
 
     def __init__(self, name: str = "mobilenet_v3_large", pretrained: bool = False, output_stride: int = 32):
         super().__init__()
@@ -140,18 +145,16 @@ class MobileNetV3Encoder(nn.Module):
             raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
         from torchvision.models import get_model
 
-        self.name = name
         self.features = get_model(name, weights=None).features
         self._ends = MOBILENETS[name]
         stages = [self.features[a:b] for a, b in zip((0, *self._ends), self._ends, strict=False)]
-        self.channels = tuple(_out_channels(stage) for stage in stages)
+        convs = [[m for m in stage.modules() if isinstance(m, nn.Conv2d)] for stage in stages]
+        self.channels = tuple(conv[-1].out_channels for conv in convs)
         self.strides = dilate(stages, output_stride)
-
-        _initialize(self)
-        self.weights = _load_imagenet(self, name, "classifier.") if pretrained else "random"
+        self._start(name, pretrained, "classifier.")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in ``strides``."""
+        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
         x = images
         features = []
         for index, layer in enumerate(self.features, start=1):
@@ -159,6 +162,17 @@ class MobileNetV3Encoder(nn.Module):
             if index in self._ends:
                 features.append(x)
         return features
+
+
+def build_encoder(
+    backbone: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32
+) -> Encoder:
+    """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do."""
+    if backbone in MOBILENETS:
+        if width != 64:
+            raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
+        return MobileNetV3Encoder(backbone, pretrained, output_stride)
+    return ResNetEncoder(backbone, pretrained, width, output_stride)
 
 
 def _stage(block: type[nn.Module], inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
@@ -170,29 +184,8 @@ def _stage(block: type[nn.Module], inplanes: int, planes: int, depth: int, strid
     return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
 
 
-def _out_channels(stage: nn.Module) -> int:
-    return [m.out_channels for m in stage.modules() if isinstance(m, nn.Conv2d)][-1]
-
-
-def _initialize(encoder: nn.Module) -> None:
-    for module in encoder.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def _load_imagenet(encoder: nn.Module, name: str, classifier: str) -> str:
-    """Loads ImageNet weights, those whose name begins with ``classifier`` left out; "imagenet", or "random"."""
-    state = imagenet_state(name)
-    if state is None:
-        return "random"
-    encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)})
-    return "imagenet"
-
-
 def imagenet_state(name: str) -> dict[str, Tensor] | None:
-    """torchvision's published state dict for ``name``, verified by the hash in its file name.
+    """torchvision's published state dict for `name`, verified by the hash in its file name.
 
     None when it is neither cached nor reachable within a second; one printed sentence then says so.
     """
@@ -201,8 +194,8 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
     return published_state(get_model_weights(name).DEFAULT, name, "ImageNet's")
 
 
-def published_state(weights, name: str, whose: str) -> dict[str, Tensor] | None:
-    """The state dict behind one of torchvision's weight entries; see :func:`imagenet_state`."""
+def published_state(weights: Any, name: str, whose: str) -> dict[str, Tensor] | None:
+    """The state dict behind one of torchvision's weight entries; see `imagenet_state`."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     if not cached.exists() and not reachable(weights.url):
         print(f"No network: {name} starts from random weights instead of {whose} (looked for {cached.name}).")

@@ -8,30 +8,22 @@ The attribute names are the paper's (score_fr, score_pool4, upscore2, ...).
 import torch
 from torch import Tensor, nn
 
-from labhelpers.models.encoders import build_encoder
+from labhelpers.models.encoders import Encoder
 
 
 class FCN32s(nn.Module):
     """Scores at stride 32, upsampled 32 times in one step.
 
     Args:
+        encoder: gives four features, of strides 4, 8, 16 and 32; see `labhelpers.models.build_encoder`.
         num_classes: K.
-        pretrained, backbone, width: see :func:`~labhelpers.models.encoders.build_encoder`.
-        upsampling: ``"transposed"`` (learned, starting as bilinear) or ``"bilinear"`` (fixed, then a 1x1 convolution).
     """
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        pretrained: bool = False,
-        backbone: str = "resnet50",
-        width: int = 64,
-        upsampling: str = "transposed",
-    ):
+    def __init__(self, encoder: Encoder, num_classes: int):
         super().__init__()
-        self.encoder = build_encoder(backbone, pretrained, width)
-        self.score_fr = score_layer(self.encoder.channels[3], num_classes)
-        self.upscore32 = upsample_layer(num_classes, 32, upsampling)
+        self.encoder = encoder
+        self.score_fr = score_layer(encoder.channels[3], num_classes)
+        self.upscore32 = upsample_layer(num_classes, 32)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -40,22 +32,15 @@ class FCN32s(nn.Module):
 
 
 class FCN16s(nn.Module):
-    """Adds the scores of stride 16 to the upsampled scores of stride 32. Arguments as for :class:`FCN32s`."""
+    """Adds the scores of stride 16 to the upsampled scores of stride 32. Arguments as for `FCN32s`."""
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        pretrained: bool = False,
-        backbone: str = "resnet50",
-        width: int = 64,
-        upsampling: str = "transposed",
-    ):
+    def __init__(self, encoder: Encoder, num_classes: int):
         super().__init__()
-        self.encoder = build_encoder(backbone, pretrained, width)
-        self.score_fr = score_layer(self.encoder.channels[3], num_classes)
-        self.score_pool4 = score_layer(self.encoder.channels[2], num_classes)
-        self.upscore2 = upsample_layer(num_classes, 2, upsampling)
-        self.upscore16 = upsample_layer(num_classes, 16, upsampling)
+        self.encoder = encoder
+        self.score_fr = score_layer(encoder.channels[3], num_classes)
+        self.score_pool4 = score_layer(encoder.channels[2], num_classes)
+        self.upscore2 = upsample_layer(num_classes, 2)
+        self.upscore16 = upsample_layer(num_classes, 16)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -65,24 +50,17 @@ class FCN16s(nn.Module):
 
 
 class FCN8s(nn.Module):
-    """Adds the scores of strides 16 and 8 on the way up. Arguments as for :class:`FCN32s`."""
+    """Adds the scores of strides 16 and 8 on the way up. Arguments as for `FCN32s`."""
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        pretrained: bool = False,
-        backbone: str = "resnet50",
-        width: int = 64,
-        upsampling: str = "transposed",
-    ):
+    def __init__(self, encoder: Encoder, num_classes: int):
         super().__init__()
-        self.encoder = build_encoder(backbone, pretrained, width)
-        self.score_fr = score_layer(self.encoder.channels[3], num_classes)
-        self.score_pool4 = score_layer(self.encoder.channels[2], num_classes)
-        self.score_pool3 = score_layer(self.encoder.channels[1], num_classes)
-        self.upscore2 = upsample_layer(num_classes, 2, upsampling)
-        self.upscore_pool4 = upsample_layer(num_classes, 2, upsampling)
-        self.upscore8 = upsample_layer(num_classes, 8, upsampling)
+        self.encoder = encoder
+        self.score_fr = score_layer(encoder.channels[3], num_classes)
+        self.score_pool4 = score_layer(encoder.channels[2], num_classes)
+        self.score_pool3 = score_layer(encoder.channels[1], num_classes)
+        self.upscore2 = upsample_layer(num_classes, 2)
+        self.upscore_pool4 = upsample_layer(num_classes, 2)
+        self.upscore8 = upsample_layer(num_classes, 8)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -96,22 +74,18 @@ def score_layer(in_channels: int, num_classes: int) -> nn.Conv2d:
     """1x1 convolution from features to class scores, Kaiming initialised (He et al., ICCV 2015)."""
     layer = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def upsample_layer(num_classes: int, factor: int, upsampling: str) -> nn.Module:
-    """Enlarges (B, K, h, w) to (B, K, factor * h, factor * w)."""
-    if upsampling == "transposed":
-        # output = (h - 1) * stride - 2 * padding + kernel = factor * h for these three numbers
-        layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
-        with torch.no_grad():
-            layer.weight.copy_(bilinear_kernel(num_classes, 2 * factor))
-        return layer
-    if upsampling == "bilinear":
-        enlarge = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
-        return nn.Sequential(score_layer(num_classes, num_classes), enlarge)
-    raise ValueError(f"unknown upsampling {upsampling!r}; known: transposed, bilinear")
+def upsample_layer(num_classes: int, factor: int) -> nn.ConvTranspose2d:
+    """Enlarges (B, K, h, w) to (B, K, factor * h, factor * w): learned, starting as bilinear interpolation."""
+    # output = (h - 1) * stride - 2 * padding + kernel = factor * h for these three numbers
+    layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(bilinear_kernel(num_classes, 2 * factor))
+    return layer
 
 
 def bilinear_kernel(channels: int, size: int) -> Tensor:

@@ -9,7 +9,6 @@ Five decoders on any of the library's encoders:
     segformer      Xie et al., SegFormer, NeurIPS 2021
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from labhelpers.files import reachable
+from labhelpers.files import file_hash, reachable
 from labhelpers.models.deeplab import PooledBatchNorm2d
 from labhelpers.models.unet import pad_to_multiple
 
@@ -294,8 +293,7 @@ def _verified(path: Path) -> Path:
     """The file, after a look whether its content has the SHA-256 that is the name of the link's target."""
     name = path.readlink().name if path.is_symlink() else ""
     if len(name) == 64:  # small files, which git keeps itself, have a shorter hash
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_hash(path)
         if found != name:
             raise ValueError(
                 f"{path} is damaged: its SHA-256 is {found}, not {name}. Delete {path.parents[2]} and run this again."

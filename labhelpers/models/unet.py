@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 LEVELS = 4  # halvings
@@ -19,41 +19,35 @@ MULTIPLE = 2**LEVELS  # sides that halve so often without a rest
 
 
 class UNet(nn.Module):
-    """U-Net with four halvings: c, 2c, 4c, 8c and 16c channels for ``base_channels`` c.
+    """U-Net with four halvings: c, 2c, 4c, 8c and 16c channels for `base_channels` c.
 
     Args:
         num_classes: K.
-        pretrained: must be False: this network has no published weights.
         base_channels: c, 64 in the paper.
         batch_norm: False: convolutions with a bias instead, as in the paper.
-        skip: how a level of the contracting path joins the expanding one: ``"concat"`` (the paper), ``"add"``, or
-            ``"none"`` for what the network is without.
-        down: ``"max"`` pooling (the paper), or ``"conv"``, a learned 2x2 convolution of stride 2.
-        up: ``"transposed"``, a 2x2 transposed convolution of stride 2 (the paper), or ``"bilinear"``, interpolation and
+        skip: how a level of the contracting path joins the expanding one: `"concat"` (the paper), `"add"`, or
+            `"none"` for what the network is without.
+        down: `"max"` pooling (the paper), or `"conv"`, a learned 2x2 convolution of stride 2.
+        up: `"transposed"`, a 2x2 transposed convolution of stride 2 (the paper), or `"bilinear"`, interpolation and
             a 3x3 convolution.
-        align_corners: of the interpolation.
         checkpointing: keep only what enters a double convolution and compute the rest again for the gradient (Chen et
             al., Training Deep Nets with Sublinear Memory Cost, 2016): the same numbers, less memory, more time.
 
     Raises:
-        ValueError: for an unknown variant, or for pretrained weights.
+        ValueError: for an unknown variant.
     """
 
     def __init__(
         self,
-        num_classes: int = 21,
-        pretrained: bool = False,
+        num_classes: int,
         base_channels: int = 64,
         batch_norm: bool = True,
         skip: str = "concat",
         down: str = "max",
         up: str = "transposed",
-        align_corners: bool = False,
         checkpointing: bool = False,
     ):
         super().__init__()
-        if pretrained:
-            raise ValueError("pretrained=True: nobody published weights of this U-Net; see build_smp for one with them")
         for name, value, known in (
             ("skip", skip, ("concat", "add", "none")),
             ("down", down, ("max", "conv")),
@@ -67,7 +61,7 @@ class UNet(nn.Module):
 
         self.contracting = nn.ModuleList(double_conv(a, b, batch_norm) for a, b in [(3, channels[0]), *pairs])
         self.down = nn.ModuleList(nn.MaxPool2d(2) if down == "max" else nn.Conv2d(a, a, 2, stride=2) for a, _ in pairs)
-        self.up = nn.ModuleList(up_conv(b, a, up, align_corners) for a, b in reversed(pairs))
+        self.up = nn.ModuleList(up_conv(b, a, up) for a, b in reversed(pairs))
         self.expanding = nn.ModuleList(
             double_conv(b if skip == "concat" else a, a, batch_norm) for a, b in reversed(pairs)
         )
@@ -101,13 +95,6 @@ class UNet(nn.Module):
         return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block)))
 
 
-class UNetBilinear(UNet):
-    """:class:`UNet` that interpolates where the paper has transposed convolutions."""
-
-    def __init__(self, num_classes: int = 21, pretrained: bool = False, **options):
-        super().__init__(num_classes, pretrained, **{"up": "bilinear", **options})
-
-
 def double_conv(in_channels: int, out_channels: int, batch_norm: bool = True) -> nn.Sequential:
     """Twice a 3x3 convolution with padding 1, batch norm if wanted, and ReLU."""
     layers: list[nn.Module] = []
@@ -119,11 +106,11 @@ def double_conv(in_channels: int, out_channels: int, batch_norm: bool = True) ->
     return nn.Sequential(*layers)
 
 
-def up_conv(in_channels: int, out_channels: int, up: str, align_corners: bool = False) -> nn.Module:
+def up_conv(in_channels: int, out_channels: int, up: str) -> nn.Module:
     """(B, in_channels, h, w) -> (B, out_channels, 2h, 2w)."""
     if up == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-    enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
+    enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
     return nn.Sequential(enlarge, nn.Conv2d(in_channels, out_channels, 3, padding=1))
 
 
@@ -131,7 +118,7 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """(B, C, H, W), enlarged to multiples of so many pixels by repeating the last row and the last column."""
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
-    return functional.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
 
 @contextmanager

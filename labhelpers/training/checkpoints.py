@@ -12,7 +12,6 @@ was never finished, and one whose hashes differ is damaged. The two last checkpo
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from labhelpers.files import write_atomic
 
 PARTS = ("model", "optimizer")
 _NUMBERED = "step-" + 8 * "[0-9]"
@@ -66,20 +67,6 @@ def save(run_dir: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], in
             + "Free some space there (or set LAB_CHECKPOINTS to another folder) and run again: training continues."
         ) from error
     _prune(run_dir)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file that is there with all its bytes or, whatever happens, not at all; an older one stays till then."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def read(run_dir: Path, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint:

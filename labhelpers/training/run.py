@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from labhelpers import config
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
+from labhelpers.files import write_atomic
 from labhelpers.training import checkpoints
-from labhelpers.training.checkpoints import DamagedCheckpoint, write_atomic
+from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.code import code_of
 from labhelpers.training.loop import train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
@@ -73,7 +74,6 @@ def train_or_load(
     key = _key(name, facts)
     folder = _runs(name) / key
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "run.json", json.dumps({"name": name, **facts}, indent=1).encode())
 
     last = checkpoints.latest(folder, parts=("model",))

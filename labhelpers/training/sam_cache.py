@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from labhelpers.files import write_atomic
 from labhelpers.models.sam import SAM, SamEmbedding
-from labhelpers.training.checkpoints import write_atomic
 from labhelpers.training.run import sketch
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from labhelpers.data.base import IGNORE_INDEX
-from labhelpers.files import reachable
-from labhelpers.training.checkpoints import write_atomic
+from labhelpers.files import reachable, write_atomic
 
 
 class CsvLog:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labhelpers import models
-from labhelpers.course.checks import references
 from labhelpers.course.checks.compare import difference, kind_of
 from labhelpers.course.checks.core import Check, exercise
 from labhelpers.course.checks.fcn_mistakes import STAGES, wrong_logits, wrong_odd_logits
@@ -26,22 +25,22 @@ _ERRORS = {
 }
 
 
-@exercise("FCN32s", references.FCN32s)
+@exercise("FCN32s", models.FCN32s)
 def fcn32s(check: Check, answer) -> None:
     """Layers, bilinear start, output size, gradients, and the same numbers from the same weights, odd sizes too."""
-    _inspect(check, answer, references.FCN32s, {"upscore32": 32})
+    _inspect(check, answer, models.FCN32s, {"upscore32": 32})
 
 
-@exercise("FCN16s", references.FCN16s)
+@exercise("FCN16s", models.FCN16s)
 def fcn16s(check: Check, answer) -> None:
     """Layers, bilinear start, output size, gradients, and the same numbers from the same weights, odd sizes too."""
-    _inspect(check, answer, references.FCN16s, {"upscore2": 2, "upscore16": 16})
+    _inspect(check, answer, models.FCN16s, {"upscore2": 2, "upscore16": 16})
 
 
-@exercise("FCN8s", references.FCN8s)
+@exercise("FCN8s", models.FCN8s)
 def fcn8s(check: Check, answer) -> None:
     """Layers, bilinear start, output size, gradients, and the same numbers from the same weights, odd sizes too."""
-    _inspect(check, answer, references.FCN8s, {"upscore2": 2, "upscore_pool4": 2, "upscore8": 8})
+    _inspect(check, answer, models.FCN8s, {"upscore2": 2, "upscore_pool4": 2, "upscore8": 8})
 
 
 def _inspect(check: Check, answer: Callable, reference: Callable, factors: Mapping[str, int]) -> None:

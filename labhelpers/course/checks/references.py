@@ -9,7 +9,6 @@ from torch.nn import functional
 from labhelpers import models
 from labhelpers.evaluation.confusion import ConfusionMatrix, scores
 from labhelpers.models import unet
-from labhelpers.models.fcn import score_layer, upsample_layer
 from labhelpers.training.losses import build_loss
 
 
@@ -64,40 +63,6 @@ def atrous_conv(x: Tensor, kernel: Tensor, rate: int) -> Tensor:
     return out
 
 
-class FCN32s(models.FCN32s):
-    """The library's FCN-32s around an encoder that exists already."""
-
-    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
-        _around(self, encoder, num_classes, ("score_fr",), {"upscore32": 32})
-
-
-class FCN16s(models.FCN16s):
-    """The library's FCN-16s around an encoder that exists already."""
-
-    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
-        _around(self, encoder, num_classes, ("score_fr", "score_pool4"), {"upscore2": 2, "upscore16": 16})
-
-
-class FCN8s(models.FCN8s):
-    """The library's FCN-8s around an encoder that exists already."""
-
-    def __init__(self, encoder: models.ResNetEncoder, num_classes: int):
-        scores = ("score_fr", "score_pool4", "score_pool3")
-        _around(self, encoder, num_classes, scores, {"upscore2": 2, "upscore_pool4": 2, "upscore8": 8})
-
-
-def _around(
-    model: nn.Module, encoder: models.ResNetEncoder, num_classes: int, scores: tuple[str, ...], factors: dict[str, int]
-) -> None:
-    """The layers of a library FCN without its constructor, which would make an encoder of its own first."""
-    nn.Module.__init__(model)
-    model.encoder = encoder
-    for name, channels in zip(scores, reversed(encoder.channels), strict=False):
-        setattr(model, name, score_layer(channels, num_classes))
-    for name, factor in factors.items():
-        setattr(model, name, upsample_layer(num_classes, factor, "transposed"))
-
-
 def train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
     """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
     model.train()
@@ -144,13 +109,6 @@ def valid_output_size(size: int) -> int:
 def pad_to_multiple(images: Tensor, multiple: int = 16) -> Tensor:
     """images (B, C, H, W), the last row and column repeated until both sides are multiples."""
     return unet.pad_to_multiple(images, multiple)
-
-
-class UNet(models.UNet):
-    """The library's U-Net with the two arguments of the exercise."""
-
-    def __init__(self, num_classes: int, base_channels: int):
-        super().__init__(num_classes, base_channels=base_channels)
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labhelpers.course.checks import references
+from labhelpers import models
 from labhelpers.course.checks.compare import kind_of
 from labhelpers.course.checks.core import Check, exercise
 from labhelpers.course.checks.deeplab_mistakes import check_concatenation
@@ -36,6 +36,7 @@ from labhelpers.course.checks.unet_mistakes import (
     wrong_parts,
 )
 from labhelpers.course.checks.unet_parts import double_layers, wrong_padding
+from labhelpers.models.unet import pad_to_multiple
 
 _LISTS = {
     "contracting": (5, "double convolutions, the first at full size, the last at the bottom"),
@@ -61,14 +62,14 @@ class _Layers(NamedTuple):
         return {name: (first | self.ups)[name] for name in names} | {"score": self.score}
 
 
-@exercise("UNet", references.UNet)
+@exercise("UNet", models.UNet)
 def unet(check: Check, answer) -> None:
     """Layers, sizes, gradients, and the same numbers from the same weights at each layer; then a size that is odd."""
     for num_classes, base, size in ((2, 5, (32, 48)), (5, 3, (48, 16))):
         model = make(check, answer, num_classes, base)
         layers = _layers(check, model, num_classes, base)
         images = torch.randn(2, 3, *size)
-        right = references.UNet(num_classes, base)
+        right = models.UNet(num_classes, base)
         for pair in _layers(Check(), right, num_classes, base).blocks.values():
             for layer in pair:
                 layer.vary()
@@ -200,7 +201,7 @@ def _check_odd_size(check: Check, model: nn.Module, right: nn.Module, layers: _L
     when = f"in forward for a {size[0]}x{size[1]} image"
     with torch.no_grad():
         logits, found = run_watched(check, model, first, images, when=when, errors=ODD_ERRORS | ERRORS)
-        padded = references.pad_to_multiple(images)
+        padded = pad_to_multiple(images, 16)
         expected, whole = right(images), right(padded)
     if found is not None:
         what = f"what contracting[0] is given {when}"

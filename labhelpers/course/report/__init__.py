@@ -8,7 +8,7 @@ from labhelpers.course.report.gather import gather
 from labhelpers.course.report.html import to_html
 from labhelpers.course.report.pdf import to_pdf
 from labhelpers.course.report.sections import build
-from labhelpers.training.checkpoints import write_atomic
+from labhelpers.files import write_atomic
 
 __all__ = ["PAGES", "write_report"]
 

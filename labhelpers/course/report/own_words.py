@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from labhelpers.course.report.document import Paragraph
-from labhelpers.training.checkpoints import write_atomic
+from labhelpers.files import write_atomic
 
 HEADINGS = {
     "Discussion": "What do the numbers and pictures say? Which result surprised you, and how do you explain it?",
@@ -24,7 +24,6 @@ def create(path: Path) -> None:
     if path.exists():
         return
     sections = "\n".join(f"## {heading}\n\n<!-- {hint} -->\n" for heading, hint in HEADINGS.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, TEMPLATE.format(sections=sections).encode())
 
 
