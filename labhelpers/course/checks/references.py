@@ -1,20 +1,13 @@
 """The answers that notebooks go on with when a student's is not right yet: the library's where it has one."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from labhelpers import models
-from labhelpers.evaluation.confusion import ConfusionMatrix, scores
+from labhelpers.evaluation.confusion import ConfusionMatrix
 from labhelpers.models import unet
 from labhelpers.training.losses import build_loss
-
-
-def mean_iou(matrix: Tensor) -> float:
-    """matrix (K, K) int64, rows target -> mean IoU over the classes that occur in target or prediction."""
-    return scores(matrix.numpy()).mean_iou
 
 
 def linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
@@ -133,32 +126,3 @@ def binary_scores(prediction: Tensor, target: Tensor, ignore_index: int = 255) -
 def should_stop(scores: list[float], patience: int) -> bool:
     """Whether none of the last ``patience`` scores (1 or more) is above the best one before them."""
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
-
-
-def micro_macro_iou(matrix: Tensor) -> tuple[float, float]:
-    """matrix (K, K) int64, rows target -> all intersections over all unions; mean IoU over the classes that occur."""
-    hit = matrix.diagonal().double()
-    union = matrix.sum(1) + matrix.sum(0) - hit
-    return (hit.sum() / union.sum()).item(), mean_iou(matrix)
-
-
-def best_epoch(val_losses: list[float]) -> int:
-    """The evaluation, the first is 1, with the lowest loss: the first of several equal ones, nan left out."""
-    lowest = min(loss for loss in val_losses if not math.isnan(loss))
-    return 1 + val_losses.index(lowest)
-
-
-def pareto_front(latency: list[float], score: list[float]) -> list[int]:
-    """Indices of the models that none beats (not slower, not worse, better in one of the two), fastest first."""
-    models = list(zip(latency, score, strict=True))
-
-    def beaten(slow: float, low: float) -> bool:
-        return any(fast <= slow and high >= low and (fast, high) != (slow, low) for fast, high in models)
-
-    return sorted((i for i, model in enumerate(models) if not beaten(*model)), key=lambda i: latency[i])
-
-
-def disagreement(predictions: Tensor, num_classes: int) -> Tensor:
-    """predictions (M, H, W) uint8 -> float32 (H, W), the share of models not of the most frequent opinion."""
-    votes = functional.one_hot(predictions.long(), num_classes).sum(0)
-    return 1 - votes.amax(-1) / len(predictions)
