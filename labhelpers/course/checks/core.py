@@ -154,8 +154,7 @@ class Exercise:
         title: the name of the function or class in the notebook.
         reference: the right answer, handed on when the student's is not right yet.
         cases: makes the situations in which answers are run; the random state is the same each time.
-        wrong: answers with one thing wrong in them, each with what the student is told, the likely ones first:
-            `{_shifted(1): "it is one too far: ..."}`.
+        wrong: answers with one thing wrong in them, each with what the student is told, the likely ones first.
         errors: hints for known exceptions, by a part of the exception's message.
         run: gives what is compared of an answer in a case, one value or `Parts`.
         inspect: looks, before anything is compared, at what no value shows (layers, channels); raises `Mistake`.
@@ -165,7 +164,7 @@ class Exercise:
     title: str
     reference: Callable
     cases: Callable[[], Iterable[Case]] = tuple
-    wrong: Mapping[Callable, str] | Sequence[tuple[Callable, str]] = ()
+    wrong: Sequence[tuple[Callable, str]] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     run: Run = run_function
     inspect: Callable[[Check, Any], None] | None = None
@@ -239,7 +238,7 @@ class Exercise:
         unless that is a whole number or a truth value, which agree by chance.
         """
         unsure = ""
-        for answer, hint in self.wrong.items() if isinstance(self.wrong, Mapping) else self.wrong:
+        for answer, hint in self.wrong:
             given = self._outcome(Check(self.errors), answer, cases[number])
             if not self._agree(found[number], given, words, expected):
                 continue

@@ -22,20 +22,20 @@ def changed(network: type, **methods: Any) -> type:
     return type(network.__name__, (network,), methods)
 
 
-def activated(network: type) -> dict[type, str]:
+def activated(network: type) -> list[tuple[type, str]]:
     """Wrong answers that end with an activation, which belongs into the loss; for a network that gives logits."""
     applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
-    hints: dict[Callable[[Tensor], Tensor], str] = {
-        lambda logits: logits.softmax(1): f"there is a softmax {applied}",
-        lambda logits: logits.log_softmax(1): f"there is a log_softmax {applied}",
-        torch.sigmoid: f"there is a sigmoid {applied}",
-        torch.relu: "there is a ReLU on the logits: scores may be negative, leave it out.",
-    }
+    hints: list[tuple[Callable[[Tensor], Tensor], str]] = [
+        (lambda logits: logits.softmax(1), f"there is a softmax {applied}"),
+        (lambda logits: logits.log_softmax(1), f"there is a log_softmax {applied}"),
+        (torch.sigmoid, f"there is a sigmoid {applied}"),
+        (torch.relu, "there is a ReLU on the logits: scores may be negative, leave it out."),
+    ]
 
     def ending(activation: Callable[[Tensor], Tensor]) -> type:
         return changed(network, forward=lambda self, *inputs: activation(network.forward(self, *inputs)))  # type: ignore[attr-defined]
 
-    return {ending(activation): hint for activation, hint in hints.items()}
+    return [(ending(activation), hint) for activation, hint in hints]
 
 
 def make(check: Check, answer: Callable, *arguments: Any) -> nn.Module:
