@@ -302,7 +302,7 @@ _SMALLER = "the {name} is smaller than asked: fill what lies outside with {fill}
 _WRONG_WINDOWS: list[tuple[Callable, str]] = [
     (
         lambda x, i, j, n, flip, fill: _window(x, i, j, n, flip, 255 - fill),
-        "outside the {name} is {fill}, not {other}.",
+        "outside the image the {name} is {fill}, not {other}.",
     ),
     (
         lambda x, i, j, n, flip, fill: _crop(x, i, j, n, fill),
@@ -471,7 +471,7 @@ _WRONG_MATRICES: list[tuple[Callable, str]] = [
     (_void_as(lambda k: k - 1), "void pixels are counted as the last class: leave them out."),
     (
         lambda prediction, target, k, void=255: _count((target * k + prediction)[target != void], k),
-        "target * num_classes overflows: in uint8 it wraps around at 256. Turn the labels into int64 first (`.long()`).",
+        "target * num_classes overflows: in uint8 it wraps around at 256. Turn labels into int64 (`.long()`) first.",
     ),
     (
         lambda prediction, target, k, void=255: _count((target.long() * k + prediction)[target != 255], k),

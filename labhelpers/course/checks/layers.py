@@ -1,14 +1,14 @@
 """What exercises on networks and losses share: a network is made, its layers are found, wrong ones are derived."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.overrides import TorchFunctionMode
 
-from labhelpers.course.checks.core import Check, Mistake, kind_of
+from labhelpers.course.checks.core import Case, Check, Mistake, Parts, kind_of
 
 IN_PLACE = {
     "modified by an inplace operation": "an operation in place (`+=`, `*=`, `x[...] = `, `relu_`) changes numbers that "
@@ -38,10 +38,67 @@ def activated(network: type) -> list[tuple[type, str]]:
     return [(ending(activation), hint) for activation, hint in hints]
 
 
+def replaced(network: type, path: str, change: Callable[[nn.Module], nn.Module]) -> type:
+    """A wrong answer: the network in which another module takes the place of the one at `path`, if it has that."""
+
+    def make_wrong(self: nn.Module, *arguments: Any) -> None:
+        network.__init__(self, *arguments)  # type: ignore[misc]
+        parent, _, name = path.rpartition(".")
+        if path in dict(self.named_modules()):
+            setattr(self.get_submodule(parent), name, change(self.get_submodule(path)))
+
+    return changed(network, __init__=make_wrong)
+
+
+class Rewired(nn.Sequential):
+    """The parts of a layer, run in another order: p pooling, c convolution, n batch norm, r ReLU, d dropout.
+
+    A capital is the second of its kind. A part that `order` leaves out keeps its weights and is not run.
+    """
+
+    def __init__(self, layer: Iterable[nn.Module], order: str):
+        super().__init__(*layer)
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        letters = {"Conv2d": "c", "BatchNorm2d": "n", "PooledBatchNorm2d": "n", "ReLU": "r", "Dropout": "d"}
+        parts: dict[str, nn.Module] = {}
+        for part in self:
+            letter = letters.get(type(part).__name__, "p")
+            parts[letter.upper() if letter in parts else letter] = part
+        for letter in self.order:
+            x = parts[letter](x)
+        return x
+
+
+ORDERS = {
+    "cn": "ReLU is missing in {}: convolution, batch norm, ReLU.",
+    "crn": "ReLU comes before batch norm in {}: convolution, batch norm, ReLU.",
+    "cr": "batch norm is not used in {}: convolution, batch norm, ReLU.",
+    "c": "batch norm and ReLU are not used in {}: convolution, batch norm, ReLU.",
+}
+"""Wrong orders of the parts of a layer for `Rewired`, with what the student is told."""
+
+
+class NoLibraryConvolution(TorchFunctionMode):
+    """Refuses torch's convolutions while it is active."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name.startswith("conv"):
+            raise Mistake(f"it calls torch's {name}: write the sum yourself, that is the point of this exercise.")
+        return function(*args, **(kwargs or {}))
+
+
+def run_by_hand(check: Check, answer: Callable, case: Case) -> Any:
+    """What the answer returns for the arguments of the case; a mistake where it leaves the sum to torch."""
+    with NoLibraryConvolution():
+        return check.call(answer, *case.args, when=case.when)
+
+
 def make(check: Check, answer: Callable, *arguments: Any) -> nn.Module:
-    """The network that the student's class makes; `arguments` that are modules are handed over as copies."""
-    given = [copy.deepcopy(argument) if isinstance(argument, nn.Module) else argument for argument in arguments]
-    model = check.call(answer, *given, when="while it is made")
+    """The network that the student's class makes, in evaluation mode."""
+    model = check.call(answer, *arguments, when="while it is made")
     check.that(isinstance(model, nn.Module), f"calling it gives {kind_of(model)}: make it a class of nn.Module.")
     if check.call(lambda: model.eval() is None):
         raise Mistake("its own train() or eval() returns nothing: end it with `return self`, as nn.Module's does.")
@@ -225,3 +282,19 @@ def check_void_alone(check: Check, answer: Callable, logits: Tensor, target: Ten
     check.that(found.requires_grad, still)
     zero = gradient is None or not gradient.any()
     check.that(zero, f"a batch of void alone gives a gradient that is not 0: {remedy}")
+
+
+def run_loss_case(check: Check, answer: Callable, case: Case) -> Parts:
+    """The loss and its gradient, for `Exercise.run`; of a target of void alone both are to be 0."""
+    logits, target = case.args
+    if (target == 255).all():
+        check_void_alone(check, answer, logits, target)
+        return Parts()
+    found, gradient = run_loss(check, answer, logits, target, **case.kwargs)
+    return Parts({case.words: found} | ({f"the gradient of {case.words}": gradient} if logits.requires_grad else {}))
+
+
+def detached(loss: Callable) -> tuple[Callable, str]:
+    """A wrong answer: the right value, from which no gradient comes back."""
+    hint = "no gradient comes back: is there an argmax, a detach or an `.item()`? The logits must learn from the loss."
+    return (lambda *given, **settings: loss(*given, **settings).detach()), hint

@@ -4,40 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labhelpers import models
 from labhelpers.evaluation.confusion import ConfusionMatrix
 from labhelpers.models import unet
 from labhelpers.training.losses import build_loss
-
-
-def linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
-    """The convolution that gives what flattening (channels, height, width) and ``linear`` give."""
-    conv = nn.Conv2d(channels, linear.out_features, (height, width))
-    with torch.no_grad():
-        conv.weight.copy_(linear.weight.view_as(conv.weight))
-        conv.bias.copy_(linear.bias)
-    return conv
-
-
-def transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """Pixels along one side of a transposed convolution's output."""
-    return (size - 1) * stride - 2 * padding + kernel
-
-
-def transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds x times the kernel."""
-    height, width = x.shape
-    k = len(kernel)
-    out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
-    for i in range(height):
-        for j in range(width):
-            out[i * stride : i * stride + k, j * stride : j * stride + k] += x[i, j] * kernel
-    return out
-
-
-def bilinear_kernel(size: int) -> Tensor:
-    """float32 (size, size), the tent of bilinear interpolation by the factor size / 2."""
-    return models.bilinear_kernel(1, size)[0, 0]
 
 
 def effective_kernel(kernel: int, rate: int) -> int:
@@ -54,16 +23,6 @@ def atrous_conv(x: Tensor, kernel: Tensor, rate: int) -> Tensor:
         for v in range(k):
             out += kernel[u, v] * padded[u * rate : u * rate + height, v * rate : v * rate + width]
     return out
-
-
-def train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
-    model.train()
-    optimizer.zero_grad()
-    loss = functional.cross_entropy(model(images), targets, ignore_index=255)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
