@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch.nn import functional
 
-from labhelpers.course.checks import references
+from labhelpers.course import checks
 from labhelpers.evaluation import scores
 
 # ------------------------------------------------------------ micro_macro_iou
@@ -126,7 +126,7 @@ def test_micro_iou_is_pixel_accuracy_in_disguise(rows):
     matrix = torch.tensor(rows)
     if matrix.any():
         accuracy = (matrix.diagonal().sum() / matrix.sum()).item()
-        assert references.micro_macro_iou(matrix)[0] == pytest.approx(accuracy / (2 - accuracy), abs=1e-6)
+        assert checks.micro_macro_iou.reference(matrix)[0] == pytest.approx(accuracy / (2 - accuracy), abs=1e-6)
 
 
 # ----------------------------------------------------------------- best_epoch
@@ -221,7 +221,7 @@ def test_best_epoch_rejects(answer, hint):
 @settings(max_examples=50, deadline=None)
 def test_reference_best_epoch_is_numpys(losses):
     if not all(map(math.isnan, losses)):
-        assert references.best_epoch(losses) == np.nanargmin(losses) + 1
+        assert checks.best_epoch.reference(losses) == np.nanargmin(losses) + 1
 
 
 # --------------------------------------------------------------- pareto_front
@@ -392,7 +392,11 @@ def test_pareto_front_rejects(answer, hints):
 @settings(max_examples=80, deadline=None)
 def test_reference_front_is_that_of_a_sweep_and_of_numpy(models):
     latency, score = map(list, zip(*models, strict=True))
-    assert references.pareto_front(latency, score) == front_by_sweep(latency, score) == front_by_numpy(latency, score)
+    assert (
+        checks.pareto_front.reference(latency, score)
+        == front_by_sweep(latency, score)
+        == front_by_numpy(latency, score)
+    )
 
 
 # --------------------------------------------------------------- disagreement
@@ -506,6 +510,6 @@ def test_disagreement_rejects(answer, hints):
 def test_reference_disagreement_is_that_of_the_mode(models, num_classes, seed):
     generator = torch.Generator().manual_seed(seed)
     predictions = torch.randint(0, num_classes, (models, 3, 4), dtype=torch.uint8, generator=generator)
-    found = references.disagreement(predictions, num_classes)
+    found = checks.disagreement.reference(predictions, num_classes)
     assert torch.allclose(found, votes_by_mode(predictions, num_classes), atol=1e-6)
     assert (found == 0).equal((predictions == predictions[0]).all(0))

@@ -348,7 +348,7 @@ def test_joint_crop_flip_rejects(answer, hint):
 
 
 def test_reference_reads_as_the_student_class_is_called(tmp_path):
-    from labhelpers.course.checks.voc_folder import SPLITS, write_voc
+    from labhelpers.course.checks.lab01 import _SPLITS, _write_voc
 
-    dataset = data.VOCSegmentation(write_voc(tmp_path), "train")
-    assert dataset.ids == list(SPLITS["train"])
+    dataset = data.VOCSegmentation(_write_voc(tmp_path), "train")
+    assert dataset.ids == list(_SPLITS["train"])

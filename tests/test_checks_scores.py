@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch.nn import functional
 
-from labhelpers.course.checks import references
+from labhelpers.course import checks
 from labhelpers.evaluation import ConfusionMatrix
 
 # ------------------------------------------------------------------- mean_iou
@@ -202,7 +202,7 @@ def test_class_weights_rejects(answer, hint):
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=21).filter(any))
 @settings(max_examples=50, deadline=None)
 def test_reference_weights_have_mean_one_over_classes_that_occur(pixels):
-    weights = references.class_weights(torch.tensor(pixels))
+    weights = checks.class_weights.reference(torch.tensor(pixels))
     occurs = torch.tensor(pixels) > 0
     assert weights[occurs].mean().item() == pytest.approx(1, rel=1e-5)
     assert not weights[~occurs].any()
@@ -211,4 +211,4 @@ def test_reference_weights_have_mean_one_over_classes_that_occur(pixels):
 def test_reference_mean_iou_is_the_one_of_the_evaluator():
     counter = ConfusionMatrix(5)
     counter.update(torch.randint(0, 4, (30, 30)), torch.randint(0, 4, (30, 30)))
-    assert references.mean_iou(counter.matrix) == counter.compute().mean_iou
+    assert checks.mean_iou.reference(counter.matrix) == counter.compute().mean_iou

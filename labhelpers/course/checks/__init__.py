@@ -6,22 +6,33 @@ the library's answer is handed back instead, so that the notebook goes on. Grade
 
 from labhelpers.course.checks.aspp import aspp
 from labhelpers.course.checks.atrous import atrous_conv, effective_kernel
-from labhelpers.course.checks.averaging import micro_macro_iou
 from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
 from labhelpers.course.checks.clicks import next_click
-from labhelpers.course.checks.comparison import best_epoch, disagreement, pareto_front
-from labhelpers.course.checks.convolutions import (
+from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
+from labhelpers.course.checks.deeplab import deeplab_head_plus
+from labhelpers.course.checks.exponential import exponential_cross_entropy
+from labhelpers.course.checks.iou_head import iou_head
+from labhelpers.course.checks.lab01 import (
+    class_weights,
+    confusion_matrix,
+    decode_target,
+    joint_crop_flip,
+    mean_iou,
+    voc_dataset,
+    voc_palette,
+)
+from labhelpers.course.checks.lab02 import (
     bilinear_kernel,
+    dice_loss,
+    fcn8s,
+    fcn16s,
+    fcn32s,
     linear_to_conv,
+    train_step,
     transposed_conv,
     transposed_output_size,
 )
-from labhelpers.course.checks.core import grade, is_reference
-from labhelpers.course.checks.data import decode_target, joint_crop_flip, voc_dataset, voc_palette
-from labhelpers.course.checks.deeplab import deeplab_head_plus
-from labhelpers.course.checks.exponential import exponential_cross_entropy
-from labhelpers.course.checks.fcn import fcn8s, fcn16s, fcn32s
-from labhelpers.course.checks.iou_head import iou_head
+from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
 from labhelpers.course.checks.many_masks import non_maximum_suppression, stability_score
 from labhelpers.course.checks.mask_labels import label_masks, number_of_clicks
 from labhelpers.course.checks.offsets import offset_maps
@@ -30,10 +41,8 @@ from labhelpers.course.checks.prompt_sampling import box_from_mask, sample_point
 from labhelpers.course.checks.prompt_steps import training_step
 from labhelpers.course.checks.prompt_vectors import box_embedding, point_embedding
 from labhelpers.course.checks.recipe import parameter_groups, poly_lr
-from labhelpers.course.checks.scores import class_weights, confusion_matrix, mean_iou
 from labhelpers.course.checks.stopping import should_stop
 from labhelpers.course.checks.tiles import tile_starts
-from labhelpers.course.checks.training import dice_loss, train_step
 from labhelpers.course.checks.unet import unet
 from labhelpers.course.checks.unet_parts import double_conv, pad_to_multiple, valid_output_size
 
@@ -89,3 +98,5 @@ __all__ = [
     "voc_dataset",
     "voc_palette",
 ]
+
+EXERCISES.update({name: item for name, item in globals().items() if isinstance(item, Exercise)})

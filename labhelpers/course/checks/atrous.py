@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from labhelpers.course.checks import references
-from labhelpers.course.checks.convolutions import NoLibraryConvolution
 from labhelpers.course.checks.core import Check, exercise
 from labhelpers.course.checks.formulas import check_formula
+from labhelpers.course.checks.layers import NoLibraryConvolution
 
 
 @exercise("effective_kernel", references.effective_kernel)

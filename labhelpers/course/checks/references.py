@@ -1,69 +1,12 @@
 """The answers that notebooks go on with when a student's is not right yet: the library's where it has one."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labhelpers import models
-from labhelpers.evaluation.confusion import ConfusionMatrix, scores
+from labhelpers.evaluation.confusion import ConfusionMatrix
 from labhelpers.models import unet
 from labhelpers.training.losses import build_loss
-
-
-def mean_iou(matrix: Tensor) -> float:
-    """matrix (K, K) int64, rows target -> mean IoU over the classes that occur in target or prediction."""
-    return scores(matrix.numpy()).mean_iou
-
-
-def class_weights(pixels: Tensor) -> Tensor:
-    """pixels (K,) int64 -> float32 (K,): inverse square root of frequency, mean 1 over classes that occur, else 0."""
-    occurs = pixels > 0
-    weights = torch.where(occurs, pixels.clamp_min(1).double().rsqrt(), 0)
-    return (weights / weights[occurs].mean()).float()
-
-
-def crop(x: Tensor, top: int, left: int, size: int, fill: int) -> Tensor:
-    """The window (..., size, size) of x (..., H, W) that starts at (top, left); ``fill`` where it leaves x."""
-    padded = functional.pad(x, (size, size, size, size), value=fill)
-    return padded[..., top + size : top + 2 * size, left + size : left + 2 * size]
-
-
-def joint_crop_flip(image: Tensor, target: Tensor, top: int, left: int, size: int, flip: bool) -> tuple[Tensor, Tensor]:
-    """The same window, mirrored left to right if asked, of image (3, H, W) and target (H, W)."""
-    image, target = crop(image, top, left, size, fill=0), crop(target, top, left, size, fill=255)
-    return (image.flip(-1), target.flip(-1)) if flip else (image, target)
-
-
-def linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
-    """The convolution that gives what flattening (channels, height, width) and ``linear`` give."""
-    conv = nn.Conv2d(channels, linear.out_features, (height, width))
-    with torch.no_grad():
-        conv.weight.copy_(linear.weight.view_as(conv.weight))
-        conv.bias.copy_(linear.bias)
-    return conv
-
-
-def transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """Pixels along one side of a transposed convolution's output."""
-    return (size - 1) * stride - 2 * padding + kernel
-
-
-def transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds x times the kernel."""
-    height, width = x.shape
-    k = len(kernel)
-    out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
-    for i in range(height):
-        for j in range(width):
-            out[i * stride : i * stride + k, j * stride : j * stride + k] += x[i, j] * kernel
-    return out
-
-
-def bilinear_kernel(size: int) -> Tensor:
-    """float32 (size, size), the tent of bilinear interpolation by the factor size / 2."""
-    return models.bilinear_kernel(1, size)[0, 0]
 
 
 def effective_kernel(kernel: int, rate: int) -> int:
@@ -80,16 +23,6 @@ def atrous_conv(x: Tensor, kernel: Tensor, rate: int) -> Tensor:
         for v in range(k):
             out += kernel[u, v] * padded[u * rate : u * rate + height, v * rate : v * rate + width]
     return out
-
-
-def train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
-    model.train()
-    optimizer.zero_grad()
-    loss = functional.cross_entropy(model(images), targets, ignore_index=255)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
@@ -152,32 +85,3 @@ def binary_scores(prediction: Tensor, target: Tensor, ignore_index: int = 255) -
 def should_stop(scores: list[float], patience: int) -> bool:
     """Whether none of the last ``patience`` scores (1 or more) is above the best one before them."""
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
-
-
-def micro_macro_iou(matrix: Tensor) -> tuple[float, float]:
-    """matrix (K, K) int64, rows target -> all intersections over all unions; mean IoU over the classes that occur."""
-    hit = matrix.diagonal().double()
-    union = matrix.sum(1) + matrix.sum(0) - hit
-    return (hit.sum() / union.sum()).item(), mean_iou(matrix)
-
-
-def best_epoch(val_losses: list[float]) -> int:
-    """The evaluation, the first is 1, with the lowest loss: the first of several equal ones, nan left out."""
-    lowest = min(loss for loss in val_losses if not math.isnan(loss))
-    return 1 + val_losses.index(lowest)
-
-
-def pareto_front(latency: list[float], score: list[float]) -> list[int]:
-    """Indices of the models that none beats (not slower, not worse, better in one of the two), fastest first."""
-    models = list(zip(latency, score, strict=True))
-
-    def beaten(slow: float, low: float) -> bool:
-        return any(fast <= slow and high >= low and (fast, high) != (slow, low) for fast, high in models)
-
-    return sorted((i for i, model in enumerate(models) if not beaten(*model)), key=lambda i: latency[i])
-
-
-def disagreement(predictions: Tensor, num_classes: int) -> Tensor:
-    """predictions (M, H, W) uint8 -> float32 (H, W), the share of models not of the most frequent opinion."""
-    votes = functional.one_hot(predictions.long(), num_classes).sum(0)
-    return 1 - votes.amax(-1) / len(predictions)

@@ -1,0 +1,771 @@
+"""Checks of lab 02: convolutions by hand, transposed convolutions, FCN, the Dice loss, one step of training."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labhelpers import models
+from labhelpers.course.checks.core import Case, Check, Exercise, Parts, calls, difference, kind_of
+from labhelpers.course.checks.layers import (
+    activated,
+    calibrated,
+    changed,
+    check_gradients,
+    make,
+    rounding,
+    run_by_hand,
+)
+from labhelpers.training.losses import dice
+
+# ------------------------------------------------------------- linear_to_conv
+
+
+def _read(view: Callable[[Tensor, int, int, int], Tensor]) -> Callable:
+    """The answer whose kernel is read out of the weights (out, channels * height * width) by `view`."""
+
+    def answer(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
+        conv = nn.Conv2d(channels, linear.out_features, (height, width))
+        with torch.no_grad():
+            conv.weight.copy_(view(linear.weight, channels, height, width))
+            conv.bias.copy_(linear.bias)
+        return conv
+
+    return answer
+
+
+def _linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
+    """The convolution that gives what flattening (channels, height, width) and `linear` give."""
+    return _read(lambda weight, c, h, w: weight.view(-1, c, h, w))(linear, channels, height, width)
+
+
+def _linear_layers() -> Iterator[Case]:
+    """One window, then a larger input over which the layer slides; height and width differ."""
+    linear = nn.Linear(3 * 2 * 4, 5)
+    remedy = "the weights are not those of the linear layer, copy them in its order (C, H, W)."
+    yield Case((linear, torch.randn(2, 3, 2, 4)), what="the output for one window", remedy=remedy)
+    yield Case((linear, torch.randn(1, 3, 4, 7)), what="the output slid over a larger input", remedy=remedy)
+
+
+def _slide(check: Check, answer: Callable, case: Case) -> Tensor:
+    """What the convolution gives, once its kernel, channels and bias are right."""
+    linear, x = case.args
+    given, (channels, features, height, width) = copy.deepcopy(linear), (3, 5, 2, 4)
+    conv = check.call(answer, given, channels, height, width)
+    same = torch.equal(given.weight, linear.weight) and torch.equal(given.bias, linear.bias)
+    check.that(same, "the linear layer itself has changed: only copy from it.")
+    check.that(isinstance(conv, nn.Conv2d), f"it returns {kind_of(conv)}, expected an nn.Conv2d.")
+    layout, expected = (conv.in_channels, conv.out_channels, *conv.kernel_size), (channels, features, height, width)
+    known = {
+        (channels, features, width, height): "height and width are exchanged: kernel_size is (height, width).",
+        (channels * height * width, features, 1, 1): "the kernel must cover all height x width positions, not 1 x 1: "
+        "only then does the layer see the map it used to flatten.",
+    }
+    check.that(
+        layout == expected,
+        known.get(layout, "what the linear layer flattened is the kernel: (channels, height, width).")
+        + f" Found in channels, out channels, kernel height, kernel width = {layout}, expected {expected}.",
+    )
+    unpadded = conv.padding in ((0, 0), "valid")
+    plain = unpadded and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+    check.that(plain, "stride 1, no padding, no dilation, one group: a linear layer that slides, nothing else.")
+    check.that(conv.bias is not None, "the bias is forgotten: the convolution has none, the linear layer has.")
+    check.that(torch.allclose(conv.bias, linear.bias), "the bias is forgotten: copy linear.bias into conv.bias.")
+    return check.call(conv, x)
+
+
+linear_to_conv = Exercise(
+    "linear_to_conv",
+    _linear_to_conv,
+    cases=_linear_layers,
+    run=_slide,
+    wrong=[
+        (
+            _read(lambda weight, c, h, w: weight.view(-1, h, w, c).permute(0, 3, 1, 2)),
+            "the weights are read in the order (height, width, channels): flatten() of (C, H, W) has the channels "
+            "first, so view(out, C, H, W).",
+        ),
+        (
+            _read(lambda weight, c, h, w: weight.view(-1, c, w, h).transpose(2, 3)),
+            "the weights are read in the order (channels, width, height): view(out, C, H, W).",
+        ),
+        (
+            _read(lambda weight, c, h, w: weight.view(-1, c, h, w).flip(2, 3)),
+            "the kernel is turned by 180 degrees: torch's convolutions do not flip their kernel, leave it as it is.",
+        ),
+    ],
+)
+
+# ----------------------------------------------------- transposed_output_size
+
+
+def _transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+    """Pixels along one side of a transposed convolution's output."""
+    return (size - 1) * stride - 2 * padding + kernel
+
+
+_WRONG_SIZES: list[tuple[Callable, str]] = [
+    (lambda n, k, s, p=0: n * s - 2 * p + k, "between n pixels lie n - 1 steps: start from (size - 1) * stride."),
+    (lambda n, k, s, p=0: n * s, "this is size * stride: true only when kernel = stride + 2 * padding."),
+    (
+        lambda n, k, s, p=0: (n + 2 * p - k) // s + 1,
+        "this is the formula of an ordinary convolution: run it backwards.",
+    ),
+    (lambda n, k, s, p=0: (n - 1) * s - p + k, "padding takes pixels off both sides: - 2 * padding."),
+    (lambda n, k, s, p=0: (n - 1) * s + 2 * p + k, "padding takes pixels off here: - 2 * padding, not +."),
+    (lambda n, k, s, p=0: (n - 1) * s + k, "padding is left out: it takes 2 * padding pixels off."),
+    (lambda n, k, s, p=0: (n - 1) * s - 2 * p + k - 1, "one too few: the last pixel adds a whole kernel, + kernel."),
+    (lambda n, k, s, p=0: (n - 1) * s - 2 * p + k + 1, "one too many: the last pixel adds one kernel, no more."),
+]
+_SIZES = [(16, 4, 2, 1), (16, 4, 2, 0), (7, 16, 8, 4), (1, 64, 32, 16), (5, 3, 1, 0), (3, 2, 3, 0), (9, 5, 2, 2)]
+
+transposed_output_size = Exercise(
+    "transposed_output_size",
+    _transposed_output_size,
+    cases=lambda: calls("transposed_output_size", *_SIZES, (10, 2, 2)),
+    wrong=_WRONG_SIZES,
+)
+
+# ------------------------------------------------------------ transposed_conv
+
+
+def _add_copies(add: bool = True, scaled: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Callable:
+    """The answer that adds, for each pixel, a copy of the kernel, or puts it in the place of what is there."""
+
+    def answer(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        (height, width), k = x.shape, len(kernel)
+        out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
+        for i in range(height):
+            for j in range(width):
+                window = out[i * stride : i * stride + k, j * stride : j * stride + k]
+                window.copy_(scaled(x[i, j], kernel) + (window if add else 0))
+        return out
+
+    return answer
+
+
+def _transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds x times the kernel."""
+    return _add_copies()(x, kernel, stride)
+
+
+def _too_far_apart(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    return _transposed_conv(x, kernel, stride + 1)
+
+
+def _maps() -> Iterator[Case]:
+    """Strides smaller than, equal to and larger than the kernel, on an input that is not square."""
+    for (height, width), k, stride in (((3, 4), 3, 1), ((3, 4), 3, 2), ((4, 2), 2, 2), ((2, 3), 2, 3), ((5, 3), 4, 2)):
+        when = f"for x {height}x{width}, kernel {k}x{k}, stride {stride}"
+        yield Case((torch.randn(height, width), torch.randn(k, k), stride), when, "the output")
+
+
+_WRONG_TRANSPOSED: list[tuple[Callable, str]] = [
+    (_add_copies(add=False), "where two copies overlap the later one replaces the earlier: add them (`+=`)."),
+    (
+        lambda x, kernel, stride: _transposed_conv(x, kernel.flip(0, 1), stride),
+        "the kernel is turned by 180 degrees: each pixel adds a copy of it as it is.",
+    ),
+    (
+        lambda x, kernel, stride: _transposed_conv(x, kernel.T, stride),
+        "the kernel is transposed (rows and columns exchanged): add copies of it as it is.",
+    ),
+    (
+        _too_far_apart,
+        "too many zeros are inserted: stride - 1 between neighbouring pixels, so that they lie `stride` apart.",
+    ),
+    (
+        lambda x, kernel, stride: _transposed_conv(x, kernel, stride)[: len(x) * stride, : x.shape[1] * stride],
+        "the output is cut to size * stride: its size is (size - 1) * stride + kernel, the last copy lies whole on it.",
+    ),
+    (
+        lambda x, kernel, stride: _transposed_conv(x, kernel, 1),
+        "the stride is not used: pixel (i, j) adds its copy of the kernel at (i * stride, j * stride).",
+    ),
+    (
+        lambda x, kernel, stride: _transposed_conv(x, torch.ones_like(kernel), stride),
+        "the kernel's values are not used: add x[i, j] * kernel.",
+    ),
+]
+
+transposed_conv = Exercise("transposed_conv", _transposed_conv, cases=_maps, run=run_by_hand, wrong=_WRONG_TRANSPOSED)
+
+# ------------------------------------------------------------ bilinear_kernel
+
+
+def _bilinear_kernel(size: int) -> Tensor:
+    """float32 (size, size), the tent of bilinear interpolation by the factor size / 2."""
+    return models.bilinear_kernel(1, size)[0, 0]
+
+
+def _tents(centre: Callable[[int], float], reach: Callable[[int], float]) -> Callable[[int], Tensor]:
+    """The answer whose tents have another centre or fall to zero over another distance."""
+
+    def answer(size: int) -> Tensor:
+        line = (1 - (torch.arange(size) - centre(size)).abs() / reach(size)).clamp_min(0)
+        return line[:, None] * line
+
+    return answer
+
+
+_WRONG_KERNELS: list[tuple[Callable, str]] = [
+    (
+        _tents(lambda n: n / 2, lambda n: n / 2),
+        "its centre is at size / 2: the middle of the pixels 0 .. size - 1 is (size - 1) / 2, so that it is symmetric.",
+    ),
+    (
+        _tents(lambda n: n // 2 - 1, lambda n: n / 2),
+        "its centre is at size / 2 - 1: it lies between two pixels, (size - 1) / 2.",
+    ),
+    (
+        _tents(lambda n: (n - 1) / 2, lambda n: n),
+        "the tent falls off over `size` pixels: it falls to zero over the stride, size / 2.",
+    ),
+    (
+        _tents(lambda n: (n - 1) / 2, lambda n: (n - 1) / 2),
+        "the tent reaches zero at the outermost pixels: it falls off over the stride, size / 2.",
+    ),
+    (
+        lambda n: _bilinear_kernel(n) / _bilinear_kernel(n).sum(),
+        "it is normalised to sum 1: stride**2 outputs share each input, so its sum is stride**2. Do not normalise.",
+    ),
+    (
+        lambda n: _bilinear_kernel(n) / _bilinear_kernel(n).max(),
+        "its largest value is 1: do not rescale it, the centre lies between pixels.",
+    ),
+    (lambda n: _bilinear_kernel(n)[None, None], "expected one kernel (size, size), without the axes for channels."),
+    (
+        lambda n: _bilinear_kernel(n).sqrt(),
+        "it is the square root of the right kernel: multiply the two tents, one for each axis.",
+    ),
+    (
+        lambda n: _bilinear_kernel(n).diagonal().sqrt(),
+        "it is the tent of one axis: multiply two of them, tent[:, None] * tent[None, :].",
+    ),
+]
+
+bilinear_kernel = Exercise(
+    "bilinear_kernel",
+    _bilinear_kernel,
+    cases=lambda: calls("bilinear_kernel", (4,), (16,), (2,), (64,)),
+    wrong=_WRONG_KERNELS,
+)
+
+# -------------------------------------------------------- FCN32s, FCN16s, FCN8s
+
+_K = 5
+_STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
+"""Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
+_ERRORS = {
+    "channels, but got": "a layer meets features of another stage: encoder(images) lists them with strides 4, 8, 16, "
+    "32.",
+    "values to unpack": "encoder(images) is a list of four features, with strides 4, 8, 16, 32.",
+}
+
+
+def _images() -> Iterator[Case]:
+    """A size divisible by 32, and one that is odd."""
+    encoder = calibrated(models.ResNetEncoder("resnet18", width=8), torch.randn(2, 3, 64, 64))
+    yield Case((encoder, torch.randn(2, 3, 64, 64)), what="the logits")
+    yield Case((encoder, torch.randn(1, 3, 65, 97)), what="for a 65x97 image the logits")
+
+
+def _inspect_fcn(check: Check, answer: Callable, factors: Mapping[str, int]) -> None:
+    """The layers; narrow encoders, laid out as ResNet-18 and ResNet-50, show numbers of channels written by hand."""
+    for backbone in ("resnet18", "resnet50"):
+        encoder = models.ResNetEncoder(backbone, width=8)
+        model = make(check, answer, encoder, _K)
+        check.that(
+            getattr(model, "encoder", None) is encoder,
+            "it does not keep the encoder it is given as `self.encoder`: training finds the encoder by that name, to "
+            "give it a learning rate of its own.",
+        )
+        _check_score_layers(check, model, list(_STAGES)[: len(factors)], encoder.channels)
+        for name, factor in factors.items():
+            _check_upsampling_layer(check, model, name, factor)
+
+
+def _check_score_layers(check: Check, model: nn.Module, names: list[str], channels: tuple[int, ...]) -> None:
+    layers = {name: getattr(model, name, None) for name in names}
+    for name, layer in layers.items():
+        check.that(layer is not None, f"it has no layer `self.{name}` (1x1 convolution from features to class scores).")
+        check.that(isinstance(layer, nn.Conv2d), f"{name} is to be an nn.Conv2d, found {kind_of(layer)}.")
+    found = {name: layer.in_channels for name, layer in layers.items()}
+    expected = {name: channels[_STAGES[name]] for name in names}
+    check.that(
+        found == expected or sorted(found.values()) != sorted(expected.values()),
+        f"two stages are exchanged: the score layers take {found} channels, expected {expected}.",
+    )
+    # From the finest on: the handout's mistake sits there, and its other numbers only fit another backbone.
+    for name in reversed(names):
+        check.that(found[name] == expected[name], _channels_hint(name, found[name], channels))
+    for name, layer in layers.items():
+        by_hand = " (21 is written by hand: use num_classes)" if layer.out_channels == 21 else ""
+        check.that(
+            layer.out_channels == _K,
+            f"{name} gives {layer.out_channels} channels, expected num_classes = {_K}{by_hand}.",
+        )
+        check.that(
+            (layer.kernel_size, layer.stride, layer.bias is not None) == ((1, 1), (1, 1), True),
+            f"{name} is to be a 1x1 convolution of stride 1 with a bias; found kernel {layer.kernel_size}, stride "
+            f"{layer.stride}, {'a' if layer.bias is not None else 'no'} bias.",
+        )
+
+
+def _channels_hint(name: str, found: int, channels: tuple[int, ...]) -> str:
+    stage = _STAGES[name]
+    hint = f"{name} takes {found} channels, expected encoder.channels[{stage}] = {channels[stage]}"
+    handout = {"score_pool3": 1024, "score_pool4": 2048}
+    if name in handout and found in (handout[name], channels[stage + 1]):
+        return (
+            f"{hint}: the handout's stub is one stage too deep, with 1024 for pool3 and 2048 for pool4. ResNet-50 has "
+            "512 at stride 8 (pool3) and 1024 at stride 16 (pool4); take the numbers from encoder.channels."
+        )
+    if found in channels:
+        return f"{hint}: that is another stage; the four stages have the strides 4, 8, 16, 32."
+    if found in (64, 128, 256, 512, 1024, 2048):
+        return f"{hint}: the number is written by hand and fits one backbone only; take it from encoder.channels."
+    return f"{hint}."
+
+
+def _check_upsampling_layer(check: Check, model: nn.Module, name: str, factor: int) -> None:
+    layer, side = getattr(model, name, None), 2 * factor
+    check.that(
+        layer is not None, f"it has no layer `self.{name}` (transposed convolution that enlarges {factor} times)."
+    )
+    check.that(isinstance(layer, nn.ConvTranspose2d), f"{name} is to be an nn.ConvTranspose2d, found {kind_of(layer)}.")
+    concatenated = ": are scores concatenated? FCN adds them" if layer.in_channels in (2 * _K, 3 * _K) else ""
+    check.that(
+        (layer.in_channels, layer.out_channels) == (_K, _K),
+        f"{name} maps {layer.in_channels} to {layer.out_channels} channels, expected num_classes = {_K} to "
+        f"{_K}{concatenated}.",
+    )
+    check.that(layer.groups == 1, f"{name} has groups={layer.groups}: use one group, so that classes can learn to mix.")
+    check.that(
+        (layer.kernel_size, layer.stride) == ((side, side), (factor, factor)),
+        f"{name} has kernel {layer.kernel_size} and stride {layer.stride}: to enlarge {factor} times it needs kernel "
+        f"{side}, stride {factor}, padding {factor // 2}.",
+    )
+    weight = models.bilinear_kernel(_K, side)
+    pairs = weight[0, 0].expand(_K, _K, side, side)
+    own = f"{name} starts with the tent between all pairs of classes: only weight[c, c] holds it, the rest is 0."
+    mistakes = [
+        (pairs, own),
+        (pairs / _K, own),
+        (weight / weight[0, 0].sum(), f"{name} starts with tents of sum 1: do not normalise the bilinear kernel."),
+        (
+            layer.weight,
+            f"{name} does not start as bilinear interpolation: under torch.no_grad(), set its weight to zero, then "
+            "copy bilinear_kernel(size) into weight[c, c] for each class c.",
+        ),
+    ]
+    check.equal(layer.weight, weight, f"the start of {name}", mistakes)
+
+
+@torch.no_grad()
+def _vary(model: nn.Module, names: Sequence[str]) -> None:
+    """Always the same random weights: bilinear ones would hide which layers a forward pass uses."""
+    torch.default_generator.manual_seed(1)
+    for name in names:
+        layer = getattr(model, name)
+        layer.weight.normal_(std=0.1)
+        if layer.bias is not None:  # an upsampling layer may have a bias; the reference's has none
+            layer.bias.normal_() if name in _STAGES else layer.bias.zero_()
+
+
+def _run_fcn(check: Check, answer: Callable, case: Case, reference: type, factors: Mapping[str, int]) -> Tensor:
+    encoder, images = case.args
+    layers = [*list(_STAGES)[: len(factors)], *factors]
+    model = make(check, answer, copy.deepcopy(encoder), _K)
+    _vary(model, layers)
+    expected = (len(images), _K, *images.shape[-2:])
+    size = f"{images.shape[-2]}x{images.shape[-1]}"
+    if images.shape[-1] % 32:
+        when, sizes = (
+            f"in forward for a {size} image",
+            (
+                "for an odd size the enlarged scores are a little larger than what they are added to, because strides "
+                "round up: crop them first, x[..., :h, :w]."
+            ),
+        )
+    else:
+        when, sizes = (
+            f"in forward for {size} images",
+            (
+                "two summands differ in size: enlarge the coarser scores before adding; an upsampling layer enlarges "
+                "exactly n times with kernel 2n, stride n, padding n / 2."
+            ),
+        )
+    logits = check.call(model, images, when=when, errors={"must match the size": sizes})
+    check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
+    check.that(tuple(logits.shape) == expected, _shape_hint(tuple(logits.shape), expected))
+    if images.shape[-1] % 32:
+        right = reference(copy.deepcopy(encoder), _K).eval()
+        _vary(right, layers)
+        # Padding the image to a multiple of 32 and cropping the logits is as right, and differs near the border.
+        padded = right(F.pad(images, (0, -images.shape[-1] % 32, 0, -images.shape[-2] % 32)))[..., :65, :97]
+        as_right = not difference(logits, padded, "", rounding(padded))
+        return right(images) if as_right else logits
+    unused = "{} gets no gradient: forward does not use it, or its result does not enter the sum."
+    check_gradients(check, model, logits, {name: getattr(model, name).weight for name in layers}, unused)
+    frozen = "the encoder gets no gradient: is it run under no_grad, detached or frozen in __init__?"
+    trained = model.encoder.conv1.weight.grad
+    check.that(trained is not None and bool(trained.any()), frozen)
+    return logits
+
+
+def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    height, width = expected[2:]
+    hint = f"forward gives shape {found} for {height}x{width} images, expected {expected}"
+    if len(found) == 3:
+        return f"{hint}: logits keep one channel for each class, leave the argmax out."
+    if height % 32:
+        return f"{hint}: crop the last enlargement to the height and width of the image."
+    if len(found) == 4 and found[:2] == expected[:2]:
+        if found[2] > height:
+            return f"{hint}: an upsampling layer of factor n needs padding n / 2 (or crop what is left over)."
+        if found[2] and height % found[2] == 0:
+            return f"{hint}: the logits stay at stride {height // found[2]}, the last enlargement is missing."
+    return f"{hint}."
+
+
+def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _keep_centre(x: Tensor, like: Tensor) -> Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
+    return _keep_top_left(x[..., top:, left:], like)
+
+
+def _keep_bottom_right(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., x.shape[-2] - like.shape[-2] :, x.shape[-1] - like.shape[-1] :]
+
+
+def _resize(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+def _forward(
+    model: nn.Module,
+    images: Tensor,
+    ups: Sequence[str],
+    *,
+    fit: Callable[[Tensor, Tensor], Tensor] = _keep_top_left,
+    combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    unpadded: Sequence[str] = (),
+) -> Tensor:
+    """The forward pass of any of the three networks, with one thing done in another way."""
+
+    def enlarge(name: str, x: Tensor) -> Tensor:
+        layer = getattr(model, name)
+        return F.conv_transpose2d(x, layer.weight, stride=layer.stride) if name in unpadded else layer(x)
+
+    features = model.encoder(images)
+    scores = [getattr(model, name)(features[stage]) for name, stage in list(_STAGES.items())[: len(ups)]]
+    x = scores[0]
+    for name, skip in zip(ups[:-1], scores[1:], strict=True):
+        x = combine(fit(enlarge(name, x), skip), skip)
+    return fit(enlarge(ups[-1], x), images)
+
+
+def _wrong_networks(reference: type, ups: list[str]) -> list[tuple[type, str]]:
+    def differing(ups: list[str] = ups, **options: Any) -> type:
+        return changed(reference, forward=lambda self, images: _forward(self, images, ups, **options))
+
+    shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
+    wrong = [*activated(reference), (differing(unpadded=ups), shifted), (differing(unpadded=ups[-1:]), shifted)]
+    if len(ups) == 3:
+        hint = "upscore2 and upscore_pool4 are exchanged: upscore2 enlarges score_fr, upscore_pool4 the sum."
+        wrong.append((differing([ups[1], ups[0], ups[2]]), hint))
+    if len(ups) > 1:
+        wrong += [
+            (differing(combine=torch.mul), "the scores are multiplied: add them."),
+            (differing(combine=torch.sub), "the scores are subtracted: add them."),
+            (differing(combine=lambda x, skip: (x + skip) / 2), "the scores are averaged: add them."),
+            (
+                differing(combine=lambda x, skip: (x + skip).relu()),
+                "there is a ReLU after the sum: scores are added as they are.",
+            ),
+        ]
+    where = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
+    for fit, what in (
+        (_keep_centre, "crop around the centre"),
+        (_keep_bottom_right, "crop at the top and at the left"),
+        (_resize, "resize, which shifts the scores"),
+        (partial(_resize, align_corners=True), "resize, which shifts the scores"),
+    ):
+        wrong.append((differing(fit=fit), f"for an odd size you {what}: {where}"))
+    return wrong
+
+
+def _fcn(title: str, reference: type, **factors: int) -> Exercise:
+    """Layers, bilinear start, output size, gradients, and the same numbers from the same weights, odd sizes too."""
+    return Exercise(
+        title,
+        reference,
+        cases=_images,
+        errors=_ERRORS,
+        run=partial(_run_fcn, reference=reference, factors=factors),
+        inspect=partial(_inspect_fcn, factors=factors),
+        tolerance=rounding,
+        wrong=_wrong_networks(reference, list(factors)),
+    )
+
+
+fcn32s = _fcn("FCN32s", models.FCN32s, upscore32=32)
+fcn16s = _fcn("FCN16s", models.FCN16s, upscore2=2, upscore16=16)
+fcn8s = _fcn("FCN8s", models.FCN8s, upscore2=2, upscore_pool4=2, upscore8=8)
+
+# ------------------------------------------------------------------ dice_loss
+
+
+def _batches() -> Iterator[Case]:
+    """A batch with void, an absent class and images that differ; other smoothing, other void; a perfect prediction."""
+    logits = 2 * torch.randn(2, 4, 5, 6)
+    target = torch.randint(0, 3, (2, 5, 6))  # class 3 is absent
+    target[0, :3], target[1, 3:], target[1, 0] = 0, 1, 255
+    yield Case((logits, target), what="the loss")
+    counted = torch.where(target == 255, 0, target)
+    yield Case((logits, counted), "for smooth=10", "the loss", {"smooth": 10.0})
+    yield Case((logits, counted), "for ignore_index=1", "the loss", {"ignore_index": 1})
+    perfect = 50 * F.one_hot(target.clamp_max(3), 4).permute(0, 3, 1, 2).float()
+    yield Case((perfect, target), "of a perfect prediction", "the loss")
+    yield Case((logits.requires_grad_(), target), what="the gradient")
+
+
+def _run_dice(check: Check, answer: Callable, case: Case) -> Any:
+    found = check.call(answer, *case.args, when=case.when, **case.kwargs)
+    if case.what == "the gradient":
+        check.that(
+            getattr(found, "requires_grad", False),
+            "no gradient comes back: is there an argmax, a detach or an `.item()`? Soft Dice uses the probabilities.",
+        )
+    return found
+
+
+def _soft_dice(
+    formula: Callable[[Tensor, Tensor, float], Tensor] = lambda overlap, areas, smooth: (
+        (2 * overlap + smooth) / (areas + smooth)
+    ),
+    activation: Callable[[Tensor], Tensor] = lambda x: x.softmax(1),
+    areas: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    mean: Callable[[Tensor, Tensor], Tensor] = lambda values, present: values[present].mean(),
+    masked: bool = True,
+) -> Callable:
+    """The answer with another `formula` of overlap and areas (K,), other probabilities, areas or mean over classes."""
+
+    def answer(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
+        valid = (target != ignore_index)[:, None]
+        truth = F.one_hot(torch.where(valid[:, 0], target, 0), 4).permute(0, 3, 1, 2) * valid
+        p = activation(logits) * (valid if masked else 1)
+        overlap, both = ((x).sum((0, 2, 3)) for x in (p * truth, areas(p, truth)))
+        return 1 - mean(formula(overlap, both, smooth), truth.sum((0, 2, 3)) > 0)
+
+    return answer
+
+
+def _per_image(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
+    pairs = zip(logits, target, strict=True)
+    return torch.stack([dice(x[None], y[None], ignore_index, smooth) for x, y in pairs]).mean()
+
+
+def _void_as_background(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
+    return dice(logits, torch.where(target == ignore_index, 0, target), -1, smooth)
+
+
+_FRACTION = "2 overlap + smooth, over the areas + smooth."
+_WRONG_DICE: list[tuple[Callable, str]] = [
+    (
+        lambda *given, **named: 1 - dice(*given, **named),
+        "this is the Dice score, which grows with overlap: the loss is 1 - it.",
+    ),
+    (
+        lambda *given, **named: dice(*given, **named) - 1,
+        "this is minus the Dice score: the loss is 1 - it, 0 when all is right.",
+    ),
+    (_soft_dice(activation=lambda x: x), "softmax is missing: Dice needs probabilities, not logits."),
+    (
+        _soft_dice(activation=torch.sigmoid),
+        "it uses sigmoid: classes exclude each other here, softmax over the channels.",
+    ),
+    (
+        _soft_dice(activation=lambda x: x.softmax(2)),
+        "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W).",
+    ),
+    (
+        _soft_dice(activation=lambda x: x.log_softmax(1)),
+        "it uses log-probabilities: Dice needs probabilities, softmax.",
+    ),
+    (_soft_dice(masked=False), "void pixels are counted in the predicted area: mask the probabilities as well."),
+    (_void_as_background, "void pixels are counted as background: leave them out of target and prediction."),
+    (_soft_dice(lambda o, a, s: 2 * o / (a + s)), f"`smooth` is missing in the numerator: {_FRACTION}"),
+    (_soft_dice(lambda o, a, s: (2 * o + s) / a), f"`smooth` is missing in the denominator: {_FRACTION}"),
+    (_soft_dice(lambda o, a, s: 2 * o / a), "`smooth` is missing: add it above and below the fraction bar."),
+    (_per_image, "it is averaged over images: sum overlap and areas over the whole batch first, then divide."),
+    (
+        _soft_dice(mean=lambda values, present: values.mean()),
+        "classes absent from the target enter the mean: average only over those present.",
+    ),
+    (_soft_dice(lambda o, a, s: (o + s) / (a + s)), "the 2 is missing: 2 overlap over the sum of both areas."),
+    (
+        _soft_dice(areas=lambda p, truth: p**2 + truth),
+        "the areas are sums of squares: this definition sums the probabilities themselves.",
+    ),
+    (
+        _soft_dice(lambda o, a, s: (o + s) / (a - o + s)),
+        "this is the soft Jaccard loss (overlap over union): Dice is 2 overlap over both areas.",
+    ),
+    (
+        _soft_dice(lambda o, a, s: ((2 * o.sum() + s) / (a.sum() + s)).expand_as(o)),
+        "it sums over the classes before dividing: one fraction for each class, then their mean.",
+    ),
+    (
+        lambda logits, target, ignore_index=255, smooth=1.0: dice(logits, target, ignore_index),
+        "it does not use its argument smooth: add that number, not 1.",
+    ),
+    (
+        lambda logits, target, ignore_index=255, smooth=1.0: dice(logits, target, 255, smooth),
+        "it does not use its argument ignore_index: leave out the pixels with that label, not 255.",
+    ),
+]
+
+dice_loss = Exercise(
+    "dice_loss",
+    dice,
+    cases=_batches,
+    run=_run_dice,
+    errors={
+        "Class values must be smaller than num_classes": "void (255) goes into one_hot as if it were a class: leave "
+        "void pixels out first, or replace them and multiply by a mask.",
+        "index 255 is out of bounds": "void (255) is used as a class index: leave void pixels out first.",
+    },
+    wrong=_WRONG_DICE,
+)
+
+# ----------------------------------------------------------------- train_step
+
+
+class _TinyNet(nn.Module):
+    """Two convolutions with batch norm between; remembers in which mode it was run."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.layers(images)
+
+
+def _two_steps() -> Iterator[Case]:
+    """A network in evaluation mode, and two batches with void."""
+    network = _TinyNet().eval()
+    batches = [(torch.randn(2, 3, 6, 7), torch.randint(0, 4, (2, 6, 7))) for _ in range(2)]
+    for _, targets in batches:
+        targets[:, :2] = 255
+    yield Case((network, *batches))
+
+
+def _run_steps(check: Check, answer: Callable, case: Case) -> Parts:
+    """Loss and weights after each step."""
+    start, *batches = case.args
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    found = Parts()
+    for number, (images, targets) in enumerate(batches, 1):
+        step = ("", "the first step", "the second step")[number]
+        before = copy.deepcopy(model.state_dict())
+        loss = check.call(answer, model, images, targets, optimizer, when=f"in {step}")
+        check.that(bool(model.modes), "the model is not run: start with logits = model(images).")
+        evaluating = "the model runs in evaluation mode, so batch norm and dropout do not train: call model.train()."
+        check.that(all(model.modes), evaluating)
+        once = "the model is run more than once in a step: one forward pass is enough."
+        check.that(len(model.modes) == number, once)
+        missing = "is backward() or optimizer.step() missing, or does zero_grad() come between them?"
+        moved = any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+        check.that(moved, f"the weights are the same after {step}: {missing}")
+        found[f"the loss of {step}"] = loss
+        for name, weight in model.named_parameters():
+            found[f"after {step} the weight {name}"] = weight.detach().clone()
+    return found
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, ignore_index=255)
+
+
+def _step(
+    loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
+    zero: bool = True,
+    steps: int = 1,
+) -> Callable:
+    """The answer with another loss of logits and targets, without zero_grad() or with several steps."""
+
+    def answer(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        model.train()
+        if zero:
+            optimizer.zero_grad()
+        value = loss(model(images), targets)
+        value.backward()
+        for _ in range(steps):
+            optimizer.step()
+        return value.item()
+
+    return answer
+
+
+def _train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
+    return _step()(model, images, targets, optimizer)
+
+
+_WRONG_STEPS = [
+    (
+        _step(zero=False),
+        "the gradients of the step before are still there: call optimizer.zero_grad() before backward().",
+    ),
+    (
+        _step(lambda logits, targets: _cross_entropy(logits.softmax(1), targets)),
+        "there is a softmax before cross_entropy, which applies its own: give it the logits.",
+    ),
+    (
+        _step(lambda logits, targets: _cross_entropy(logits.sigmoid(), targets)),
+        "there is a sigmoid before cross_entropy, which applies softmax itself: give it the logits.",
+    ),
+    (
+        _step(lambda logits, targets: F.cross_entropy(logits, torch.where(targets == 255, 0, targets))),
+        "void pixels (255) are trained as background: leave them out with ignore_index=255.",
+    ),
+    (
+        _step(lambda logits, targets: F.cross_entropy(logits, targets.clamp_max(3))),
+        "void pixels (255) are trained as the last class: leave them out with ignore_index=255.",
+    ),
+    (
+        _step(partial(F.cross_entropy, ignore_index=255, reduction="sum")),
+        "the loss is the sum over pixels: take the mean, else the step grows with the image.",
+    ),
+    (
+        _step(lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255, reduction="none").mean()),
+        "void pixels enter the mean (as zeros): divide by the number of valid pixels, as ignore_index=255 does.",
+    ),
+    (_step(steps=2), "optimizer.step() is called twice: once a batch."),
+]
+
+train_step = Exercise(
+    "train_step",
+    _train_step,
+    cases=_two_steps,
+    run=_run_steps,
+    errors={
+        "255 is out of bounds": "void (255) reaches cross_entropy as a class: pass ignore_index=255.",
+        "backward through the graph a second time": "the graph of an earlier step is kept: compute the loss anew "
+        "each time.",
+    },
+    wrong=_WRONG_STEPS,
+)

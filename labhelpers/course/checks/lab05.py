@@ -1,0 +1,346 @@
+"""Checks of lab 05: two averages of IoU; the best epoch, the Pareto front, where several models disagree."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function
+from labhelpers.evaluation.confusion import scores
+
+# ------------------------------------------------------------ micro_macro_iou
+
+
+def _micro_macro_iou(matrix: Tensor) -> tuple[float, float]:
+    """matrix (K, K) int64, rows target -> all intersections over all unions; mean IoU over the classes that occur."""
+    hit = matrix.diagonal().double()
+    union = matrix.sum(1) + matrix.sum(0) - hit
+    return (hit.sum() / union.sum()).item(), scores(matrix.numpy()).mean_iou
+
+
+def _micro(hit: Tensor, row: Tensor, column: Tensor, union: Tensor) -> Tensor:
+    return hit.sum() / union.sum()
+
+
+def _macro(hit: Tensor, row: Tensor, column: Tensor, union: Tensor) -> Tensor:
+    return (hit / union)[union > 0].mean()
+
+
+def _averages(micro: Callable[..., Tensor] = _micro, macro: Callable[..., Tensor] = _macro) -> Callable:
+    """Both averages by formulas of hits, row sums, column sums and unions, (K,) each."""
+
+    def answer(matrix: Tensor) -> tuple[float, float]:
+        hit, row, column = (x.double() for x in (matrix.diagonal(), matrix.sum(1), matrix.sum(0)))
+        parts = hit, row, column, row + column - hit
+        return micro(*parts).item(), macro(*parts).item()
+
+    return answer
+
+
+def _run_averages(check: Check, answer: Callable, case: Case) -> Parts:
+    result = run_function(check, answer, case)
+    if not (isinstance(result, (tuple, list)) and len(result) == 2):
+        size = f" of {len(result)}" if isinstance(result, (tuple, list)) else ""
+        raise Mistake(f"it returns {kind_of(result)}{size}, expected a tuple of two floats: `return micro, macro`.")
+    return Parts(zip((f"micro {case.when}".strip(), f"macro {case.when}".strip()), result, strict=True))
+
+
+# Class 2 occurs nowhere, classes 3 and 5 are never predicted, class 4 is predicted but never there.
+_ROWS = [[60, 3, 0, 0, 2, 0], [4, 20, 0, 0, 1, 0], [0] * 6, [6, 2, 0, 0, 0, 0], [0] * 6, [3, 0, 0, 0, 1, 0]]
+_INVENTED = f"class 4 of the check's matrix {_ROWS} is predicted but not in the target (row 0, column not):"
+_MISSED = f"class 3 of the check's matrix {_ROWS} is in the target but never predicted (column 0, row not):"
+_TWICE = "its union is row sum + column sum, which counts each intersection twice: subtract the diagonal."
+_PERCENT = "it is in percent: return a fraction between 0 and 1."
+_ACCURACY = (
+    "this is pixel accuracy, hits over pixels. The unions add up to more: a wrong pixel lies in two of them, that of "
+    "its true class and that of the predicted one."
+)
+_WRONG_MICRO = [
+    (_macro, "this is the macro IoU: sum the intersections and the unions first, then divide once."),
+    (lambda i, r, c, u: i.sum() / r.sum(), _ACCURACY),
+    (lambda i, r, c, u: i.sum() / (r + c).sum(), _TWICE),
+    (lambda i, r, c, u: i.sum() / (u - i).sum(), "the diagonal is subtracted twice: row sum + column sum - hits."),
+    (lambda i, r, c, u: i[1:].sum() / u[1:].sum(), "it leaves out class 0: all classes enter."),
+    (lambda i, r, c, u: i[r > 0].sum() / u[r > 0].sum(), f"{_INVENTED} its union counts, too."),
+    (lambda i, r, c, u: i[i > 0].sum() / u[i > 0].sum(), "it leaves out classes with no hit: their unions count, too."),
+    (lambda i, r, c, u: (r * i / u).nansum() / r.sum(), "this is mean IoU weighted by frequency: sum, then divide."),
+    (lambda i, r, c, u: 100 * i.sum() / u.sum(), _PERCENT),
+]
+_WRONG_MACRO = [
+    (lambda i, r, c, u: (i / u).nan_to_num(0).mean(), "it counts the absent class as 0: leave it out of the mean."),
+    (lambda i, r, c, u: (i / u).nan_to_num(1).mean(), "it counts the absent class as a perfect 1: leave it out."),
+    (lambda i, r, c, u: (i / u).mean(), "it is nan, because of 0 / 0 for a class that occurs nowhere: leave that out."),
+    (lambda i, r, c, u: (i / (r + c)).nanmean(), _TWICE),
+    (lambda i, r, c, u: (2 * i / (r + c)).nanmean(), "this is Dice, 2 I / (row + column): divide by the union."),
+    (lambda i, r, c, u: (i / u)[r > 0].mean(), f"{_INVENTED} it counts, as 0."),
+    (lambda i, r, c, u: (i / u)[c > 0].mean(), f"{_MISSED} it counts, as 0."),
+    (lambda i, r, c, u: (i / u)[i > 0].mean(), "it leaves out classes that occur but have no hit: they count, as 0."),
+    (lambda i, r, c, u: (i / u)[1:].nanmean(), "it leaves out class 0: the background is a class like the others."),
+    (lambda i, r, c, u: (i / r).nanmean(), "this is mean accuracy (diagonal / row sum): divide by the union."),
+    (lambda i, r, c, u: (i / c).nanmean(), "this is mean precision (diagonal / column sum): divide by the union."),
+    (lambda i, r, c, u: (r * i / u).nansum() / r.sum(), "it weights classes by frequency: each counts the same."),
+    (_micro, "it is the micro IoU again: take the IoU of each class, then their mean."),
+    (lambda i, r, c, u: 100 * (i / u).nanmean(), _PERCENT),
+]
+
+micro_macro_iou = Exercise(
+    "micro_macro_iou",
+    _micro_macro_iou,
+    cases=lambda: [
+        Case((torch.tensor(_ROWS),)),
+        Case((torch.diag(torch.tensor([7, 0, 2])),), "of a perfect prediction"),
+        Case((torch.tensor([[3, 1], [1, 1]]) * 10**10,), "of counts beyond 32 bits"),
+    ],
+    run=_run_averages,
+    wrong=[
+        *((_averages(micro=formula), hint) for formula, hint in _WRONG_MICRO),
+        (_averages(micro=_macro, macro=_micro), "the two are exchanged: micro comes first, macro second."),
+        *((_averages(macro=formula), hint) for formula, hint in _WRONG_MACRO),
+    ],
+)
+
+# ----------------------------------------------------------------- best_epoch
+
+
+def _known(losses: list[float]) -> list[float]:
+    return [loss for loss in losses if not math.isnan(loss)]
+
+
+def _best_epoch(val_losses: list[float]) -> int:
+    """The evaluation, the first is 1, with the lowest loss: the first of several equal ones, nan left out."""
+    return 1 + val_losses.index(min(_known(val_losses)))
+
+
+def _first_dip(losses: list[float]) -> int:
+    return next((i for i in range(1, len(losses)) if losses[i] > losses[i - 1]), len(losses))
+
+
+def _epoch_cases() -> list[Case]:
+    """First lists without nan, so that what is wrong in the later ones alone is about nan."""
+    plain = [[0.9, 0.6, 0.7, 0.4, 0.5], [0.8, 0.5, 0.6, 0.5, 0.7], [0.4, 0.0, 0.2], [250.0, 180.0, 190.0], [2.5]]
+    with_nan = [[math.nan, 0.9, 0.4, math.nan, 0.6], [0.7, math.nan, 0.3, 0.8]]
+    about_nan = "it is right but where a loss is nan: leave nan out (`math.isnan`). best_epoch"
+    return calls("best_epoch", *((x,) for x in plain)) + calls(about_nan, *((x,) for x in with_nan))
+
+
+best_epoch = Exercise(
+    "best_epoch",
+    _best_epoch,
+    cases=_epoch_cases,
+    wrong=[
+        (lambda x: int(np.nanargmin(x)), "it counts from 0: the first evaluation is 1."),
+        (lambda x: 1 + int(np.nanargmax(x)), "this is the highest loss: the lowest is the best."),
+        (lambda x: int(np.nanargmax(x)), "this is the highest loss, counted from 0: the lowest is the best."),
+        (lambda x: 1 + int(np.argmin(x)), "nan counts as the lowest: leave it out (or take np.nanargmin)."),
+        (lambda x: int(np.argmin(x)), "nan counts as the lowest, and it counts from 0: leave nan out, count from 1."),
+        (lambda x: 1 + x.index(min(x)), "nothing is less than nan, so min() keeps it where it comes first."),
+        (lambda x: x.index(min(x)), "it counts from 0, and min() keeps a nan that comes first: leave nan out."),
+        (lambda x: 1 + _known(x).index(min(_known(x))), "nan is taken out too early, so all places behind it move up."),
+        (lambda x: len(x) - x[::-1].index(min(_known(x))), "of equal losses it takes the last: the first counts."),
+        (len, "this is the last evaluation: return the one with the lowest loss."),
+        (lambda x: min(_known(x)), "this is the lowest loss itself: return at which evaluation it was reached."),
+        (_first_dip, "it stops at the first rise: the loss may fall again, look at all evaluations."),
+    ],
+)
+
+# --------------------------------------------------------------- pareto_front
+
+Front = Callable[[list[float], list[float]], list[int]]
+
+
+def _unless(beats: Callable[[float, float, float, float], bool]) -> Front:
+    """The models that no other beats, fastest first; `beats` has latency and score of the other, then of the one."""
+
+    def front(latency: list[float], score: list[float]) -> list[int]:
+        models = list(enumerate(zip(latency, score, strict=True)))
+        kept = [i for i, one in models if not any(beats(*other, *one) for j, other in models if j != i)]
+        return sorted(kept, key=lambda i: latency[i])
+
+    return front
+
+
+def _pareto_front(latency: list[float], score: list[float]) -> list[int]:
+    """Indices of the models that none beats (not slower, not worse, better in one of the two), fastest first."""
+    return _unless(lambda a, s, b, t: a <= b and s >= t and (a, s) != (b, t))(latency, score)
+
+
+def _ends(latency: list[float], score: list[float]) -> list[int]:
+    fastest, best = latency.index(min(latency)), score.index(max(score))
+    return [fastest] if fastest == best else [fastest, best]
+
+
+def _one_of_equals(keep: Callable[[list[int]], int]) -> Front:
+    def front(latency: list[float], score: list[float]) -> list[int]:
+        groups: dict[tuple[float, float], list[int]] = {}
+        for i in _pareto_front(latency, score):
+            groups.setdefault((latency[i], score[i]), []).append(i)
+        return [keep(group) for group in groups.values()]
+
+    return front
+
+
+def _above_neighbour(latency: list[float], score: list[float]) -> list[int]:
+    order = sorted(range(len(score)), key=lambda i: (latency[i], -score[i]))
+    return order[:1] + [i for before, i in pairwise(order) if score[i] > score[before]]
+
+
+def _hull(latency: list[float], score: list[float]) -> list[int]:
+    points = {i: (latency[i], score[i]) for i in _pareto_front(latency, score)}
+
+    def below(x: float, y: float) -> bool:
+        spans = ((a, b) for a in points.values() for b in points.values() if a[0] < x < b[0])
+        return any(y < a[1] + (b[1] - a[1]) * (x - a[0]) / (b[0] - a[0]) - 1e-9 for a, b in spans)
+
+    return [i for i, point in points.items() if not below(*point)]
+
+
+def _pareto_cases() -> list[Case]:
+    """Equal latencies, equal scores, equal models, one below the straight line between two; then many ties."""
+    latency = [30.0, 10.0, 20.0, 20.0, 50.0, 30.0, 20.0, 60.0, 55.0]
+    score = [0.70, 0.50, 0.45, 0.62, 0.70, 0.66, 0.62, 0.80, 0.71]
+    ties = [([10.0 * x for x in fast], [x / 8 for x in good]) for fast, good in torch.randint(1, 6, (4, 2, 9)).tolist()]
+    models = [(latency, score), *ties, ([3.0, 2.0], [0.0, 0.0]), ([5.0], [0.5])]
+    return [Case(case, what="pareto_front(latency={}, score={})".format(*case)) for case in models]
+
+
+def _run_front(check: Check, answer: Callable, case: Case) -> list[int]:
+    result = run_function(check, answer, case)
+    if isinstance(result, set):
+        raise Mistake("it returns a set, which has no order: return a list, the fastest model first.")
+    if not isinstance(result, (list, tuple)):
+        convert = " Convert it with `.tolist()`." if isinstance(result, (Tensor, np.ndarray)) else ""
+        raise Mistake(f"it returns {kind_of(result)}, expected a list of indices.{convert}")
+    for value in result:
+        if isinstance(value, (bool, np.bool_)):
+            raise Mistake("it returns True and False for the models: return the indices of those on the front.")
+        if kind_of(value) != "a Python int":
+            raise Mistake(f"the list holds {kind_of(value)}: return the models' indices, not their numbers or names.")
+    latency, found = case.args[0], sorted(map(int, result))
+    if found == sorted(_pareto_front(*case.args)) and any(latency[i] > latency[j] for i, j in pairwise(result)):
+        raise Mistake(f"{case.what} is {result}: the right models in another order: by latency, the fastest first.")
+    return found
+
+
+_BOTH = "not slower, not worse, and better in one of the two is enough to beat a model."
+_EQUAL = "equal models on the front {}: neither beats the other, so both stay."
+_WRONG_BEATS: list[tuple[Callable[[float, float, float, float], bool], str]] = [
+    (lambda a, s, b, t: a < b and s > t, f"only better in both counts as beating: {_BOTH}"),
+    (lambda a, s, b, t: a < b and s >= t, "of two models equally fast, the worse one stays: it is beaten."),
+    (lambda a, s, b, t: a <= b and s > t, "of two models with equal scores, the slower one stays: it is beaten."),
+    (lambda a, s, b, t: a < b or s > t, f"better in one alone counts as beating (`or`): {_BOTH}"),
+    (lambda a, s, b, t: a <= b and s >= t, _EQUAL.format("throw each other out")),
+    (lambda a, s, b, t: a <= b and s <= t and (a, s) != (b, t), "a higher score is better, not a lower."),
+    (lambda a, s, b, t: a >= b and s >= t and (a, s) != (b, t), "a lower latency is better, not a higher."),
+    (lambda a, s, b, t: a >= b and s <= t and (a, s) != (b, t), "fast and good is what beats a model."),
+]
+
+pareto_front = Exercise(
+    "pareto_front",
+    _pareto_front,
+    cases=_pareto_cases,
+    run=_run_front,
+    wrong=[
+        (lambda x, y: [1 + i for i in _pareto_front(x, y)], "indices count from 0."),
+        (_ends, "these are the fastest and the best alone: between them lie models that none beats either."),
+        (lambda x, y: list(range(len(y))), "this is every model: leave out those that another beats."),
+        (
+            lambda x, y: sorted(set(range(len(y))) - set(_pareto_front(x, y))),
+            "these are the models that another one beats: return the others.",
+        ),
+        (lambda x, y: [], "it is empty. Is each model compared with itself, or a model with its equal?"),
+        *((_unless(beats), hint) for beats, hint in _WRONG_BEATS),
+        (_one_of_equals(min), _EQUAL.format("are one too few, only the first is kept")),
+        (_one_of_equals(max), _EQUAL.format("are one too few, only the last is kept")),
+        (_above_neighbour, "it looks at the next faster model alone: compare with all of them."),
+        (_hull, "these are the corners of the convex hull: a model below the line between two others is not beaten."),
+    ],
+)
+
+# --------------------------------------------------------------- disagreement
+
+
+def _disagreement(predictions: Tensor, num_classes: int) -> Tensor:
+    """predictions (M, H, W) uint8 -> float32 (H, W), the share of models not of the most frequent opinion."""
+    votes = F.one_hot(predictions.long(), num_classes).sum(0)
+    return 1 - votes.amax(-1) / len(predictions)
+
+
+def _of_votes(formula: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """An answer from a formula of the votes (K, H, W) and the number of models."""
+    return lambda p, k: formula(F.one_hot(p.long(), k).permute(0, 3, 1, 2).sum(0), len(p))
+
+
+def _of_labels(formula: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """An answer from a formula of the labels (M, H, W) as float32."""
+    return lambda p, k: formula(p.float())
+
+
+def _disagreement_cases() -> list[Case]:
+    guesses = torch.randint(0, 4, (7, 5, 6), dtype=torch.uint8)
+    far = torch.tensor([0, 3, 20], dtype=torch.uint8)[torch.randint(0, 3, (4, 5, 8))]
+    cases: dict[str, tuple[Any, ...]] = {
+        "of seven models": (guesses, 4),
+        "of four models and labels up to 20": (far, 21),
+        "of models that all agree": (guesses[:1].expand(3, -1, -1).clone(), 4),
+        "of one model alone": (guesses[:1], 4),
+    }
+    return [Case(args, when, "the map") for when, args in cases.items()]
+
+
+_NAMES = "labels are names, not amounts: 1 and 20 are as different as 1 and 2. Count how often each label occurs."
+_MODEL = "it compares with the {} model: compare with the most frequent label at the pixel."
+_PAIRS = "it compares models in pairs: compare each with the most frequent label at the pixel."
+_DISTINCT = "it counts different labels: how many models vote for which counts, too."
+_DIVIDE = "it divides by the number of {}: divide by the number of models."
+_WRONG_VOTES = [
+    (lambda v, m: v.amax(0) / m, "this is the share that agrees: the disagreement is 1 minus that, 0 where all agree."),
+    (lambda v, m: m - v.amax(0), "this is a number of models: divide by how many there are."),
+    (lambda v, m: v.amax(0), "these are the votes for the most frequent label: divide by the models, then 1 minus."),
+    (lambda v, m: v.argmax(0), "this is the most frequent label: return the share that does not vote for it."),
+    (lambda v, m: (v > 0).sum(0), "this is the number of different labels: how many vote for which counts, too."),
+    (lambda v, m: (v > 0).sum(0) / m, _DISTINCT),
+    (lambda v, m: ((v > 0).sum(0) - 1) / (m - 1), _DISTINCT),
+    (lambda v, m: ((v > 0).sum(0) > 1).float(), "it is 1 wherever not all agree: return the share of the models."),
+    (lambda v, m: torch.special.entr(v / m).sum(0), "this is the entropy of the votes: return the share that differs."),
+    (lambda v, m: 1 - v.amax(0) / len(v), _DIVIDE.format("classes")),
+    (lambda v, m: (m - v.amax(0)) / len(v), _DIVIDE.format("classes")),
+    (lambda v, m: (m - v.amax(0)) / (m - 1), _DIVIDE.format("models minus 1")),
+    (lambda v, m: 1 - v[1:].amax(0) / m, "votes for class 0 are not counted: background is an opinion, too."),
+    (lambda v, m: 1 - v[:-1].amax(0) / m, "votes for the last class are not counted: labels go to num_classes - 1."),
+    (lambda v, m: 1 - v.sort(0).values[-2] / m, "this is 1 minus the second most frequent: take the most frequent."),
+    (lambda v, m: v.sort(0).values[-2:].diff(dim=0)[0] / m, "this is the lead of the first label over the second."),
+    (lambda v, m: (1 - v.amax(0) / m).mean(), "this is one number for the whole image: return one for each pixel."),
+    (lambda v, m: 100 * (1 - v.amax(0) / m), _PERCENT),
+]
+_WRONG_LABELS = [
+    *((lambda p, n=n: p.std(0, correction=n), f"this is their standard deviation: {_NAMES}") for n in (0, 1)),
+    *((lambda p, n=n: p.var(0, correction=n), f"this is their variance: {_NAMES}") for n in (0, 1)),
+    (lambda p: (p != p.mean(0).round()).float().mean(0), f"it compares with the mean label, rounded: {_NAMES}"),
+    (lambda p: (p != p.median(0).values).float().mean(0), f"it compares with the median label: {_NAMES}"),
+    (lambda p: (p[:, None] != p[None]).float().mean((0, 1)), _PAIRS),
+    (lambda p: (p[:, None] != p[None]).float().sum((0, 1)) / (len(p) * (len(p) - 1)), _PAIRS),
+    (lambda p: (p != p[0]).float().mean(0), _MODEL.format("first")),
+    (lambda p: (p[1:] != p[0]).float().mean(0), _MODEL.format("first")),
+    (lambda p: (p != p[-1]).float().mean(0), _MODEL.format("last")),
+    (lambda p: (p[:-1] != p[-1]).float().mean(0), _MODEL.format("last")),
+]
+
+disagreement = Exercise(
+    "disagreement",
+    _disagreement,
+    cases=_disagreement_cases,
+    errors={
+        "one_hot is only applicable to index tensor": "one_hot wants int64 labels: predictions.long().",
+        "must be smaller than num_classes": "one_hot counts labels up to num_classes - 1.",
+        "bool value of Tensor": "a comparison of tensors is a tensor of True and False: take its mean over the models.",
+    },
+    wrong=[
+        *((_of_votes(formula), hint) for formula, hint in _WRONG_VOTES),
+        *((_of_labels(formula), hint) for formula, hint in _WRONG_LABELS),
+    ],
+)

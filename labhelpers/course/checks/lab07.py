@@ -1,0 +1,455 @@
+"""Exercises of lab 07: how stable a mask is, which of many to keep, what classes they get, how many clicks one takes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, kind_of
+
+_SIZE = (18, 26)
+_VOID = 255
+
+
+def _boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
+    """Masks bool (N, H, W) of rectangles (x0, y0, x1, y1), the last row and column excluded."""
+    masks = np.zeros((len(corners), *_SIZE), dtype=bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, corners, strict=True):
+        mask[y0:y1, x0:x1] = True
+    return masks
+
+
+# ---------------------------------------------------------- stability_score
+
+
+def _stability_score(logits: np.ndarray, offset: float = 1.0) -> np.ndarray:
+    """logits (N, H, W) -> float64 (N,): IoU of the masks above `offset` and above `-offset`; 0 without a pixel."""
+    larger = _above(logits, -offset)  # it holds all of the smaller one
+    return _above(logits, offset) / np.maximum(larger, 1)
+
+
+def _above(logits: np.ndarray, threshold: float) -> np.ndarray:
+    return (logits > threshold).sum((1, 2))
+
+
+def _stability_cases() -> Iterator[Case]:
+    """Logits that fall off at different rates from a centre; one is high everywhere, one is low everywhere."""
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    centres, radii, slopes = ((6, 7), (9, 14), (11, 18), (8, 10)), (4.6, 6.2, 5.1, 2.7), (3.1, 0.83, 0.37, 0.57)
+    hills = [
+        slope * (radius - np.hypot(y - cy, x - cx))
+        for (cy, cx), radius, slope in zip(centres, radii, slopes, strict=True)
+    ]
+    logits = np.stack([*hills, np.full(_SIZE, 7.0)])
+    for offset in (1.0, 0.25):
+        yield Case((logits, offset), f"for five masks and offset {offset:g}", "the stability")
+    yield Case((logits,), "without an offset", "the stability")
+    yield Case((np.stack([np.full(_SIZE, -9.0), logits[0]]), 1.0), "of a mask without a pixel", "the stability")
+
+
+def _run_stability(check: Check, answer: Callable, case: Case) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = check.call(answer, *case.args, when=case.when)
+    half_or_single = isinstance(found, np.ndarray) and found.dtype.kind == "f"  # as good as double
+    return found.astype(np.float64) if half_or_single else found
+
+
+def _ratio(upper: Callable[[float], float], lower: Callable[[float], float]) -> Callable:
+    """The area above one threshold over that above another; both depend on the offset."""
+    return lambda logits, offset=1.0: _above(logits, upper(offset)) / np.maximum(_above(logits, lower(offset)), 1)
+
+
+def _of_nothing(value: float) -> Callable:
+    """The right stability, but for another value where there is no pixel."""
+
+    def answer(logits: np.ndarray, offset: float = 1.0) -> np.ndarray:
+        return np.where(_above(logits, -offset) > 0, _stability_score(logits, offset), value)
+
+    return answer
+
+
+stability_score = Exercise(
+    "stability_score",
+    _stability_score,
+    _stability_cases,
+    run=_run_stability,
+    wrong=[
+        (
+            lambda z, offset=1.0: np.array(_stability_score(z, offset).mean()),
+            "this is one number: return one for each mask, an array (N,).",
+        ),
+        (_ratio(lambda d: -d, lambda d: d), "this is the inverse: the smaller mask (above +offset) is on top."),
+        (
+            _ratio(lambda d: d, lambda d: 0),
+            "it compares with the mask above 0: compare with the one above -offset.",
+        ),
+        (_ratio(lambda d: 0, lambda d: -d), "it compares the mask above 0: take the one above +offset."),
+        (
+            lambda z, offset=1.0: _above(z, offset).astype(float),
+            "this is the area of the smaller mask: divide by that of the larger one.",
+        ),
+        (
+            lambda z, offset=1.0: (z > offset).mean((1, 2)),
+            "it divides by the area of the image: divide by that of the mask above -offset.",
+        ),
+        (
+            lambda z, offset=1.0: 1 - _stability_score(z, offset),
+            "this is 1 minus the IoU: a stable mask has a stability near 1.",
+        ),
+        (_ratio(lambda d: d / 2, lambda d: -d / 2), "the thresholds are +offset and -offset, not half of that."),
+        (
+            lambda z, offset=1.0: _stability_score(1 / (1 + np.exp(-z)), offset),
+            "it thresholds probabilities: the offset belongs to the logits, without a sigmoid.",
+        ),
+        (
+            lambda z, offset=1.0: (abs(z) > offset).mean((1, 2)),
+            "this is the share of the image that is sure of itself, background included: compare two masks.",
+        ),
+        (_ratio(lambda d: d, lambda d: d), "it is 1 for every mask. Are both thresholds the same?"),
+        (lambda z, offset=1.0: _stability_score(z), "it ignores `offset` and takes 1."),
+        (lambda z, offset=0.5: _stability_score(z, offset), "the default of `offset` is 1, not 0.5."),
+        *(
+            (
+                _of_nothing(value),
+                "where no logit is above -offset, 0 is divided by 0: the stability of no mask at all is 0.",
+            )
+            for value in (np.nan, np.inf, 1.0)
+        ),
+    ],
+)
+
+
+# -------------------------------------------------- non_maximum_suppression
+
+
+def _non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
+    """masks bool (N, H, W), scores (N,) -> indices of the kept, best first: no two have an IoU above `threshold`."""
+    pixels = masks.shape[1] * masks.shape[2]
+    flat = masks.reshape(len(masks), pixels).astype(np.float32)  # a product of floats is fast, one of bools is not
+    both = flat @ flat.T
+    areas = flat.sum(1)
+    ious = both / np.maximum(areas[:, None] + areas - both, 1)
+    kept: list[int] = []
+    for index in np.argsort(-scores):
+        if all(ious[index, other] <= threshold for other in kept):
+            kept.append(int(index))
+    return kept
+
+
+def _nms_cases() -> Iterator[Case]:
+    """A chain of three, a part in a whole, an IoU of just the threshold, rectangles by chance; no two scores equal."""
+    rng = np.random.default_rng(5)
+    low = rng.integers(0, 12, (40, 2))
+    chance = _boxes(*np.concatenate([low, low + rng.integers(4, 12, (40, 2))], axis=1).tolist())
+    chain = _boxes((0, 2, 10, 8), (3, 2, 13, 8), (6, 2, 16, 8))  # IoUs 7/13, 7/13, 4/16
+    for words, masks, scores, threshold in (
+        ("two masks that are nearly the same", _boxes((2, 2, 12, 10), (2, 2, 12, 11)), [0.6, 0.9], 0.7),
+        ("a chain: the middle one overlaps both others", chain, [0.9, 0.8, 0.7], 0.5),
+        ("a small mask inside a large one", _boxes((1, 1, 20, 16), (4, 4, 8, 8)), [0.7, 0.8], 0.7),
+        ("an IoU of exactly the threshold", _boxes((0, 0, 4, 4), (0, 0, 4, 8)), [0.9, 0.8], 0.5),
+    ):
+        yield Case((masks, np.array(scores), threshold), f"for {words} (scores {scores})", "what it keeps")
+    yield Case((chance, rng.permutation(40) / 40, 0.3), "for 40 rectangles", "what it keeps")
+    best_last = np.arange(40) / 40
+    yield Case((chance, best_last, 0.6), "for 40 rectangles, best last", "what it keeps")
+    yield Case((_boxes(), np.zeros(0), 0.7), "for no masks at all", "what it keeps")
+    yield Case((chance, best_last), "without a threshold", "what it keeps")
+
+
+def _run_nms(check: Check, answer: Callable, case: Case) -> list[int]:
+    """The answer as a list of ints."""
+    found, words, count = check.call(answer, *case.args, when=case.when), case.when, len(case.args[0])
+    indices = isinstance(found, (list, tuple, np.ndarray))
+    check.that(indices, f"{words} it returns {kind_of(found)}, expected a list of indices.")
+    try:
+        array = np.asarray(found)
+    except ValueError as error:  # a list of things of several shapes
+        raise Mistake(f"{words} it returns a list of other things than whole numbers: indices.") from error
+    check.that(array.ndim <= 1, f"{words} it returns shape {array.shape}: return indices, not the masks themselves.")
+    check.that(
+        array.dtype != bool,
+        f"{words} it returns True or False for each of {count} masks: return the indices of those it keeps, best first.",
+    )
+    whole = not array.size or array.dtype.kind in "iu"
+    check.that(whole, f"{words} it returns values of type {array.dtype}, expected whole numbers: indices.")
+    check.that(bool(count) or not array.size, f"{words} it keeps {array.tolist()}, expected [].")
+    return array.tolist()
+
+
+def _nms(
+    order: Callable = lambda scores: np.argsort(-scores),
+    over: Callable = lambda both, a, b: both / max(a + b - both, 1),
+    beaten: Callable = lambda overlap, threshold: overlap > threshold,
+    against_all: bool = False,
+) -> Callable[..., list[int]]:
+    """Suppression with one thing wrong in it."""
+
+    def keep(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
+        kept: list[int] = []
+        seen: list[int] = []
+        for index in order(scores):
+            overlaps = [
+                over(int((masks[index] & masks[k]).sum()), int(masks[index].sum()), int(masks[k].sum()))
+                for k in (seen if against_all else kept)
+            ]
+            if not any(beaten(overlap, threshold) for overlap in overlaps):
+                kept.append(int(index))
+            seen.append(index)
+        return kept
+
+    return keep
+
+
+non_maximum_suppression = Exercise(
+    "non_maximum_suppression",
+    _non_maximum_suppression,
+    _nms_cases,
+    run=_run_nms,
+    errors={"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."},
+    wrong=[
+        (_nms(beaten=lambda overlap, threshold: False), "nothing is suppressed."),
+        (
+            lambda masks, scores, threshold=0.7: _non_maximum_suppression(masks, scores, threshold)[:1],
+            "only the best mask is kept: go on with the others.",
+        ),
+        (_nms(order=np.argsort), "it begins with the lowest score: begin with the highest."),
+        (
+            _nms(order=lambda scores: range(len(scores))),
+            "it takes the masks as they come: sort them by score, best first.",
+        ),
+        (
+            _nms(against_all=True),
+            "a mask is dropped because of one that was dropped itself: compare with the masks that are kept.",
+        ),
+        (
+            _nms(over=lambda both, a, b: both / min(a, b)),
+            "it divides by the smaller area, so a part is dropped for its whole: IoU divides by the union.",
+        ),
+        (
+            _nms(over=lambda both, a, b: both / (a + b)),
+            "it divides by the sum of both areas: the union counts what both share once.",
+        ),
+        (
+            _nms(beaten=lambda overlap, threshold: overlap >= threshold),
+            "an IoU of exactly the threshold is not above it: both stay.",
+        ),
+        (
+            _nms(beaten=lambda overlap, threshold: overlap < threshold),
+            "it drops what overlaps little: drop what overlaps.",
+        ),
+        (
+            lambda masks, scores, threshold=0.7: sorted(_non_maximum_suppression(masks, scores, threshold)),
+            "the right masks in another order: the one with the highest score first.",
+        ),
+        *(
+            (
+                lambda masks, scores, threshold=other: _non_maximum_suppression(masks, scores, threshold),
+                f"without a threshold it does not use 0.7. Is its default {other}?",
+            )
+            for other in (0.5, 0.6, 0.9)
+        ),
+    ],
+)
+
+
+# --------------------------------------------------------------- label_masks
+
+
+def _label_masks(masks: np.ndarray, guide: np.ndarray) -> np.ndarray:
+    """masks bool (N, H, W), guide uint8 (H, W), 255 void -> class map uint8 (H, W), small masks on top of large."""
+    labels = np.zeros(guide.shape, dtype=np.uint8)
+    for mask in sorted(masks, key=np.count_nonzero, reverse=True):
+        inside = guide[mask & (guide != _VOID)]
+        if len(inside):
+            labels[mask] = np.bincount(inside).argmax()
+    return labels
+
+
+def _label_cases() -> Iterator[Case]:
+    """No two masks of an image are equally large, no two classes in one equally frequent."""
+    guide = np.zeros(_SIZE, dtype=np.uint8)
+    guide[2:12, 2:10] = 7
+    guide[4:8, 4:8] = 12
+    guide[3:13, 13:22] = 15
+    rimmed = guide.copy()
+    rimmed[2:12, 2:5] = rimmed[3:13, 13:19] = _VOID
+    whole, part, other = (2, 1, 11, 12), (3, 4, 8, 8), (12, 3, 22, 12)
+    for words, masks, truth in (
+        ("two masks apart", [whole, other], guide),
+        ("three masks inside each other, the middle one first", [part, (0, 0, 12, 16), (3, 5, 5, 7)], guide),
+        ("a small mask after the large one that holds it", [whole, part], guide),
+        ("a mask of three classes", [(8, 3, 19, 12)], guide),
+        ("a mask of which most is void", [other, (5, 9, 9, 12)], rimmed),
+        ("a mask on void alone", [(13, 4, 18, 9), whole], rimmed),
+        ("a mask of which most is background", [(8, 0, 14, 16), other], guide),
+        ("no masks at all", [], guide),
+    ):
+        yield Case((_boxes(*masks), truth), f"for {words}", "the class map")
+
+
+def _painted(
+    order: Callable = lambda masks: sorted(masks, key=np.count_nonzero, reverse=True),
+    name: Callable = lambda inside: np.bincount(inside).argmax(),
+    seen: Callable = lambda inside: inside[inside != _VOID],
+    ground: int = 0,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A class map with one thing wrong in it."""
+
+    def answer(masks: np.ndarray, guide: np.ndarray) -> np.ndarray:
+        labels = np.full(guide.shape, ground, dtype=np.uint8)
+        for mask in order(masks):
+            inside = seen(guide[mask])
+            if len(inside):
+                labels[mask] = int(name(inside))
+        return labels
+
+    return answer
+
+
+def _most_frequent_object(inside: np.ndarray) -> int:
+    counts = np.bincount(inside, minlength=2)
+    return int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
+
+
+_ON_TOP = "small masks belong on top of large ones: paint the largest first."
+_NAMES = "labels are names; count them."
+
+label_masks = Exercise(
+    "label_masks",
+    _label_masks,
+    _label_cases,
+    wrong=[
+        (_painted(order=lambda masks: sorted(masks, key=np.count_nonzero)), f"large masks cover small ones: {_ON_TOP}"),
+        (_painted(order=lambda masks: masks), f"masks are painted in the order in which they come: {_ON_TOP}"),
+        (_painted(order=lambda masks: masks[::-1]), f"masks are painted from the last to the first: {_ON_TOP}"),
+        (_painted(seen=lambda inside: inside), "void is counted as a class: leave 255 out before you count."),
+        (
+            _painted(seen=lambda inside: np.where(inside == _VOID, 0, inside)),
+            "void is counted as background: leave 255 out before you count.",
+        ),
+        (
+            _painted(name=_most_frequent_object),
+            "background is not counted: a mask that lies mostly on background is background.",
+        ),
+        (_painted(name=np.max), f"this is the largest label: {_NAMES}"),
+        (_painted(name=lambda inside: round(inside.mean())), f"this is the mean of labels: {_NAMES}"),
+        (_painted(name=np.median), f"this is the median label: {_NAMES}"),
+        (
+            lambda masks, guide: np.where(masks.any(0), guide, 0),
+            "it copies the guide into the masks: the whole of a mask gets one class.",
+        ),
+        (
+            lambda masks, guide: np.where(masks.any(0), _label_masks(masks, guide), guide),
+            "pixels without a mask have the guide's class: they are background, 0.",
+        ),
+        (_painted(ground=_VOID), "pixels without a mask are void: they are background, 0, and count."),
+    ],
+)
+
+
+# ---------------------------------------------------------- number_of_clicks
+
+
+def _number_of_clicks(ious: np.ndarray, threshold: float) -> tuple[float, int]:
+    """ious (N, C) after 1 .. C clicks -> mean clicks to the threshold, a failure counting C, and the failures."""
+    reached = ious >= threshold
+    clicks = np.where(reached.any(1), reached.argmax(1) + 1, ious.shape[1])
+    return float(clicks.mean()), int((~reached.any(1)).sum())
+
+
+def _click_cases() -> Iterator[Case]:
+    """The first click, the last, never, an IoU of just the threshold, one that falls again; all and none get there."""
+    ious = np.array(
+        [
+            [0.50, 0.86, 0.91, 0.93, 0.95, 0.96],
+            [0.92, 0.94, 0.95, 0.97, 0.97, 0.98],
+            [0.30, 0.40, 0.88, 0.70, 0.80, 0.84],
+            [0.20, 0.50, 0.85, 0.90, 0.93, 0.94],
+            [0.10, 0.20, 0.30, 0.30, 0.40, 0.35],
+        ]
+    )
+    for threshold in (0.85, 0.9):
+        for rows in (slice(None), slice(0, 2), slice(4, 5)):
+            words = f"for {len(ious[rows])} objects, 6 clicks and threshold {threshold:g}"
+            yield Case((ious[rows], threshold), words)
+
+
+def _run_clicks(check: Check, answer: Callable, case: Case) -> Parts:
+    found = check.call(answer, *case.args, when=case.when)
+    what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
+    pair = isinstance(found, tuple) and len(found) == 2
+    check.that(pair, f"{case.when} it returns {what}, expected the pair (clicks, failures).")
+    return Parts(
+        {f"the number of {name} {case.when}": n for name, n in zip(("clicks", "failures"), found, strict=True)}
+    )
+
+
+def _counted(
+    failed: Callable[[int], int] = lambda allowed: allowed, first: int = 1, reached: Callable = np.greater_equal
+) -> Callable[[np.ndarray, float], tuple[float, int]]:
+    """The mean number of clicks with one thing wrong in it; `failed` is what an object counts that fails."""
+
+    def answer(ious: np.ndarray, threshold: float) -> tuple[float, int]:
+        there = reached(ious, threshold)
+        clicks = np.where(there.any(1), there.argmax(1) + first, failed(ious.shape[1]))
+        return float(clicks.mean()), int((~there.any(1)).sum())
+
+    return answer
+
+
+def _with_failures(clicks: Callable[[np.ndarray, float], float]) -> Callable[[np.ndarray, float], tuple[float, int]]:
+    """The right number of failures beside another number of clicks."""
+    return lambda ious, threshold: (clicks(ious, threshold), _number_of_clicks(ious, threshold)[1])
+
+
+def _of_those_that_get_there(ious: np.ndarray, threshold: float) -> float:
+    there = ious[(ious >= threshold).any(1)]
+    return _number_of_clicks(there, threshold)[0] if len(there) else float("nan")
+
+
+_FROM_0 = "clicks are counted from 0: column 0 is the IoU after one click."
+
+number_of_clicks = Exercise(
+    "number_of_clicks",
+    _number_of_clicks,
+    _click_cases,
+    run=_run_clicks,
+    tolerance=1e-8,
+    wrong=[
+        (_counted(first=0), _FROM_0),
+        (_counted(first=0, failed=lambda allowed: allowed - 1), _FROM_0),
+        (
+            _with_failures(_of_those_that_get_there),
+            "objects that never get there are left out: each counts as many clicks as were allowed.",
+        ),
+        (
+            _counted(failed=lambda allowed: 1),
+            "an object that never gets there counts 1: argmax of a row without True is 0. It counts all clicks "
+            "allowed.",
+        ),
+        (
+            _counted(failed=lambda allowed: 0),
+            "an object that never gets there counts 0: it counts as many clicks as were allowed.",
+        ),
+        (
+            _counted(failed=lambda allowed: allowed + 1),
+            "a failure counts one click more than were allowed: it counts as many as were allowed.",
+        ),
+        (_counted(reached=np.greater), "an IoU of exactly the threshold counts as reached (>=)."),
+        (
+            _with_failures(lambda ious, t: float(np.minimum((ious < t).sum(1) + 1, ious.shape[1]).mean())),
+            "it counts the clicks below the threshold; an IoU may fall again. Take the first click that gets there.",
+        ),
+        (
+            _with_failures(lambda ious, t: _number_of_clicks(ious.mean(0, keepdims=True), t)[0]),
+            "this is when the mean curve gets there: count for each object, then take the mean.",
+        ),
+        (
+            lambda ious, threshold: (
+                _number_of_clicks(ious, threshold)[0],
+                len(ious) - _number_of_clicks(ious, threshold)[1],
+            ),
+            "these are the objects that get there: return how many do not.",
+        ),
+    ],
+)
