@@ -128,9 +128,9 @@ def write_zip(contents: Contents, folder: Path, lastname: str, firstname: str) -
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    path = folder / f"{name}.zip"
-    write_atomic(path, buffer.getvalue())
-    return path
+    written = folder / f"{name}.zip"
+    write_atomic(written, buffer.getvalue())
+    return written
 
 
 def ascii_name(name: str) -> str:
@@ -139,7 +139,9 @@ def ascii_name(name: str) -> str:
     Raises:
         ValueError: nothing is left of it.
     """
-    plain = name.lower().translate(str.maketrans({"đ": "d", "ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe"}))
+    plain = name.lower()
+    for letter, latin in {"đ": "d", "ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe"}.items():
+        plain = plain.replace(letter, latin)
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if not plain:

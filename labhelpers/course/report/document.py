@@ -111,7 +111,7 @@ def to_pdf(document: Document) -> tuple[bytes, int]:
         for block in section.blocks:
             flow += _flowables(block, styles, width, height)
     buffer = io.BytesIO()
-    pages = SimpleDocTemplate(
+    pages: Any = SimpleDocTemplate(
         buffer,
         pagesize=A4,
         title=document.title,
@@ -123,7 +123,7 @@ def to_pdf(document: Document) -> tuple[bytes, int]:
     return buffer.getvalue(), pages.page
 
 
-def _number(canvas: Any, pages: object) -> None:
+def _number(canvas: Any, pages: Any) -> None:
     canvas.setFont(FONT, 8)
     canvas.drawCentredString(canvas._pagesize[0] / 2, MARGIN / 2, str(pages.page))
 
