@@ -15,6 +15,7 @@ from labhelpers import config, course
 from labhelpers.course.gathering import gather
 from labhelpers.course.plans import PLANS, Experiment, find_all
 from labhelpers.course.report import unwritten
+from labhelpers.course.report.findings import listed
 from labhelpers.course.run import DEMO, notebooks_folder
 from labhelpers.files import write_atomic
 
@@ -88,7 +89,7 @@ def _script(file: str, names: tuple[str, ...]) -> str:
     return SCRIPT.format(
         file=file,
         profile=f"{file} --profile lab",
-        titles=" and ".join(PLANS[name].title for name in names),
+        titles=listed([PLANS[name].title for name in names]),
         lab=PLANS[names[0]].lab,
         default="all of them; name one to train only that" if len(names) > 1 else "on the data of the default profile",
         names=names,

@@ -57,7 +57,7 @@ def suggest(results: Results) -> list[Paragraph]:
     if not rising:
         return []
     verb = "were" if len(rising) > 1 else "was"
-    text = f"{_listed(rising)} {verb} best at the last evaluation: a longer training may raise the score."
+    text = f"{listed(rising)} {verb} best at the last evaluation: a longer training may raise the score."
     return [Paragraph(text, "item")]
 
 
@@ -135,7 +135,7 @@ def _expected(results: Results) -> Iterator[str]:
     if others:
         yield (
             "The course's values are for PASCAL VOC 2012 and encoders with ImageNet weights. The scores here are on "
-            f"{_listed(others)}, so the two columns cannot be compared."
+            f"{listed(others)}, so the two columns cannot be compared."
         )
 
 
@@ -159,5 +159,6 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The names as a phrase: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
