@@ -97,7 +97,7 @@ def test_plateau_halves_after_patience_and_restores():
     assert schedule.step(1) == pytest.approx(0.05)
 
     other = Schedule(build_optimizer(tiny_net(), numbers), numbers)
-    other.load_state_dict(schedule.state_dict())
+    other.state = dict(schedule.state)
     for each in (schedule, other):
         for score in (0.6, 0.1, 0.1, 0.1):
             each.observe(score)
