@@ -6,32 +6,22 @@ from typing import Any
 
 from torch import nn
 
-from labhelpers.models.deeplab import (
-    ASPP,
-    DeepLabHeadPlus,
-    DeepLabV3,
-    DeepLabV3Plus,
-    from_torchvision,
-    published_deeplabv3,
-)
-from labhelpers.models.encoders import Encoder, MobileNetV3Encoder, ResNetEncoder, build_encoder
+from labhelpers.models.deeplab import ASPP, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus, published_deeplabv3
+from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
-from labhelpers.models.library import ARCHITECTURES, LibraryNetwork, build_smp, build_swin_unetr
+from labhelpers.models.library import build_smp, build_swin_unetr
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.models.unet import UNet
 
 __all__ = [
-    "ARCHITECTURES",
     "ASPP",
     "MODELS",
     "DeepLabHeadPlus",
     "DeepLabV3",
     "DeepLabV3Plus",
-    "Encoder",
     "FCN8s",
     "FCN16s",
     "FCN32s",
-    "LibraryNetwork",
     "MiniSAM",
     "MobileNetV3Encoder",
     "ResNetEncoder",
@@ -41,7 +31,6 @@ __all__ = [
     "build_encoder",
     "build_smp",
     "build_swin_unetr",
-    "from_torchvision",
     "published_deeplabv3",
 ]
 

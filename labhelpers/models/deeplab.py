@@ -143,6 +143,8 @@ class DeepLabV3(nn.Module):
         ValueError: an output stride other than 8 and 16 without rates.
     """
 
+    weights: str  # "coco" or "random", of `published_deeplabv3`
+
     def __init__(
         self,
         encoder: Encoder,
@@ -239,11 +241,8 @@ def published_deeplabv3(backbone: str = "resnet50") -> DeepLabV3:
     """
     if backbone not in ("resnet50", "resnet101"):
         raise ValueError(f"no published DeepLabV3 for backbone {backbone!r}; known: resnet50, resnet101")
-    from torchvision.models import get_model_weights
-
-    name = f"deeplabv3_{backbone}"
     model = DeepLabV3(build_encoder(backbone, output_stride=8), num_classes=21)
-    state = published_state(get_model_weights(name).DEFAULT, name, "torchvision's")
+    state = published_state(f"deeplabv3_{backbone}", "torchvision's")
     if state is not None:
         model.load_state_dict(from_torchvision(state))
     model.weights = "random" if state is None else "coco"

@@ -87,7 +87,7 @@ class Encoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        state = imagenet_state(name) if pretrained else None
+        state = published_state(name, "ImageNet's") if pretrained else None
         if state is not None:
             self.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)})
         self.weights = "random" if state is None else "imagenet"
@@ -175,7 +175,7 @@ def build_encoder(
     return ResNetEncoder(backbone, pretrained, width, output_stride)
 
 
-def _stage(block: type[nn.Module], inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
     outplanes = planes * block.expansion
     shortcut = None
     if stride != 1 or inplanes != outplanes:
@@ -184,20 +184,17 @@ def _stage(block: type[nn.Module], inplanes: int, planes: int, depth: int, strid
     return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
 
 
-def imagenet_state(name: str) -> dict[str, Tensor] | None:
-    """torchvision's published state dict for `name`, verified by the hash in its file name.
+def published_state(name: str, whose: str) -> dict[str, Tensor] | None:
+    """The state dict that torchvision publishes for its model `name`, verified by the hash in its file name.
 
-    None when it is neither cached nor reachable within a second; one printed sentence then says so.
+    None when it is neither cached nor reachable within a second; one printed sentence, in which `whose` weights it is
+    about, then says so.
     """
     from torchvision.models import get_model_weights
 
-    return published_state(get_model_weights(name).DEFAULT, name, "ImageNet's")
-
-
-def published_state(weights: Any, name: str, whose: str) -> dict[str, Tensor] | None:
-    """The state dict behind one of torchvision's weight entries; see `imagenet_state`."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-    if not cached.exists() and not reachable(weights.url):
-        print(f"No network: {name} starts from random weights instead of {whose} (looked for {cached.name}).")
+    weights: Any = get_model_weights(name)
+    file = weights.DEFAULT.url.rsplit("/", 1)[-1]
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / file).exists() and not reachable(weights.DEFAULT.url):
+        print(f"No network: {name} starts from random weights instead of {whose} (looked for {file}).")
         return None
-    return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    return weights.DEFAULT.get_state_dict(progress=True, check_hash=True, weights_only=True)

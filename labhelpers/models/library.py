@@ -1,6 +1,6 @@
-"""Networks of segmentation-models-pytorch (smp) that keep to this course's interface.
+"""Networks of other libraries that keep to this course's interface, and weights from the Hugging Face hub.
 
-Five decoders on any of the library's encoders:
+Five decoders of segmentation-models-pytorch (smp) on any of its encoders, and MONAI's Swin-UNETR:
 
     unet           Ronneberger et al., U-Net, MICCAI 2015
     unetplusplus   Zhou et al., UNet++, DLMIA 2018
@@ -11,6 +11,7 @@ Five decoders on any of the library's encoders:
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ ARCHITECTURES = {
 MULTIPLE = 32  # smp asks for sides that halve five times; PSPNet only claims to need less (its encoder may need it)
 NO_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
 TIMM = "tu-"  # smp's prefix for encoders that come from timm
+FILE = "model.safetensors"  # tensors and nothing else: unlike a pickle it cannot run code
+ANSWER_SECONDS = 5.0
 
 
 class LibraryNetwork(nn.Module):
@@ -87,17 +90,18 @@ def build_smp(
 
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
-    _require_encoder(encoder)
     kind = getattr(smp, ARCHITECTURES[architecture])
+    source = _published(encoder)
     known = set(inspect.signature(kind.__init__).parameters) - NO_OPTIONS
     unknown = sorted(options.keys() - known)
     if unknown:  # smp ignores them, or they would break the promise of logits for K classes
         raise ValueError(f"{architecture} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    source = _published(encoder) if pretrained else None
+    if pretrained and source is None:
+        raise ValueError(f"pretrained=True: no ImageNet weights of {encoder} are known; use pretrained=False")
 
     options = {"classes": num_classes, "encoder_weights": None, **options}
     network, weights = _build(kind, architecture, encoder, options), "random"
-    file = hub_weights(*source, name=f"{architecture} on {encoder}") if source else None
+    file = hub_weights(*source, name=f"{architecture} on {encoder}") if pretrained and source else None
     if file is not None:
         weights = "imagenet"
         if encoder.startswith(TIMM):  # timm's loader knows how its weights map to a network that gives features
@@ -105,8 +109,56 @@ def build_smp(
             network = _build(kind, architecture, encoder, {**options, **overlay})
         else:
             network.encoder.load_state_dict(load_file(file))
-    _allow_one_image(network.decoder)
+    for block in network.decoder.modules():  # with a batch of one, there is one value per channel behind a pooling
+        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.AdaptiveAvgPool2d):
+            for index, layer in enumerate(block):
+                if isinstance(layer, nn.BatchNorm2d):
+                    block[index] = PooledBatchNorm2d(layer.num_features)
     return LibraryNetwork(network, "encoder", f"{architecture} {encoder}", weights)
+
+
+def _published(encoder: str) -> tuple[str, str] | None:
+    """Repository and revision of an encoder's ImageNet weights on the hub; None where nobody published any.
+
+    A name of timm's may be followed by the tag of its weights ("tu-resnet18.a1_in1k").
+
+    Raises:
+        ValueError: neither smp nor timm knows the encoder.
+    """
+    import timm
+    from segmentation_models_pytorch.encoders import encoders, get_encoder_names
+
+    if not encoder.startswith(TIMM):
+        if encoder not in get_encoder_names():
+            raise ValueError(
+                f"unknown encoder {encoder!r}; segmentation_models_pytorch.encoders.get_encoder_names() lists smp's, "
+                f"and {TIMM} before one of timm.list_models() takes timm's"
+            )
+        settings = encoders[encoder]["pretrained_settings"].get("imagenet")
+        return None if settings is None else (settings["repo_id"], settings["revision"])
+    name = encoder.removeprefix(TIMM)
+    try:
+        if not timm.is_model(name):
+            raise ValueError(f"unknown encoder {encoder!r}: timm has no such model; timm.list_models() lists them")
+        config: Any = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:  # no such tag
+        raise ValueError(f"unknown encoder {encoder!r}: {error} timm.list_pretrained() lists the tags") from error
+    published = config is not None and config.hf_hub_id and not config.hf_hub_filename
+    return (config.hf_hub_id, "main") if published else None
+
+
+def _build(kind: Callable[..., Any], architecture: str, encoder: str, options: dict[str, Any]) -> Any:
+    try:
+        return kind(encoder_name=encoder, **options)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        remedy = "Try this encoder with another architecture."
+        if architecture == "deeplabv3plus":
+            remedy = (
+                "DeepLabV3+ needs an encoder that can replace its last stride by dilation: ResNets, EfficientNets, "
+                f"MobileNets and mit_b0 to mit_b5 can; HRNets, VGG and DenseNets cannot. unet takes {encoder}."
+            )
+        reason = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+        raise ValueError(f"smp cannot build {architecture} on {encoder} ({reason}). {remedy}") from error
 
 
 def drop_unused(network: nn.Module, name: str) -> nn.Module:
@@ -155,74 +207,30 @@ def _replace_unused(module: nn.Module, used: set[int]) -> None:
             _replace_unused(child, used)
 
 
-def _require_encoder(encoder: str) -> None:
-    from segmentation_models_pytorch.encoders import get_encoder_names
+def build_swin_unetr(num_classes: int = 21, feature_size: int = 24) -> LibraryNetwork:
+    """MONAI's SwinUNETR in two dimensions, a Swin transformer and a convolutional decoder, with random weights.
 
-    if encoder.startswith(TIMM):
-        _timm_config(encoder)
-    elif encoder not in get_encoder_names():
-        raise ValueError(
-            f"unknown encoder {encoder!r}; segmentation_models_pytorch.encoders.get_encoder_names() lists smp's, and "
-            f"{TIMM} before one of timm.list_models() takes timm's"
-        )
+    Args:
+        num_classes: K.
+        feature_size: channels of the patch embedding, a multiple of 12; 24 gives 6.3 M parameters, 48 (as in
+            the paper) 25 M.
 
-
-def _timm_config(encoder: str) -> Any:
-    """What timm knows about the weights of a model, or of one that is followed by a tag ("resnet18.a1_in1k")."""
-    import timm
-
-    name = encoder.removeprefix(TIMM)
+    Raises:
+        ImportError: MONAI or einops is not installed.
+        ValueError: `feature_size` is not a multiple of 12.
+    """
     try:
-        if timm.is_model(name):
-            return timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:  # no such tag
-        raise ValueError(f"unknown encoder {encoder!r}: {error} timm.list_pretrained() lists the tags") from error
-    raise ValueError(f"unknown encoder {encoder!r}: timm has no such model; timm.list_models() lists them")
-
-
-def _published(encoder: str) -> tuple[str, str]:
-    """Repository and revision of an encoder's ImageNet weights on the hub."""
-    from segmentation_models_pytorch.encoders import encoders
-
-    if encoder.startswith(TIMM):
-        config = _timm_config(encoder)
-        if config is not None and config.hf_hub_id and not config.hf_hub_filename:
-            return config.hf_hub_id, "main"
-    else:
-        settings = encoders[encoder]["pretrained_settings"].get("imagenet")
-        if settings is not None:
-            return settings["repo_id"], settings["revision"]
-    raise ValueError(f"pretrained=True: no ImageNet weights of {encoder} are known; use pretrained=False")
-
-
-def _build(kind: type[nn.Module], architecture: str, encoder: str, options: dict[str, Any]) -> nn.Module:
-    try:
-        return kind(encoder_name=encoder, **options)
-    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        remedy = "Try this encoder with another architecture."
-        if architecture == "deeplabv3plus":
-            remedy = (
-                "DeepLabV3+ needs an encoder that can replace its last stride by dilation: ResNets, EfficientNets, "
-                f"MobileNets and mit_b0 to mit_b5 can; HRNets, VGG and DenseNets cannot. unet takes {encoder}."
-            )
-        reason = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-        raise ValueError(f"smp cannot build {architecture} on {encoder} ({reason}). {remedy}") from error
-
-
-def _allow_one_image(decoder: nn.Module) -> None:
-    """Batch norm behind global pooling has one value per channel when the batch is one image: see PooledBatchNorm2d."""
-    for block in decoder.modules():
-        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.AdaptiveAvgPool2d):
-            for index, layer in enumerate(block):
-                if isinstance(layer, nn.BatchNorm2d):
-                    block[index] = PooledBatchNorm2d(layer.num_features)
-
-
-# A file from the Hugging Face hub, without a wait when there is no network.
-
-
-FILE = "model.safetensors"  # tensors and nothing else: unlike a pickle it cannot run code
-ANSWER_SECONDS = 5.0
+        import einops  # noqa: F401  (MONAI asks for it at the first call only)
+        from monai.networks.nets import SwinUNETR
+    except ImportError as error:
+        raise ImportError(
+            f"Swin-UNETR needs MONAI and einops, an optional extra of labhelpers ({error}). Install it with "
+            'pip install "labhelpers[monai]", or leave this network out.'
+        ) from error
+    if feature_size < 12 or feature_size % 12:
+        raise ValueError(f"feature_size={feature_size}: it must be a multiple of 12, as the heads share the channels")
+    network = SwinUNETR(in_channels=3, out_channels=num_classes, feature_size=feature_size, spatial_dims=2)
+    return LibraryNetwork(network, "swinViT", f"swin_unetr {feature_size}", "random")
 
 
 class Unreachable(OSError):
@@ -238,7 +246,7 @@ class Unreachable(OSError):
 
 
 def hub_weights(repo_id: str, revision: str, name: str) -> Path | None:
-    """`repo_id`'s weights at `revision`, as :func:`hub_file` finds them; None, and one printed sentence, without them.
+    """`repo_id`'s weights at `revision`, as `hub_file` finds them; None, and one printed sentence, without them.
 
     Args:
         name: what the weights are for, as the sentence says it.
@@ -269,22 +277,24 @@ def hub_file(repo_id: str, revision: str, filename: str, tell: Callable[[int], N
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    where = {"repo_id": repo_id, "filename": filename, "revision": revision}
-    token = False  # the files are public, and on Colab reading the token would ask for a permission
+    # The files are public, and on Colab reading the token would ask for a permission.
+    download = partial(hf_hub_download, repo_id, filename, revision=revision, token=False)
     try:
-        return _verified(Path(hf_hub_download(**where, token=token, local_files_only=True)))
+        return _verified(Path(download(local_files_only=True)))
     except LocalEntryNotFoundError:
         pass  # not cached
     if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise Unreachable("No network", f" (looked for {repo_id} in the cache of huggingface_hub)")
+    # The bases are the errors of the HTTP library that this version of huggingface_hub uses; hf_xet has RuntimeError.
+    failures: Any = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
         # hf_hub_download tries six times, half a minute, where no answer comes; this fails at the first.
-        metadata = get_hf_file_metadata(hf_hub_url(**where), token=token, timeout=ANSWER_SECONDS)
+        url = hf_hub_url(repo_id, filename, revision=revision)
+        metadata = get_hf_file_metadata(url, token=False, timeout=ANSWER_SECONDS)
         if tell is not None:
-            tell(metadata.size)
-        return _verified(Path(hf_hub_download(**where, token=token)))
-    # The bases are the errors of the HTTP library that this version of huggingface_hub uses; hf_xet has RuntimeError.
-    except (OSError, RuntimeError, *HfHubHTTPError.__bases__) as error:
+            tell(metadata.size or 0)
+        return _verified(Path(download()))
+    except failures as error:
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise Unreachable(f"{urlsplit(constants.ENDPOINT).hostname} does not give {repo_id} ({reason})") from error
 
@@ -299,32 +309,3 @@ def _verified(path: Path) -> Path:
                 f"{path} is damaged: its SHA-256 is {found}, not {name}. Delete {path.parents[2]} and run this again."
             )
     return path
-
-
-# Swin-UNETR for images: a Swin transformer as encoder, a convolutional decoder with skips.
-
-
-def build_swin_unetr(num_classes: int = 21, feature_size: int = 24) -> LibraryNetwork:
-    """MONAI's SwinUNETR in two dimensions with random weights (none are published for them).
-
-    Args:
-        num_classes: K.
-        feature_size: channels of the patch embedding, a multiple of 12; 24 gives 6.3 M parameters, 48 (as in
-            the paper) 25 M.
-
-    Raises:
-        ImportError: MONAI or einops is not installed.
-        ValueError: `feature_size` is not a multiple of 12.
-    """
-    try:
-        import einops  # noqa: F401  (MONAI asks for it at the first call only)
-        from monai.networks.nets import SwinUNETR
-    except ImportError as error:
-        raise ImportError(
-            f"Swin-UNETR needs MONAI and einops, an optional extra of labhelpers ({error}). Install it with "
-            'pip install "labhelpers[monai]", or leave this network out.'
-        ) from error
-    if feature_size < 12 or feature_size % 12:
-        raise ValueError(f"feature_size={feature_size}: it must be a multiple of 12, as the heads share the channels")
-    network = SwinUNETR(in_channels=3, out_channels=num_classes, feature_size=feature_size, spatial_dims=2)
-    return LibraryNetwork(network, "swinViT", f"swin_unetr {feature_size}", "random")

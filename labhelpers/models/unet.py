@@ -89,7 +89,7 @@ class UNet(nn.Module):
             x = self._run(block, x)
         return self.score(x)[..., :height, :width]
 
-    def _run(self, block: nn.Sequential, x: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(x)
         return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block)))
@@ -125,7 +125,7 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Inside, batch norm in training leaves its running statistics alone: they must see a batch once, not twice."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -133,4 +133,4 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            norm.get_buffer("num_batches_tracked").copy_(count)
