@@ -14,7 +14,7 @@ from labhelpers.data.loader import (
     training_loader,
 )
 from labhelpers.data.open import Splits, open_course_data, open_splits
-from labhelpers.data.scenes.make import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
+from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, make_scenes
 from labhelpers.data.statistics import (
     WEIGHT_METHODS,
     ClassStatistics,

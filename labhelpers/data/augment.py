@@ -13,7 +13,7 @@ from math import ceil, cos, floor, radians, sin
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from labhelpers.data.base import IGNORE_INDEX
 
@@ -287,10 +287,11 @@ class View:
         scale, source, placed = self._scale()
         corners = (self._turn(corners, -self.angle) - placed) / scale + source
         margin = ceil(2 / min(1.0, *scale))  # so that neither interpolation nor antialias sees the region's edge
-        return tuple(
+        x, y = (
             slice(max(0, floor(low) - margin), min(length, ceil(high) + margin))
             for low, high, length in zip(corners.min(0), corners.max(0), self.image_size[::-1], strict=True)
         )
+        return x, y
 
     @cached_property
     def _grid(self) -> torch.Tensor:

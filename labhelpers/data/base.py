@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,7 @@ class SegmentationDataset(Dataset):
                 f"{self._images[index]} is {_size(image)} but its label map {self._labels[index]} is "
                 f"{_size(target)} (width x height). Put the original pair back, or draw the label map again."
             )
-        if self._transforms is not None:
-            image, target = self._transforms(image, target)
-        return image, target
+        return (image, target) if self._transforms is None else self._transforms(image, target)
 
     def load_image(self, index: int) -> torch.Tensor:
         """Read only the picture of item `index`: uint8 RGB (3, H, W)."""
@@ -178,6 +177,16 @@ def read_labels(path: Path) -> np.ndarray:
     image = open_image(path)
     refuse_label_format(path, image)
     return np.array(image)
+
+
+def png(labels: np.ndarray, palette: bool = True) -> bytes:
+    """Encode uint8 labels (H, W) without loss: with the VOC colours as palette, or as grey values."""
+    image = Image.fromarray(labels)
+    if palette:
+        image.putpalette(_PALETTE.tobytes())
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def refuse_label_format(path: Path, image: Image.Image) -> None:
