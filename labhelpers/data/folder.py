@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, Transforms, read_labels, refuse_label_format
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, read_labels, refuse_label_format
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -29,7 +29,6 @@ class FolderSegmentation(SegmentationDataset):
             maps are read once, and the number of classes is the largest label found (255 apart) plus one, at
             least two.
         split: what to call this part of the data.
-        transforms: maps `(image, target)` to `(image, target)` after reading.
         name: the data set's name; None takes the name of the folder that holds `images`.
 
     Raises:
@@ -46,7 +45,6 @@ class FolderSegmentation(SegmentationDataset):
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
         split: str = "all",
-        transforms: Transforms | None = None,
         name: str | None = None,
     ):
         images, labels = Path(images), Path(labels)
@@ -64,7 +62,7 @@ class FolderSegmentation(SegmentationDataset):
             raise ValueError(f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one.")
         name = name or images.resolve().parent.name
         image_paths, label_paths = zip(*pairs, strict=True)
-        super().__init__(name, split, class_names, ids, image_paths, label_paths, transforms)
+        super().__init__(name, split, class_names, ids, image_paths, label_paths)
 
     @classmethod
     def from_root(
@@ -73,7 +71,6 @@ class FolderSegmentation(SegmentationDataset):
         split: str,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-        transforms: Transforms | None = None,
         name: str | None = None,
     ) -> "FolderSegmentation":
         """Open `root`/images/`split` and `root`/labels/`split`.
@@ -97,7 +94,7 @@ class FolderSegmentation(SegmentationDataset):
             folders = [folder for folder in labels.iterdir() if folder.is_dir()]
             num_classes = _count_classes(path for folder in folders for path in _files_by_stem(folder).values())
         name = name or root.resolve().name
-        return cls(images / split, labels / split, class_names, num_classes, split, transforms, name)
+        return cls(images / split, labels / split, class_names, num_classes, split, name)
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:
