@@ -19,7 +19,6 @@ from labhelpers.data.base import IGNORE_INDEX
 
 # From bytes to the numbers a network sees: ImageNet normalisation and colour jitter, as one matrix per sample.
 
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of R, G, B in 0..1 over ImageNet; pretrained encoders expect them taken out."""

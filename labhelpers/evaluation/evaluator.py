@@ -19,7 +19,6 @@ from labhelpers.evaluation.confusion import Scores, confusion_matrix, scores, to
 
 # The conditions of a score, without which it cannot be compared with another.
 
-
 COMPARABLE = ("dataset", "split", "images", "num_classes", "labels", "size", "void", "averaging", "prompts")
 """Two scores that differ in one of these fields answer different questions and never share a table."""
 
@@ -275,7 +274,6 @@ def _protocol(dataset: SegmentationDataset, facts: np.ndarray, device: torch.dev
 
 
 # Scores by object size: does a network see small things?
-
 
 BOUNDS = {"small": 32**2 / (640 * 480), "medium": 96**2 / (640 * 480), "large": float("inf")}
 """Largest share of the picture that an object of each size covers: COCO's 32x32 and 96x96 pixels in one of 640x480."""
