@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import DiscPredictor, photo, picture
+from prompting_toys import photo
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
 
@@ -26,7 +26,7 @@ from labhelpers.models.sam import (
     load_sam_folder,
     repair_hq_decoder,
 )
-from labhelpers.prompting import PromptSession, SamPredictor, load_predictor, load_sam
+from labhelpers.prompting import SamPredictor, load_predictor, load_sam
 from labhelpers.prompting import sam as sam_module
 
 KINDS = ("sam", "sam_hq", "sam2")
@@ -244,25 +244,6 @@ def test_an_own_decoder_changes_nothing_else(predictor):
     before = predictor.model.decoder.iou_prediction_head.proj_out.bias
     assert not torch.equal(before, twin.model.decoder.iou_prediction_head.proj_out.bias)
     assert np.array_equal(twin.predict(**BOX)[0], predictor.predict(**BOX)[0])
-
-
-def test_a_session_switches_between_sam_and_another_model(models):
-    sam, discs = SamPredictor(models["sam"], "sam_vit_b"), DiscPredictor("mini_sam")
-    session = PromptSession({"mini_sam": discs, "sam_vit_b": sam}, {"a": picture(), "b": photo()})
-    session.add_point(20, 20)
-    session.add_point(30, 20, 0)
-    theirs = session.mask
-    session.switch_model("sam_vit_b")
-    first = sam.predict(points=[[20, 20]], labels=[1])[0]
-    assert np.array_equal(session.mask, sam.predict(session.points, session.labels, mask_input=first)[0])
-    session.switch_image("b")
-    session.add_box(3, 3, 30, 30)
-    session.switch_image("a")
-    session.switch_model("mini_sam")
-    assert np.array_equal(session.mask, theirs)
-    session.undo()
-    session.switch_model("sam_vit_b")
-    assert np.array_equal(session.mask, first)
 
 
 # --- what hooks change -----------------------------------------------------------------------------------------------
