@@ -26,7 +26,7 @@ from labhelpers.models.sam import (
     load_sam_folder,
     repair_hq_decoder,
 )
-from labhelpers.prompting import SamPredictor, load_predictor, load_sam
+from labhelpers.prompting import SamPredictor, load_predictor, load_sam, mask_iou
 from labhelpers.prompting import sam as sam_module
 
 KINDS = ("sam", "sam_hq", "sam2")
@@ -47,10 +47,6 @@ def models(folders):
 @pytest.fixture(params=KINDS)
 def predictor(request, models):
     return SamPredictor(models[request.param], request.param)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / (a | b).sum()
 
 
 # --- coordinates -----------------------------------------------------------------------------------------------------
@@ -121,7 +117,7 @@ def test_a_mask_survives_the_way_into_the_networks_square_and_back(models, kind,
     assert logits.shape == (1, 1, models[kind].low_side, models[kind].low_side)
     back = models[kind].enlarge(logits, embedding)[0, 0] > 0
     assert back.shape == size
-    assert iou(back.numpy(), mask) > 0.8
+    assert mask_iou(back.numpy(), mask) > 0.8
 
 
 def test_the_answer_is_the_librarys_where_the_picture_is_not_resized(models):
