@@ -21,7 +21,7 @@ quick = settings(max_examples=30, deadline=None)
 class Painter(nn.Module):
     """In the place of Mini-SAM: discs at the foreground points, or the box, or the earlier mask, in what it is shown.
 
-    The first candidate is the mask, the second all of the window, the third nothing; ``ious`` says which is best.
+    The first candidate is the mask, the second all of the window, the third nothing; `ious` says which is best.
     """
 
     num_classes = 1

@@ -221,9 +221,11 @@ def test_embeddings_are_kept_by_content(predictor, monkeypatch):
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
 
 
-def test_one_image_is_encoded_at_a_time(models):
+def test_several_images_and_points_without_labels_are_refused(models):
     with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\) at a time"):
         models["sam"].encode(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="points and point_labels belong together"):
+        models["sam"].decode(embedding_of((8, 8), (64, 64)), torch.zeros(1, 1, 2))
 
 
 def test_an_own_decoder_changes_nothing_else(predictor):
@@ -346,7 +348,7 @@ def _only_a_pickle(folder):
         (_with_config('{"model_type": "bert"}'), ValueError, "model type 'bert', not sam, sam_hq, sam2"),
         (_with_config("{"), ValueError, "broken holds no SAM"),
         (_cut_short, ValueError, "broken holds no SAM"),
-        (_without_a_tensor, ValueError, "has not all weights of a sam, not mask_decoder.iou_token.weight"),
+        (_without_a_tensor, ValueError, "lacks weights of a sam, such as mask_decoder.iou_token.weight"),
     ],
 )
 def test_a_wrong_folder_is_one_clear_error(folders, tmp_path, monkeypatch, damage, error, message):
