@@ -165,7 +165,7 @@ def measure(voc: SegmentationDataset, crop: int, cached: bool, rotation: bool, r
 def open_images() -> SegmentationDataset:
     if os.environ.get("LAB_VOC_ROOT"):
         return VOCSegmentation(os.environ["LAB_VOC_ROOT"], "train")
-    from labhelpers.data.scenes.make import make_scenes
+    from labhelpers.data.scenes import make_scenes
 
     return VOCSegmentation(make_scenes(RESULTS.parent / "scenes500", (40, 1), size=500), "train")
 

@@ -58,7 +58,7 @@ def main() -> None:
 
 def latency(predictor: MiniSamPredictor, plain: MiniSamPredictor) -> None:
     """Medians of 30, on one synthetic scene of 512 px."""
-    from labhelpers.data.scenes.composition import draw_scene
+    from labhelpers.data.scenes import draw_scene
 
     scene = draw_scene(0, "val", 0, 512)
     image, masks = scene.image, [scene.objects == number for number in np.unique(scene.objects) if 0 < number < 255]

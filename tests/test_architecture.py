@@ -1,6 +1,7 @@
 """Imports run one way through the house, and importing it stays cheap."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -20,42 +21,36 @@ BELOW = {
     "course": {"files", "config", "data", "models", "plots", "prompting", "evaluation", "training"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW]
+MODULES = {path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): path for path in FILES}
 
 
-def rooms(path: Path) -> set[str]:
-    """The parts of labhelpers that a file imports from, anywhere in it."""
+def imported(path: Path) -> set[str]:
+    """The dotted names that a file imports, anywhere in it; `from a import b` counts as a.b and as a."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module] if node.module != "labhelpers" else [f"labhelpers.{a.name}" for a in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write `from labhelpers.room.file import name`"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level > 1:
-            names = [f"labhelpers.{node.module or ''}"]  # `from ..data import x` leaves the room
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("labhelpers.")}
+            found |= {alias.name for alias in node.names}
     return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path):
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert rooms(path) <= BELOW[own] | {own}
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("labhelpers.")}
+    assert rooms <= BELOW[own] | {own}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: {target for target in imported(path) if target in MODULES} for name, path in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
 def test_importing_everything_loads_no_heavy_library():
-    heavy = (
-        "torchvision",
-        "matplotlib.pyplot",
-        "accelerate",
-        "scipy.ndimage",
-        "wandb",
-        "transformers",
-        "pandas",
-        "cv2",
-    )
-    heavy += ("ipywidgets", "anywidget")
+    heavy = ["torchvision", "matplotlib.pyplot", "accelerate", "scipy.ndimage", "wandb", "transformers", "pandas",
+             "cv2", "ipywidgets", "anywidget"]  # fmt: skip
     code = (
         "import sys; from labhelpers import data, evaluation, models, plots, prompting, training;"
         "from labhelpers.course import checks;"

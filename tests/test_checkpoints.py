@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from training_toys import Squares, tiny_net, tiny_recipe
+from training_toys import SETS, assert_same, tiny_net, tiny_recipe
 
 from labhelpers.training import build_optimizer, checkpoints, train
 
@@ -29,8 +29,7 @@ def test_round_trip_is_exact(tmp_path):
     assert (found.step, found.info["x"]) == (7, [1.5, None])
     other = tiny_net(seed=1)
     checkpoints.load_model(other, found.parts["model"], tmp_path)
-    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same(model, other)
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -117,32 +116,30 @@ def test_all_damaged_says_that_nothing_is_left(tmp_path):
 
 
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
-    sets, recipe = (Squares(), Squares(4, "val")), tiny_recipe()
-    train(tiny_net(), *sets, recipe, tmp_path)
+    train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
     result, log = (tmp_path / "step-00000006.model.safetensors").read_bytes(), (tmp_path / "log.csv").read_bytes()
     flip(tmp_path / "step-00000006.model.safetensors")
     with pytest.warns(UserWarning, match="falling back to step 4"):
-        train(tiny_net(), *sets, recipe, tmp_path)
+        train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
     assert (tmp_path / "step-00000006.model.safetensors").read_bytes() == result
     assert (tmp_path / "log.csv").read_bytes() == log
 
 
 def test_another_architecture_names_keys_and_shapes(tmp_path):
-    sets, recipe = (Squares(), Squares(4, "val")), tiny_recipe(steps=1)
-    train(tiny_net(), *sets, recipe, tmp_path)
+    recipe = tiny_recipe(steps=1)
+    train(tiny_net(), *SETS, recipe, tmp_path)
     before = names(tmp_path)
     with pytest.raises(ValueError, match=r"encoder.0.weight: shape \(8, 3, 3, 3\) saved, \(4, 3, 3, 3\) in the model"):
-        train(tiny_net(width=4), *sets, recipe, tmp_path)
+        train(tiny_net(width=4), *SETS, recipe, tmp_path)
     with pytest.raises(ValueError, match=r"encoder.1.* not in the model.*Build the model with"):
-        train(tiny_net(norm=False), *sets, recipe, tmp_path)
+        train(tiny_net(norm=False), *SETS, recipe, tmp_path)
     assert names(tmp_path) == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
-    sets = (Squares(), Squares(4, "val"))
-    train(tiny_net(), *sets, tiny_recipe(steps=1), tmp_path)
+    train(tiny_net(), *SETS, tiny_recipe(steps=1), tmp_path)
     with pytest.raises(ValueError, match=r"another recipe \(lr: 0.01 there, 0.02 now\)"):
-        train(tiny_net(), *sets, tiny_recipe(steps=1, lr=0.02), tmp_path)
+        train(tiny_net(), *SETS, tiny_recipe(steps=1, lr=0.02), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -164,12 +161,11 @@ def test_optimizer_continues_exactly_also_in_channels_last(name):
     for _ in range(2):
         step(model, optimizer)
         step(other, continued)
-    for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert_same(model, other)
 
 
 def test_the_bookkeeping_is_plain_json(tmp_path):
-    train(tiny_net(), Squares(), Squares(4, "val"), tiny_recipe(steps=1), tmp_path)
+    train(tiny_net(), *SETS, tiny_recipe(steps=1), tmp_path)
     info = json.loads((tmp_path / "step-00000001.json").read_text())
     assert set(info["sha256"]) == {"model", "optimizer"}
     assert info["recipe"]["lr"] == 0.01

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import course_toys
 import pytest
@@ -111,19 +112,9 @@ def test_data_are_listed_and_made(monkeypatch, tmp_path, capsys):
 
 def test_the_demo_is_served_on_loopback(monkeypatch):
     started = []
-    monkeypatch.setattr(run.subprocess, "run", _Recorder(started))
+    served = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(run.subprocess, "run", lambda command, check: started.append(command) or served)
     assert cli.main(["demo", "--notebooks", str(Path(__file__).parent.parent / "notebooks")]) == 0
     (command,) = started
     assert command[1:4] == ["-m", "voila", "--Voila.ip=127.0.0.1"]
     assert command[4].endswith("demo_minisam.ipynb")
-
-
-class _Recorder:
-    returncode = 0
-
-    def __init__(self, started):
-        self.started = started
-
-    def __call__(self, command, check):
-        self.started.append(command)
-        return self

@@ -12,7 +12,7 @@ import pytest
 from tiny_server import serve
 from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_photo
 
-from labhelpers.data import DownloadError, VOCSegmentation, fetch_sbd, fetch_voc, open_course_data
+from labhelpers.data import DownloadError, VOCSegmentation, fetch_sbd, fetch_voc
 from labhelpers.data import download as module
 from labhelpers.data.download import download
 
@@ -371,41 +371,3 @@ def test_the_real_table():
     for archive in (voc, sbd):
         assert len(set(archive.urls)) == len(archive.urls) >= 2
         assert all(url.endswith(f"/{archive.name}") for url in archive.urls)
-
-
-class TestOpenCourseData:
-    @pytest.fixture(autouse=True)
-    def _home(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("LAB_HOME", str(tmp_path))
-        monkeypatch.delenv("LAB_VOC_ROOT", raising=False)
-
-    @staticmethod
-    def profile(data):
-        return SimpleNamespace(name="tiny", data=data, scenes=(4, 2), scene_size=64)
-
-    def test_a_folder_of_ones_own_wins(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setenv("LAB_VOC_ROOT", str(make_tiny_voc(tmp_path / "mine")))
-        train, val = open_course_data(self.profile("voc"))
-        assert (train.name, len(train), len(val)) == ("mine", 3, 2)
-        assert capsys.readouterr().out == "Data: mine from LAB_VOC_ROOT: 3 training and 2 validation images.\n"
-
-    def test_scenes(self, capsys):
-        train, val = open_course_data(self.profile("scenes"))
-        assert (train.name, len(train), len(val)) == ("scenes", 4, 2)
-        assert train[0][0].shape == (3, 64, 64)
-        assert "Data: synthetic scenes of 64 px: 4 training and 2 validation images.\n" in capsys.readouterr().out
-
-    def test_voc(self, archives, capsys):
-        train, val = open_course_data(self.profile("voc"))
-        assert (train.name, len(train), len(val)) == ("VOC2012", 3, 2)
-        assert capsys.readouterr().out == "Data: PASCAL VOC 2012: 3 training and 2 validation images.\n"
-
-    def test_voc_out_of_reach(self, archives, server, capsys):
-        archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("missing",))
-        train, _ = open_course_data(self.profile("voc"))
-        assert train.name == "scenes"
-        said = capsys.readouterr().out
-        reason = (
-            r"PASCAL VOC 2012 cannot be fetched \(127\.0\.0\.1: HTTP 404 .*\), so the synthetic scenes take its place\."
-        )
-        assert re.search(reason, said)

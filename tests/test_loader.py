@@ -190,13 +190,6 @@ def test_a_bounded_cache_holds_what_fits_and_reads_the_rest():
     assert_same(batches(cached), batches(Squares(10, size=(64, 64))))
 
 
-def test_a_cache_refuses_transforms_it_would_freeze():
-    dataset = Squares()
-    dataset._transforms = lambda image, target: (image.flip(-1), target.flip(-1))
-    with pytest.raises(ValueError, match="squares was opened with transforms"):
-        cache(dataset)
-
-
 def test_subset_is_seeded_ordered_and_nested():
     dataset = Squares(50, size=(4, 4))
     small, large = subset(dataset, 5, seed=3), subset(dataset, 20, seed=3)

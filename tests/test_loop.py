@@ -2,51 +2,35 @@
 
 import math
 import re
-import sys
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
-from training_toys import Squares, TinyNet, tiny_net, tiny_recipe
+from training_toys import SETS, Squares, Stop, TinyNet, assert_same, own_ce, stop_at, tiny_net, tiny_recipe, weights
 
-from labhelpers.data.augment import Augmentation
-from labhelpers.training import History, checkpoints, load_finished, overfit_one_batch, train, train_or_load
-from labhelpers.training.run import describe
-from labhelpers.training.tracking import Progress, Wandb
-
-
-@pytest.fixture(scope="module")
-def sets():
-    return Squares(), Squares(4, "val")
+from labhelpers.data.augment import to_input
+from labhelpers.data.loader import subset
+from labhelpers.evaluation import evaluate
+from labhelpers.training import History, Recipe, Task, build_loss, checkpoints, overfit_one_batch, train
 
 
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(a, b, exact=True):
-    for name in a:
-        if exact:
-            assert torch.equal(a[name], b[name]), name
-        else:
-            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6, msg=name)
+def train_tiny(folder, model=None, **changes) -> History:
+    return train(model or tiny_net(), *SETS, tiny_recipe(**changes), folder)
 
 
 # --- what a run is -------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_logs(sets, tmp_path):
+def test_it_learns_and_logs(tmp_path):
     events = []
-    history = train(tiny_net(), *sets, tiny_recipe(steps=60, eval_every=20), tmp_path, callbacks=[events.append])
+    history = train(tiny_net(), *SETS, tiny_recipe(steps=60, eval_every=20), tmp_path, callbacks=[events.append])
     steps, loss = history.column("loss")
     assert steps.tolist() == list(range(1, 61))
     assert loss[-10:].mean() < 0.7 * loss[:10].mean()
     assert [row["step"] for row in history.evaluations] == [20, 40, 60]
     assert history.evaluations[-1]["mean_iou"] > 0.8
     assert set(history.evaluations[0]) >= {"iou_background", "iou_square", "iou_dog, hot", "pixel_accuracy", "f1"}
-    assert len(history.smoothed_loss(20)[1]) == 41
     assert history.rows == History.read(tmp_path / "log.csv").rows
 
     assert [event.step for event in events] == list(range(1, 61))
@@ -58,50 +42,51 @@ def test_it_learns_and_logs(sets, tmp_path):
         history.column("miou")
 
 
-def test_the_best_checkpoint_is_that_of_the_best_score(sets, tmp_path):
-    history = train(tiny_net(), *sets, tiny_recipe(steps=12, lr=0.1, best_metric="pixel_accuracy"), tmp_path)
-    steps, scores = history.column("pixel_accuracy")
-    best = int(steps[scores.argmax()])
-    assert checkpoints.read(tmp_path, 12, parts=()).info["best_step"] == best
-    assert (tmp_path / f"step-{best:08d}.model.safetensors").exists()
+@pytest.mark.parametrize(("metric", "best"), [("pixel_accuracy", "argmax"), ("val_loss", "argmin")])
+def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path, metric, best):
+    steps, scores = train_tiny(tmp_path, steps=12, lr=0.1, best_metric=metric).column(metric)
+    assert len(set(scores)) > 1
+    step = int(steps[getattr(scores, best)()])
+    assert checkpoints.read(tmp_path, 12, parts=()).info["best_step"] == step
+    assert (tmp_path / f"step-{step:08d}.model.safetensors").exists()
 
 
-def test_workers_change_nothing_and_seeds_do(sets, tmp_path):
-    results = []
-    for name, changes in {"a": {}, "b": {"workers": 2, "save_every": 5}, "c": {"seed": 1}}.items():
-        model = tiny_net()
-        train(model, *sets, tiny_recipe(**changes), tmp_path / name)
-        results.append(weights(model))
-    assert_same(results[0], results[1])
-    assert not torch.equal(results[0]["encoder.0.weight"], results[2]["encoder.0.weight"])
+def test_neither_workers_nor_scored_training_images_change_a_weight_and_seeds_do(tmp_path):
+    models = []
+    for changes in ({}, {"workers": 2, "save_every": 5}, {"score_train": 5}, {"seed": 1}):
+        models.append(tiny_net())
+        train_tiny(tmp_path / str(len(models)), models[-1], **changes)
+    assert_same(models[0], models[1])
+    assert_same(models[0], models[2])
+    assert not torch.equal(models[0].encoder[0].weight, models[3].encoder[0].weight)
 
 
-def test_the_callers_random_numbers_go_on_undisturbed(sets, tmp_path):
+def test_the_callers_random_numbers_go_on_undisturbed(tmp_path):
     model = tiny_net()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(model, *sets, tiny_recipe(steps=2), tmp_path)
+    train_tiny(tmp_path, model, steps=2)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_clipping_bounds_the_step(sets, tmp_path):
+def test_clipping_bounds_the_step(tmp_path):
     model = tiny_net()
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    recipe = tiny_recipe(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=1e-3, eval_every=0)
-    train(model, *sets, recipe, tmp_path)
+    sgd = {"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    train_tiny(tmp_path, model, steps=1, clip_norm=1e-3, eval_every=0, **sgd)
     moved = (nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
     assert moved == pytest.approx(1e-3, rel=0.02)
 
 
-def test_a_frozen_encoder_keeps_weights_and_statistics_until_it_is_freed(sets, tmp_path):
+def test_a_frozen_encoder_keeps_weights_and_statistics_until_it_is_freed(tmp_path):
     model, seen = tiny_net(), {}
     before = weights(model.encoder)
 
     def look(event):
         seen[event.step] = weights(event.model.encoder), weights(event.model.head)
 
-    train(model, *sets, tiny_recipe(freeze_encoder_steps=4), tmp_path, callbacks=[look])
+    train(model, *SETS, tiny_recipe(freeze_encoder_steps=4), tmp_path, callbacks=[look])
     assert_same(before, seen[4][0])
     assert not torch.equal(seen[1][1]["1.weight"], seen[4][1]["1.weight"])
     assert not torch.equal(before["0.weight"], seen[5][0]["0.weight"])
@@ -109,26 +94,134 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_until_it_is_freed(sets, t
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_plateau_lowers_the_rate_of_a_run(sets, tmp_path):
+def test_freezing_needs_an_encoder(tmp_path):
+    with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, and Conv2d has none"):
+        train_tiny(tmp_path, nn.Conv2d(3, 3, 1), freeze_encoder_steps=1)
+
+
+def test_plateau_lowers_the_rate_of_a_run(tmp_path):
     model = tiny_net(norm=False)  # batch-norm statistics would move the score
-    recipe = tiny_recipe(steps=8, lr=1e-9, schedule="plateau", eval_every=1, plateau_patience=1)
-    lr = train(model, *sets, recipe, tmp_path).column("lr")[1]
+    history = train_tiny(tmp_path, model, steps=8, lr=1e-9, schedule="plateau", eval_every=1, plateau_patience=1)
+    lr = history.column("lr")[1]
     assert lr[0] == 1e-9
     assert lr[-1] < 0.3e-9
 
 
-def test_class_weights_come_from_the_data(sets, tmp_path):
-    losses = []
-    for method in ("inverse", "inverse_sqrt"):
-        recipe = tiny_recipe(steps=1, loss="weighted_ce", class_weights=method, oversample_rare=True)
-        losses.append(train(tiny_net(), *sets, recipe, tmp_path / method).column("loss")[1][0])
-    assert losses[0] != losses[1]
+def test_class_weights_come_from_the_data(tmp_path):
+    changes = {"steps": 1, "loss": "weighted_ce", "oversample_rare": True}
+    methods = ("inverse", "inverse_sqrt")
+    a, b = (train_tiny(tmp_path / method, class_weights=method, **changes).column("loss")[1][0] for method in methods)
+    assert a != b
 
 
-def test_bf16_is_near_float32(sets, tmp_path):
-    a, b = (train(tiny_net(), *sets, tiny_recipe(precision=p), tmp_path / p).column("loss")[1] for p in ("no", "bf16"))
+def test_bf16_is_near_float32(tmp_path):
+    a, b = (train_tiny(tmp_path / p, precision=p).column("loss")[1] for p in ("no", "bf16"))
     assert a == pytest.approx(b, rel=0.02)
     assert (a != b).any()
+
+
+# --- another task, another recipe ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CountsClasses(Task):
+    """Learns as the other, and is judged by one number of its own."""
+
+    factor: float = 2.0
+
+    def columns(self, run):
+        return ["mean_iou", "classes"]
+
+    def score(self, run):
+        evaluation, row = super().score(run)
+        return evaluation, {"mean_iou": row["mean_iou"], "classes": self.factor * run.val_set.num_classes}
+
+
+def test_a_task_decides_what_is_scored_and_is_part_of_what_is_continued(tmp_path):
+    history = train(tiny_net(), *SETS, tiny_recipe(), tmp_path, task=CountsClasses())
+    assert history.rows[-1].keys() == {"step", "loss", "lr", "mean_iou", "classes"}
+    assert history.column("classes")[1].tolist() == [6, 6]
+    with pytest.raises(ValueError, match=r"another recipe \(factor: 2.0 there, 3.0 now\)"):
+        train(tiny_net(), *SETS, tiny_recipe(), tmp_path, task=CountsClasses(3.0))
+    with pytest.raises(ValueError, match=r"another recipe \(task: 'CountsClasses' there, 'Task' now\)"):
+        train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
+
+
+@dataclass(frozen=True)
+class NamedRecipe(Recipe):
+    note: str = "mine"
+
+
+def test_a_recipe_may_have_more_fields(tmp_path):
+    recipe = NamedRecipe(**vars(tiny_recipe(steps=1)))
+    assert train(tiny_net(), *SETS, recipe, tmp_path).rows[-1]["step"] == 1
+    assert recipe.identity()["note"] == "mine"
+    with pytest.raises(ValueError, match=r"NamedRecipe\(steps=0\): must be a whole number >= 1"):
+        NamedRecipe(steps=0)
+
+
+# --- what is watched, and runs that end early by it ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ce", "bce", "weighted_ce", "focal"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_loss_of_a_set_is_that_of_all_its_pixels_at_once(name, batch_size):
+    loss = build_loss(name, [1.0, 2.0, 0.5] if name == "weighted_ce" else None)
+    model = tiny_net().eval()
+    images, targets = (torch.stack(part) for part in zip(*SETS[1].items, strict=True))
+    with torch.no_grad():
+        expected = loss(model(to_input(images)), targets).item()
+    assert evaluate(model, SETS[1], loss=loss, batch_size=batch_size).loss == pytest.approx(expected, rel=1e-5)
+    assert evaluate(model, SETS[1]).loss is None
+
+
+def test_sums_of_losses_and_own_losses_have_a_loss_too():
+    model = tiny_net().eval()
+    losses = ("ce", "dice", "ce+0.5*dice", own_ce)
+    ce, dice, both, own = (evaluate(model, SETS[1], loss=build_loss(loss)).loss for loss in losses)
+    assert both == pytest.approx(ce + 0.5 * dice)
+    assert own == pytest.approx(ce, rel=1e-5)
+
+
+@pytest.mark.parametrize("score_train", [0, 5, 500])  # more than there are means all
+def test_each_evaluation_logs_losses_and_scores_of_both_sets(tmp_path, score_train):
+    model, loss = tiny_net(), build_loss("ce")
+    last = train_tiny(tmp_path, model, score_train=score_train).evaluations[-1]
+    assert last["val_loss"] == pytest.approx(evaluate(model, SETS[1], loss=loss).loss)
+    if score_train:
+        seen = evaluate(model, subset(SETS[0], min(score_train, 12)), loss=loss)
+        assert last["train_loss"] == pytest.approx(seen.loss)
+        assert last["train_mean_iou"] == pytest.approx(seen.scores.mean_iou)
+    else:
+        assert "train_loss" not in last
+
+
+# A rate of almost nothing: no evaluation after the first is better, so that the run ends `patience` evaluations later.
+STANDSTILL = {"steps": 30, "lr": 1e-12, "eval_every": 3, "patience": 2, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(("patience", "last"), [(2, 3 + 2 * 3), (0, 30), (4, 3 + 4 * 3)])
+def test_a_run_ends_when_nothing_gets_better(tmp_path, patience, last):
+    changes = STANDSTILL | {"patience": patience}
+    assert train_tiny(tmp_path, tiny_net(norm=False, dropout=0.0), **changes).rows[-1]["step"] == last
+
+
+def test_a_run_that_gets_better_goes_on(tmp_path):
+    changes = {"steps": 12, "lr": 1e-3, "eval_every": 3, "patience": 1, "best_metric": "val_loss"}
+    history = train_tiny(tmp_path, tiny_net(dropout=0.0), **changes)
+    losses = history.column("val_loss")[1]
+    assert (losses[1:] < losses[:-1]).all()
+    assert history.rows[-1]["step"] == 12
+
+
+def test_patience_survives_an_interruption(tmp_path):
+    """The evaluations without a better score are counted across it."""
+    recipe = tiny_recipe(**STANDSTILL)
+    with pytest.raises(Stop):
+        train(tiny_net(norm=False, dropout=0.0), *SETS, recipe, tmp_path, callbacks=[stop_at(7)])
+    history = train(tiny_net(norm=False, dropout=0.0), *SETS, recipe, tmp_path)
+    assert history.rows[-1]["step"] == 9
+    assert History.read(tmp_path / "log.csv").rows == history.rows
 
 
 # --- micro-batches and memory --------------------------------------------------------------------------------------
@@ -145,43 +238,29 @@ class Unequal(Squares):
 
 
 @pytest.mark.parametrize("loss", ["ce", "weighted_ce", "focal"])
-def test_accumulation_gives_the_gradient_of_the_whole_batch(sets, tmp_path, loss):
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, loss):
+    changes = {"loss": loss, "class_weights": (0.2, 1.0, 3.0) if "weighted" in loss else None}
     results = []
     for accumulate in (1, 2, 3, 4):
-        model = tiny_net(norm=False, dropout=0.0)
-        recipe = tiny_recipe(
-            loss=loss,
-            class_weights=(0.2, 1.0, 3.0) if "weighted" in loss else None,
-            accumulate=accumulate,
-            optimizer="sgd",
-            lr=0.3,
-            eval_every=0,
-        )
-        train(model, Unequal(), sets[1], recipe, tmp_path / str(accumulate))
-        results.append(weights(model))
-    for result in results[1:]:
-        assert_same(results[0], result, exact=False)
-
-
-def own_ce(logits, target):
-    return F.cross_entropy(logits, target, ignore_index=255)
+        results.append(tiny_net(norm=False, dropout=0.0))
+        recipe = tiny_recipe(**changes, accumulate=accumulate, optimizer="sgd", lr=0.3, eval_every=0)
+        train(results[-1], Unequal(), SETS[1], recipe, tmp_path / str(accumulate))
+        assert_same(results[0], results[-1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_own_loss_trains_as_the_library_s(sets, tmp_path, accumulate):
-    results, losses = [], []
+def test_own_loss_trains_as_the_library_s(tmp_path, accumulate):
+    models, losses = [], []
     for name, loss in {"theirs": "ce", "own": own_ce}.items():
-        model = tiny_net(norm=False)  # AdamW would blow up the rounding in biases before batch norm
-        history = train(model, Unequal(), sets[1], tiny_recipe(loss=loss, accumulate=accumulate), tmp_path / name)
-        results.append(weights(model))
-        losses.append(history.column("loss")[1])
+        models.append(tiny_net(norm=False))  # AdamW would blow up the rounding in biases before batch norm
+        recipe = tiny_recipe(loss=loss, accumulate=accumulate)
+        losses.append(train(models[-1], Unequal(), SETS[1], recipe, tmp_path / name).column("loss")[1])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-5, atol=1e-6, msg=name)
+    assert_same(*models, rtol=1e-5, atol=1e-6)
 
 
 class Greedy(TinyNet):
-    """Memory for ``limit`` images at once."""
+    """Memory for `limit` images at once."""
 
     limit = 2
 
@@ -198,27 +277,27 @@ def greedy(limit, **options):
     return model
 
 
-def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(sets, tmp_path, capsys):
+def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(tmp_path, capsys):
     model, plain = greedy(1, norm=False, dropout=0.0), tiny_net(norm=False, dropout=0.0)
-    train(model, *sets, tiny_recipe(), tmp_path / "greedy")
+    train_tiny(tmp_path / "greedy", model)
     said = capsys.readouterr().out
     assert re.search(r"step 1: 4 images at once are too many, continuing with 2 .*batch norm sees 2 images", said)
     assert "continuing with 1" in said
-    train(plain, *sets, tiny_recipe(), tmp_path / "plain")
-    assert_same(weights(plain), weights(model), exact=False)
+    train_tiny(tmp_path / "plain", plain)
+    assert_same(plain, model, rtol=1e-4, atol=1e-6)
     assert checkpoints.read(tmp_path / "greedy", 6, parts=()).info["micro_batch"] == 1
 
 
-def test_out_of_memory_at_one_image_says_what_to_lower(sets, tmp_path):
+def test_out_of_memory_at_one_image_says_what_to_lower(tmp_path):
     with pytest.raises(RuntimeError, match=r"out of memory at step 1 with 1 image.*Lower the crop \(32\).*width"):
-        train(greedy(0), *sets, tiny_recipe(), tmp_path)
+        train_tiny(tmp_path, greedy(0))
 
 
 # --- stopping and continuing ---------------------------------------------------------------------------------------
 
 
 class TurnsBad(TinyNet):
-    """Its output is not finite from the ``bad_call``-th training forward on."""
+    """Its output is not finite from the `bad_call`-th training forward on."""
 
     bad_call = math.inf
     calls = 0
@@ -228,105 +307,36 @@ class TurnsBad(TinyNet):
         return super().forward(x) * (torch.nan if self.calls >= self.bad_call else 1.0)
 
 
-def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(sets, tmp_path):
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
     model = TurnsBad()
     model.bad_call = 6
-    message = r"the loss is nan at step 6 .*the checkpoint of step 4 in .*kept.*lower lr"
-    with pytest.raises(RuntimeError, match=message):
-        train(model, *sets, tiny_recipe(), tmp_path)
+    with pytest.raises(RuntimeError, match=r"the loss is nan at step 6 .*checkpoint of step 4 in .*kept.*lower lr"):
+        train_tiny(tmp_path, model)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 5
 
-    model.bad_call = math.inf
-    train(model, *sets, tiny_recipe(), tmp_path)
-    torch.manual_seed(0)
-    whole = TurnsBad()
-    train(whole, *sets, tiny_recipe(), tmp_path / "whole")
-    assert_same(weights(whole), weights(model))
+    model.bad_call, whole = math.inf, tiny_net()
+    train_tiny(tmp_path, model)
+    train_tiny(tmp_path / "whole", whole)
+    assert_same(whole, model)
 
 
-def test_inf_loss_before_any_checkpoint(sets, tmp_path):
+def test_inf_loss_before_any_checkpoint(tmp_path):
     model = tiny_net()
     nn.init.constant_(model.head[1].bias, torch.inf)
     with pytest.raises(RuntimeError, match=r"loss is (nan|inf) at step 1.*no checkpoint yet"):
-        train(model, *sets, tiny_recipe(), tmp_path)
+        train_tiny(tmp_path, model)
 
 
-def test_a_shortened_log_is_noticed(sets, tmp_path):
-    train(tiny_net(), *sets, tiny_recipe(steps=2), tmp_path)
+def test_a_shortened_log_is_noticed(tmp_path):
+    train_tiny(tmp_path, steps=2)
     (tmp_path / "log.csv").unlink()
     with pytest.raises(RuntimeError, match=r"log.csv holds 0 rows.*step 2"):
-        train(tiny_net(), *sets, tiny_recipe(steps=2), tmp_path)
+        train_tiny(tmp_path, steps=2)
 
 
-def test_train_or_load_trains_once_and_says_which(sets, capsys):
-    first = train_or_load("net", tiny_net(), *sets, tiny_recipe())
-    assert not first.loaded
-    said = capsys.readouterr().out
-    assert re.search(r"^net: trained \(now, [\d.]+ min, key \w{10}\): mean_iou 0.\d+ at step", said, re.MULTILINE)
-    second = train_or_load("net", tiny_net(), *sets, tiny_recipe(workers=1, save_every=9))
-    assert second.loaded
-    assert capsys.readouterr().out.startswith("net: loaded (trained 20")
-    assert (second.key, second.history, second.minutes) == (first.key, first.history, first.minutes)
-    assert_same(weights(first.model), weights(second.model))
-    assert not second.model.training
-
-    again = train_or_load("net", second.model, *sets, tiny_recipe())  # the cell run twice: the same run
-    assert again.loaded
-    assert again.key == first.key
-
-
-def test_train_or_load_returns_the_best_weights(sets):
-    run = train_or_load("net, CE/Dice", tiny_net(), *sets, tiny_recipe(steps=12, lr=0.1))
-    assert run.folder.parent.name == "net-CE-Dice"
-    steps, scores = run.history.column("mean_iou")
-    best = int(steps[scores.argmax()])
-    assert_same(checkpoints.read(run.folder, best, ("model",)).parts["model"], weights(run.model))
-
-
-def test_whatever_decides_about_the_result_changes_the_key(sets):
-    train_set, val_set = sets
-    recipe = tiny_recipe(steps=1)
-    runs = [
-        train_or_load("net", tiny_net(), train_set, val_set, recipe),
-        train_or_load("other", tiny_net(), train_set, val_set, recipe),
-        train_or_load("net", tiny_net(), train_set, val_set, tiny_recipe(steps=1, lr=0.02)),
-        train_or_load("net", tiny_net(), train_set, val_set, tiny_recipe(steps=1, loss="dice")),
-        train_or_load("net", tiny_net(), train_set, val_set, tiny_recipe(steps=1, seed=1)),
-        train_or_load("net", tiny_net(), train_set, val_set, tiny_recipe(steps=1, augmentation=Augmentation(32))),
-        train_or_load("net", tiny_net(), Squares(8), val_set, recipe),
-        train_or_load("net", tiny_net(), train_set, Squares(3, "val"), recipe),
-        train_or_load("net", tiny_net(width=4), train_set, val_set, recipe),
-        train_or_load("net", tiny_net(dropout=0.5), train_set, val_set, recipe),
-        train_or_load("net", tiny_net(seed=1), train_set, val_set, recipe),
-    ]
-    assert not any(run.loaded for run in runs)
-    assert len({run.key for run in runs}) == len(runs)
-    tuned = train_or_load("net", runs[0].model, train_set, val_set, tiny_recipe(steps=1, lr=0.02))
-    assert not tuned.loaded  # trained weights as a start are another run than random ones
-    assert tuned.key != runs[2].key
-
-
-def test_own_loss_is_part_of_the_key_and_of_what_is_continued(sets, tmp_path):
-    def powered(gamma):
-        def my_loss(logits, target):
-            return own_ce(logits, target) ** gamma
-
-        return tiny_recipe(steps=2, loss=my_loss)
-
-    runs = [train_or_load("net", tiny_net(), *sets, powered(gamma)) for gamma in (1.0, 2.0, 1.0)]
-    assert [run.loaded for run in runs] == [False, False, True]
-    assert runs[0].key == runs[2].key != runs[1].key
-    assert_same(weights(runs[0].model), weights(runs[2].model))
-
-    train(tiny_net(), *sets, powered(1.0), tmp_path)
-    train(tiny_net(), *sets, powered(1.0), tmp_path)  # continues after its last step
-    with pytest.raises(ValueError, match=r"another recipe \(loss: 'my_loss \w{12}' there, 'my_loss \w{12}' now\)"):
-        train(tiny_net(), *sets, powered(2.0), tmp_path)
-
-
-def test_a_loss_that_keeps_a_list_continues(sets, tmp_path):
+def test_a_loss_that_keeps_a_list_continues(tmp_path):
     def build():
         seen = []
 
@@ -336,145 +346,16 @@ def test_a_loss_that_keeps_a_list_continues(sets, tmp_path):
 
         return tiny_recipe(loss=my_loss)
 
-    def interrupt(event):
-        if event.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_net(), *sets, build(), tmp_path / "a", callbacks=[interrupt])
+    with pytest.raises(Stop):
+        train(tiny_net(), *SETS, build(), tmp_path / "a", callbacks=[stop_at(5)])
     model, whole = tiny_net(), tiny_net()
-    train(model, *sets, build(), tmp_path / "a")  # as in a new kernel
-    train(whole, *sets, build(), tmp_path / "b")
-    assert_same(weights(whole), weights(model))
+    train(model, *SETS, build(), tmp_path / "a")  # as in a new kernel
+    train(whole, *SETS, build(), tmp_path / "b")
+    assert_same(whole, model)
 
 
-def notebook_class(forward):
-    """A class as a cell defines it."""
-    members = {"forward": forward, "__module__": "__main__"}
-    return type("Net", (TinyNet,), members)
-
-
-def test_a_changed_forward_of_a_notebook_s_class_is_another_run(sets):
-    def facts(forward):
-        torch.manual_seed(0)
-        return describe(notebook_class(forward)(), *sets, tiny_recipe())
-
-    once = facts(lambda self, x: self.head(self.encoder(x)))
-    assert once == facts(lambda self, x: self.head(self.encoder(x)))
-    assert once != facts(lambda self, x: self.head(self.encoder(x)) * 2)
-    assert once != facts(lambda self, x: self.head(self.encoder(x).relu()))
-
-
-def test_load_finished_finds_the_run_of_another_class(sets, capsys):
-    torch.manual_seed(0)
-    earlier = train_or_load("net", notebook_class(lambda self, x: self.head(self.encoder(x)))(), *sets, tiny_recipe())
-    capsys.readouterr()
-    model = tiny_net(seed=3)
-    assert train_or_load("other", tiny_net(seed=3), *sets, tiny_recipe()).key != earlier.key
-    capsys.readouterr()
-    run = load_finished("net", model, *sets, tiny_recipe(workers=1))
-    said = capsys.readouterr().out
-    assert re.fullmatch(
-        rf"net: loaded \(trained 20[\d: -]+, [\d.]+ min, key {earlier.key}\): mean_iou 0.\d+ at step \d of 6\n", said
-    )
-    assert run.model is model
-    assert run.loaded
-    assert not model.training
-    assert_same(weights(earlier.model), weights(model))
-    assert (run.key, run.folder, run.minutes, run.history) == (
-        earlier.key,
-        earlier.folder,
-        earlier.minutes,
-        earlier.history,
-    )
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-DAMAGES = {
-    "unfinished": lambda folder: (folder / "step-00000006.json").unlink(),
-    "best weights cut": lambda folder: [cut(path) for path in folder.glob("*.model.safetensors")],
-    "bookkeeping cut": lambda folder: cut(folder / "step-00000006.json"),
-    "no log": lambda folder: (folder / "log.csv").unlink(),
-    "description cut": lambda folder: cut(folder / "run.json"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.filterwarnings("ignore:.*is damaged")  # which it says as it passes over
-def test_load_finished_passes_over_what_is_not_whole(sets, damage, capsys):
-    DAMAGES[damage](train_or_load("net", tiny_net(), *sets, tiny_recipe()).folder)
-    assert_nothing_is_loaded("net", tiny_net(seed=1), *sets, tiny_recipe(), capsys)
-
-
-def test_load_finished_wants_equal_name_data_recipe_and_shapes(sets, capsys):
-    train_set, val_set = sets
-    train_or_load("net CE", tiny_net(), *sets, tiny_recipe())
-    for name, model, sets_, recipe in (
-        ("absent", tiny_net(), sets, tiny_recipe()),
-        ("net-CE", tiny_net(), sets, tiny_recipe()),  # the same folder
-        ("net CE", tiny_net(), (Squares(8), val_set), tiny_recipe()),
-        ("net CE", tiny_net(), (train_set, Squares(3, "val")), tiny_recipe()),
-        ("net CE", tiny_net(), sets, tiny_recipe(lr=0.02)),
-        ("net CE", tiny_net(), sets, tiny_recipe(steps=3)),
-        ("net CE", tiny_net(), sets, tiny_recipe(loss=own_ce)),
-        ("net CE", tiny_net(width=4), sets, tiny_recipe()),
-        ("net CE", tiny_net(norm=False), sets, tiny_recipe()),
-    ):
-        assert_nothing_is_loaded(name, model, *sets_, recipe, capsys)
-    assert load_finished("net CE", tiny_net(seed=1), *sets, tiny_recipe())
-
-
-def assert_nothing_is_loaded(name, model, train_set, val_set, recipe, capsys):
-    before = weights(model)
-    capsys.readouterr()
-    assert load_finished(name, model, train_set, val_set, recipe) is None
-    assert capsys.readouterr().out == ""
-    assert_same(before, weights(model))
-    assert model.training
-
-
-def test_load_finished_takes_the_newest_that_fits(sets):
-    keys = [train_or_load("net", tiny_net(seed=s), *sets, tiny_recipe(steps=1)).key for s in range(3)]
-    train_or_load("net", tiny_net(width=4), *sets, tiny_recipe(steps=1))  # newer, and does not fit
-    train_or_load("net", tiny_net(seed=0), *sets, tiny_recipe(steps=1))  # loading does not make a run newer
-    assert load_finished("net", tiny_net(seed=9), *sets, tiny_recipe(steps=1)).key == keys[2]
-
-    model = load_finished("net", tiny_net(seed=2), *sets, tiny_recipe(steps=1)).model
-    assert train_or_load("net", model, *sets, tiny_recipe(steps=1)).loaded  # its own class: known as that run's result
-
-
-def test_freezing_needs_an_encoder(sets, tmp_path):
-    with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, and Conv2d has none"):
-        train(nn.Conv2d(3, 3, 1), *sets, tiny_recipe(freeze_encoder_steps=1), tmp_path)
-
-
-def test_an_interrupted_cell_continues_when_it_is_run_again(sets, capsys):
-    def interrupt(event):
-        if event.step == 5:
-            raise KeyboardInterrupt
-
-    model = tiny_net()
-    before = weights(model)
-    with pytest.raises(KeyboardInterrupt):
-        train_or_load("net", model, *sets, tiny_recipe(), callbacks=[interrupt])
-    assert_same(before, weights(model))
-    assert "net: interrupted; the same call continues" in capsys.readouterr().out
-    run = train_or_load("net", model, *sets, tiny_recipe())
-    assert "continued from step 4 (now" in capsys.readouterr().out
-    assert not run.loaded
-    whole = train_or_load("whole", tiny_net(), *sets, tiny_recipe())
-    assert_same(weights(whole.model), weights(run.model))
-    assert (whole.folder / "log.csv").read_bytes() == (run.folder / "log.csv").read_bytes()
-
-
-# --- helpers -------------------------------------------------------------------------------------------------------
-
-
-def test_overfit_one_batch(sets):
-    images, targets = (torch.stack(t) for t in zip(*(sets[0][i] for i in range(4)), strict=True))
+def test_overfit_one_batch():
+    images, targets = (torch.stack(t) for t in zip(*(SETS[0][i] for i in range(4)), strict=True))
     losses = overfit_one_batch(tiny_net(dropout=0.0), images, targets, steps=60, lr=1e-2)
     assert len(losses) == 60
     assert losses[-1] < 0.2 * losses[0]
@@ -482,69 +363,3 @@ def test_overfit_one_batch(sets):
     assert named[0] == pytest.approx(own[0])
     with pytest.raises(RuntimeError, match="at step 1"):
         overfit_one_batch(tiny_net(), images, targets, loss=lambda x, y: x.sum() * torch.nan)
-
-
-def test_progress_in_a_notebook_is_one_output(monkeypatch):
-    updates = []
-    handle = SimpleNamespace(update=lambda data, raw: updates.append(data["text/plain"]))
-    shown = []
-    ipython = SimpleNamespace(
-        get_ipython=lambda: SimpleNamespace(kernel=object()),
-        display=SimpleNamespace(display=lambda data, raw, display_id: shown.append(data) or handle),
-    )
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
-    with Progress("net", 0, 50, batch_size=4) as progress:
-        for _ in range(50):
-            progress.update(loss=0.5)
-    assert len(shown) == 1
-    assert re.search(r"net: 100%.*50/50 steps.*loss 0.5, .* images/s", updates[-1])
-
-
-def test_progress_without_a_terminal_is_one_line(capsys):
-    with Progress("net", 0, 50, batch_size=4) as progress:
-        for _ in range(50):
-            progress.update(loss=0.5)
-    said = capsys.readouterr()
-    assert said.out.count("\n") == 1
-    assert said.err == ""
-
-
-@pytest.mark.parametrize(
-    ("mode", "asked", "wanted"),
-    [("", False, False), ("", True, True), ("offline", False, True), ("disabled", True, False), ("online", True, True)],
-)
-def test_wandb_mode_wins(monkeypatch, mode, asked, wanted):
-    monkeypatch.setenv("WANDB_MODE", mode)
-    assert Wandb.wanted(asked) is wanted
-
-
-@pytest.mark.parametrize("logged_in", [False, True])
-def test_wandb_is_offline_unless_logged_in_and_survives_a_dead_network(monkeypatch, tmp_path, capsys, logged_in):
-    class Error(Exception):
-        pass
-
-    modes, rows = [], []
-
-    def init(mode, **options):
-        modes.append(mode)
-        if mode == "online":
-            raise Error("timed out")
-        return SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda: None)
-
-    fake = SimpleNamespace(init=init, Settings=dict, errors=SimpleNamespace(Error=Error))
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("NETRC", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    if logged_in:
-        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    else:
-        monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: True)
-    log = Wandb(tmp_path / "net" / "key", {})
-    log.write({"step": 3, "loss": 0.5})
-    log.close()
-    assert modes == (["online", "offline"] if logged_in else ["offline"])
-    assert ("logging offline" in capsys.readouterr().out) is logged_in
-    assert rows == [(3, {"loss": 0.5})]

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labhelpers.data.augment import to_input
 from labhelpers.models import build
@@ -340,7 +340,7 @@ def test_broadcast_says_the_same_everywhere():
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 90)])
 def test_an_earlier_mask_lies_where_it_was_at_any_resolution(size):
-    """The same mask, once at the resolution of the image and once as ``full_size=False`` gives it (stride 4)."""
+    """The same mask, once at the resolution of the image and once as `full_size=False` gives it (stride 4)."""
     height, width = (-(-length // 8) * 2 for length in size)
     coarse = torch.full((1, 1, height, width), -9.0)
     coarse[..., height // 2 :, width // 2 :] = 9.0
@@ -355,7 +355,7 @@ def test_an_earlier_mask_lies_where_it_was_at_any_resolution(size):
 def test_of_two_things_alike_broadcast_cannot_mark_one(kinds):
     """Exact for an embedding that does not give away positions, away from its edges, whose padding does.
 
-    (In small images the edges are everywhere: there a trained ``broadcast`` can learn to match positions after all.)
+    (In small images the edges are everywhere: there a trained `broadcast` can learn to match positions after all.)
     """
     torch.manual_seed(0)
     ground, thing = torch.randn(2, 64, 1, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mixture import Library, ObjectMixture, Picture, blob, components, cutout, paste, pattern, place, window
 
 from labhelpers.data import VOCSegmentation
-from labhelpers.data.scenes.make import make_scenes
+from labhelpers.data.scenes import make_scenes
 from labhelpers.data.voc import ObjectDataset, visible_objects
 
 

@@ -1,68 +1,325 @@
+"""Encoders, FCN and DeepLab: torchvision's numbers, the papers' layers, any size, a gradient for every weight."""
+
+import ast
+import hashlib
+import shutil
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models import ResNet18_Weights, get_model
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
 
-from labhelpers.models import MODELS, ResNetEncoder, bilinear_kernel, build
-from labhelpers.models import encoders as encoders_module
+from labhelpers import models
+from labhelpers.models import (
+    ASPP,
+    MODELS,
+    DeepLabHeadPlus,
+    MobileNetV3Encoder,
+    ResNetEncoder,
+    bilinear_kernel,
+    build,
+    build_encoder,
+    encoders,
+    published_deeplabv3,
+)
+from labhelpers.models.deeplab import RATES, PooledBatchNorm2d, from_torchvision
 
-SMALL = {"backbone": "resnet18", "width": 8}
-FCNS = ("fcn32s", "fcn16s", "fcn8s")
+FCNS, DEEPLABS = ("fcn32s", "fcn16s", "fcn8s"), ("deeplabv3", "deeplabv3plus")
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+PARTS = ("score", "upscore", "crop_like", "bilinear_kernel", "kaiming", "double_conv", "pad_to_multiple")
+BACKBONES = {"resnet18": {"width": 8}, "resnet50": {"width": 8}, "mobilenet_v3_small": {}, "mobilenet_v3_large": {}}
 
 
-@pytest.fixture(params=FCNS)
-def name(request):
+def small(name: str, num_classes: int = 5, **options) -> nn.Module:
+    own = {"channels": 16} if name in DEEPLABS else {}
+    return build(name, num_classes, **{"backbone": "resnet18", "width": 8, **own, **options})
+
+
+@pytest.fixture(params=DEEPLABS)
+def deeplab(request):
     return request.param
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_encoder_equals_torchvision_with_the_same_weights(backbone):
-    from torchvision.models import get_model
+# --- encoders ---
 
-    theirs = get_model(backbone).eval()
-    ours = ResNetEncoder(backbone).eval()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_large", "mobilenet_v3_small"])
+def test_encoders_equal_torchvisions_with_the_same_weights(name):
+    theirs, ours = get_model(name).eval(), build_encoder(name).eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith(("fc.", "classifier."))})
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
         features = ours(images)
-        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-        for feature, stage in zip(features, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True):
-            x = stage(x)
-            torch.testing.assert_close(feature, x)
-    assert tuple(f.shape[1] for f in features) == ours.channels
+        if "mobilenet" in name:
+            torch.testing.assert_close(features[3], theirs.features(images))
+        else:
+            x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+            for feature, stage in zip(
+                features, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True
+            ):
+                x = stage(x)
+                torch.testing.assert_close(feature, x)
 
 
-@settings(max_examples=15, deadline=None)
-@given(height=st.integers(1, 97), width=st.integers(1, 97), name=st.sampled_from(FCNS))
-def test_any_input_size(height, width, name):
-    model = build(name, num_classes=5, **SMALL).eval()
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+def test_features_have_the_channels_and_strides_that_the_encoder_tells(backbone, output_stride):
+    encoder = build_encoder(backbone, output_stride=output_stride, **BACKBONES[backbone]).eval()
     with torch.inference_mode():
-        assert model(torch.randn(1, 3, height, width)).shape == (1, 5, height, width)
+        features = encoder(torch.randn(1, 3, 65, 97))
+    for feature, channels, stride in zip(features, encoder.channels, encoder.strides, strict=True):
+        assert feature.shape == (1, channels, -(-65 // stride), -(-97 // stride))
+    assert encoder.strides == tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
 
-def test_gradients_reach_every_parameter(name):
-    model = build(name, num_classes=5, **SMALL)
-    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_dilation_computes_the_same_features_on_a_finer_grid(backbone, output_stride):
+    """Dilation in place of stride with the same weights: every second (or fourth) position is the strided feature."""
+    strided = ResNetEncoder(backbone, width=8).eval()
+    dense = ResNetEncoder(backbone, width=8, output_stride=output_stride).eval()
+    dense.load_state_dict(strided.state_dict())
+    images = torch.randn(1, 3, 97, 131)
+    with torch.inference_mode():
+        for coarse, fine, s, t in zip(strided(images), dense(images), strided.strides, dense.strides, strict=True):
+            step = s // t
+            torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_dilations_are_torchvisions(backbone):
+    for output_stride, replaced in {16: [False, False, True], 8: [False, True, True]}.items():
+        ours = ResNetEncoder(backbone, output_stride=output_stride)
+        theirs = dict(get_model(backbone, replace_stride_with_dilation=replaced).named_modules())
+        for key, module in ours.named_modules():
+            if isinstance(module, nn.Conv2d):
+                for field in ("stride", "dilation", "padding", "kernel_size"):
+                    assert getattr(module, field) == getattr(theirs[key], field), (key, field)
+
+
+def test_depthwise_convolutions_are_dilated_too():
+    """Of MobileNetV3's last stage: its 5x5 convolutions, and their padding of twice the dilation."""
+    encoder = MobileNetV3Encoder("mobilenet_v3_large", output_stride=16)
+    depthwise = [m for m in encoder.features[13:].modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    found = [(m.kernel_size[0], m.stride[0], m.dilation[0], m.padding[0]) for m in depthwise]
+    assert found == [(5, 1, 1, 2), (5, 1, 2, 4), (5, 1, 2, 4)]
+
+
+# --- weights that torchvision publishes ---
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """Lets a file stand in for torchvision's, its hash in its name; the real loading code reads it."""
+
+    def store(entry, state: dict) -> None:
+        file = tmp_path / "checkpoints" / "weights.pth"
+        file.parent.mkdir()
+        torch.save(state, file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+        file = file.rename(file.with_name(f"weights-{digest}.pth"))
+        monkeypatch.setattr(type(entry), "url", property(lambda self: f"https://localhost/{file.name}"))
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return store
+
+
+def test_pretrained_weights_are_the_published_file(published):
+    state = get_model("resnet18").state_dict()
+    published(ResNet18_Weights.DEFAULT, state)
+    encoder = ResNetEncoder("resnet18", pretrained=True)
+    assert encoder.weights == "imagenet"
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: build("fcn8s", backbone="resnet18", pretrained=True).encoder, "resnet18 starts from random weights"),
+        (published_deeplabv3, "deeplabv3_resnet50 starts from random weights instead of torchvision's"),
+    ],
+)
+def test_without_a_network_one_sentence_and_random_weights(published, monkeypatch, capsys, make, told):
+    monkeypatch.setattr(encoders, "reachable", lambda url: False)
+    assert make().weights == "random"
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert told in printed
+
+
+@pytest.fixture(scope="module")
+def torchvisions():
+    """torchvision's DeepLabV3, random weights, batch norm's statistics not at their neutral start."""
+    torch.manual_seed(0)
+    model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.uniform_(-0.1, 0.1)
+        if name.endswith("running_var"):
+            buffer.uniform_(0.8, 1.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("aux_loss", [True, False])
+def test_torchvisions_deeplab_is_ours_under_other_names(torchvisions, aux_loss):
+    state = {k: v for k, v in torchvisions.state_dict().items() if aux_loss or not k.startswith("aux_")}
+    renamed = from_torchvision(state)
+    ours = build("deeplabv3", output_stride=8).eval()
+    ours.load_state_dict(renamed)  # strict: nothing missing, nothing left over
+    assert {id(t) for t in renamed.values()} == {id(t) for name, t in state.items() if not name.startswith("aux_")}
+    for size in ((97, 129), (64, 64)):
+        images = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected = torchvisions(images)["out"]
+            torch.testing.assert_close(ours(images), expected, rtol=1e-5, atol=1e-5)
+            assert expected.std() > 1e-3  # not a constant, that any network would match
+
+
+def test_published_deeplab_is_the_file_with_its_hash(published, torchvisions):
+    published(DeepLabV3_ResNet50_Weights.DEFAULT, torchvisions.state_dict())
+    model = published_deeplabv3().eval()
+    assert model.weights == "coco"
+    images = torch.randn(1, 3, 65, 65)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), torchvisions(images)["out"], rtol=1e-5, atol=1e-5)
+
+
+# --- every network ---
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 97), width=st.integers(1, 97), data=st.data())
+def test_any_input_size(height, width, data):
+    name = data.draw(st.sampled_from(FCNS + DEEPLABS))
+    options = {"output_stride": data.draw(st.sampled_from([8, 16]))} if name in DEEPLABS else {}
+    with torch.inference_mode():
+        logits = small(name, **options).eval()(torch.randn(1, 3, height, width))
+    assert logits.shape == (1, 5, height, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in FCNS + DEEPLABS),
+        *((name, option) for name in DEEPLABS for option in ({"separable": True}, {"output_stride": 8})),
+    ],
+    ids=str,
+)
+def test_gradients_reach_every_parameter(name, options):
+    torch.manual_seed(0)
+    model = small(name, **options)
+    # Four images: of two, batch norm behind the pooling makes +-1 whatever they are, and its 1x1 would learn nothing.
+    logits = model(torch.randn(4, 3, 97, 97))
+    (logits * torch.randn_like(logits)).sum().backward()
+    largest = max(p.grad.abs().max() for p in model.parameters() if p.grad is not None)
+    without = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7 * largest]
     assert without == []
+
+
+@pytest.mark.parametrize("name", FCNS + DEEPLABS)
+def test_export_gives_the_same_numbers(name):
+    model = small(name).eval()
+    images = torch.randn(1, 3, 65, 97)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
+
+
+def _assert_compiles(name, backend):
+    model = small(name).eval()
+    images = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        compiled = torch.compile(model, backend=backend, fullgraph=True)(images)
+        torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_one_graph_holds_the_whole_model(deeplab):
+    _assert_compiles(deeplab, "aot_eager")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_code_gives_the_same_numbers():
+    _assert_compiles("deeplabv3plus", "inductor")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_known_model_can_be_built(name):
+    options = (
+        {"base_channels": 2} if name.startswith("unet") else {} if name == "mini_sam" else {"backbone": "resnet18"}
+    )
+    assert isinstance(build(name, num_classes=2, **options), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fcn4s", {}, "unknown model 'fcn4s'; known: fcn32s, fcn16s, fcn8s"),
+        ("fcn8s", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
+        ("deeplabv3", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
+        ("fcn8s", {"backbone": "resnet18", "width": 8, "pretrained": True}, "pretrained=True needs width=64"),
+        ("deeplabv3", {"backbone": "mobilenet_v3_large", "width": 24}, "width=24 is for ResNets; mobilenet_v3_large"),
+        ("deeplabv3", {"output_stride": 4}, "output_stride=4: known are 8, 16 and 32"),
+        ("deeplabv3plus", {"output_stride": 32}, "output_stride=32 has no published rates"),
+    ],
+)
+def test_bad_arguments_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+def test_other_networks_than_the_known_are_named():
+    with pytest.raises(ValueError, match="no published DeepLabV3 for backbone 'resnet18'; known: resnet50, resnet101"):
+        published_deeplabv3("resnet18")
+    with pytest.raises(ValueError, match="'conv1.weight' is not part of torchvision's DeepLabV3"):
+        from_torchvision({"conv1.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="unknown backbone 'resnet18'; known: resnet18"):
+        MobileNetV3Encoder("resnet18")
+
+
+# --- the notebooks' classes ---
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "arguments"),
+    [
+        *(("02_fcn", name, (5,)) for name in ("FCN32s", "FCN16s", "FCN8s")),
+        *(("03_deeplabv3plus", name, (5, (1, 2), 16)) for name in ("DeepLabV3", "DeepLabV3Plus")),
+        ("04_unet", "UNet", (5, 4)),
+    ],
+)
+def test_what_a_student_writes_loads_by_name_and_gives_the_same_numbers(notebook, name, arguments):
+    space = {"torch": torch, "nn": nn, "functional": nn.functional, "F": nn.functional}
+    for cell in nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells:
+        for statement in ast.parse(cell.source).body if cell.cell_type == "code" else ():
+            if isinstance(statement, ast.ClassDef) or getattr(statement, "name", "") in PARTS:
+                exec(ast.unparse(statement), space)
+    given = () if name == "UNet" else (build_encoder("resnet18", width=8, output_stride=16 if "Lab" in name else 32),)
+    theirs, ours = space[name](*given, *arguments).eval(), getattr(models, name)(*given, *arguments).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 33, 47)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+# --- FCN ---
 
 
 def test_score_layers_follow_the_encoder():
     model = build("fcn8s")
-    assert (model.score_fr.in_channels, model.score_pool4.in_channels, model.score_pool3.in_channels) == (
-        2048,
-        1024,
-        512,
-    )
-    assert [
-        (m.kernel_size[0], m.stride[0], m.padding[0]) for m in (model.upscore2, model.upscore_pool4, model.upscore8)
-    ] == [(4, 2, 1), (4, 2, 1), (16, 8, 4)]
+    scores = (model.score_fr, model.score_pool4, model.score_pool3)
+    assert [layer.in_channels for layer in scores] == [2048, 1024, 512]
+    ups = (model.upscore2, model.upscore_pool4, model.upscore8)
+    assert [(m.kernel_size[0], m.stride[0], m.padding[0]) for m in ups] == [(4, 2, 1), (4, 2, 1), (16, 8, 4)]
 
 
 def test_each_skip_changes_the_output():
     """Silencing one score layer must change the logits: a skip that is computed but not added would not."""
-    model = build("fcn8s", num_classes=5, **SMALL).eval()
+    model = small("fcn8s").eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         before = model(images)
@@ -84,9 +341,10 @@ def test_transposed_convolution_starts_as_bilinear_interpolation(factor):
     torch.testing.assert_close(layer(x)[inner], theirs[inner])
 
 
+@pytest.mark.parametrize("name", FCNS)
 def test_a_translated_image_gives_translated_scores(name):
     """32 pixels are a whole number of cells at every stride; far from the borders the logits move along."""
-    model = build(name, num_classes=3, **SMALL).eval()
+    model = small(name, 3).eval()
     scene = torch.randn(1, 3, 64, 64)
     canvas = torch.zeros(2, 3, 1024, 1024)
     canvas[0, :, 480:544, 480:544] = scene
@@ -96,53 +354,110 @@ def test_a_translated_image_gives_translated_scores(name):
     torch.testing.assert_close(logits[0, :, 448:576, 448:576], logits[1, :, 480:608, 480:608], rtol=1e-4, atol=1e-4)
 
 
-def test_export_and_script_give_the_same_numbers(name):
-    model = build(name, num_classes=5, **SMALL).eval()
+# --- DeepLab ---
+
+
+def test_aspp_is_the_papers():
+    aspp = ASPP(2048, 256, RATES[16])
+    assert aspp.conv1[0].kernel_size == (1, 1)
+    rates = [(c[0].kernel_size, c[0].dilation[0], c[0].padding[0]) for c in aspp.atrous_convs]
+    assert rates == [((3, 3), 6, 6), ((3, 3), 12, 12), ((3, 3), 18, 18)]
+    assert (aspp.conv_out[0].in_channels, aspp.conv_out[0].out_channels) == (1280, 256)
+    assert aspp.conv_out[-1].p == 0.1
+    for branch in (aspp.conv1, *aspp.atrous_convs, aspp.global_avg_pool):
+        assert any(isinstance(m, nn.BatchNorm2d) for m in branch)
+        assert any(isinstance(m, nn.ReLU) for m in branch)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    rates=st.lists(st.integers(1, 30), max_size=4),
+    separable=st.booleans(),
+)
+def test_aspp_keeps_the_size(height, width, rates, separable):
+    aspp = ASPP(6, 8, tuple(rates), separable).eval()
+    with torch.inference_mode():
+        branches = aspp.branches(torch.randn(2, 6, height, width))
+        assert aspp(torch.randn(2, 6, height, width)).shape == (2, 8, height, width)
+    assert [b.shape for b in branches] == [(2, 8, height, width)] * (2 + len(rates))
+
+
+def test_the_pooling_branch_is_the_mean_everywhere():
+    aspp = ASPP(6, 8, (1, 2)).eval()
+    x = torch.randn(2, 6, 5, 7)
+    with torch.inference_mode():
+        pooled, moved = aspp.branches(x)[-1], aspp.branches(x.roll((2, 3), (2, 3)))[-1]
+    torch.testing.assert_close(pooled, pooled[..., :1, :1].expand_as(pooled))
+    torch.testing.assert_close(moved, pooled, rtol=1e-5, atol=1e-6)
+
+
+def test_separable_convolutions_have_fewer_weights():
+    """3x3xCxD becomes 3x3xC + CxD."""
+    full, separable = (ASPP(64, 32, (6,), s).atrous_convs[0][0] for s in (False, True))
+    assert sum(p.numel() for p in full.parameters()) == 9 * 64 * 32
+    assert sum(p.numel() for p in separable.parameters()) == 9 * 64 + 64 * 32
+
+
+def test_pooled_batch_norm_with_one_value_per_channel_uses_running_statistics():
+    norm = PooledBatchNorm2d(3)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    norm.running_var.fill_(4.0)
+    x = torch.randn(1, 3, 1, 1)
+    torch.testing.assert_close(norm(x), (x - norm.running_mean.view(1, 3, 1, 1)) / (4.0 + norm.eps) ** 0.5)
+    assert norm.num_batches_tracked == 0  # and leaves them as they are
+    several, plain, ours = torch.randn(4, 3, 1, 1), nn.BatchNorm2d(3), PooledBatchNorm2d(3)
+    torch.testing.assert_close(ours(several), plain(several))  # with more values it is batch norm
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+
+
+def test_low_level_features_are_projected_to_48():
+    head = DeepLabHeadPlus(2048, 256, 21, RATES[16], 256)
+    assert (head.project[0].in_channels, head.project[0].out_channels) == (256, 48)
+    assert head.refine[0][0].in_channels == 256 + 48
+    logits = head.eval()(torch.randn(1, 256, 17, 25), torch.randn(1, 2048, 5, 7))
+    assert logits.shape == (1, 21, 17, 25)
+
+
+def test_both_inputs_of_the_decoder_matter():
+    head = DeepLabHeadPlus(16, 8, 5, rates=(1, 2), channels=16).eval()
+    low, last = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 4, 4)
+    with torch.inference_mode():
+        before = head(low, last)
+        assert not torch.allclose(head(torch.randn_like(low), last), before)
+        assert not torch.allclose(head(low, torch.randn_like(last)), before)
+
+
+def test_rates_follow_the_output_stride(deeplab):
+    def rates(**options):
+        return [conv[0].dilation[0] for conv in small(deeplab, **options).head.aspp.atrous_convs]
+
+    assert rates() == rates(output_stride=16) == [6, 12, 18]
+    assert rates(output_stride=8) == [12, 24, 36]
+    assert rates(output_stride=8, rates=(3, 6, 9)) == [3, 6, 9]
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v3_small", "mobilenet_v3_large"])
+def test_every_backbone(deeplab, backbone):
+    model = small(deeplab, **{"backbone": backbone, "width": 64, **BACKBONES[backbone]}).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 33, 65)).shape == (1, 5, 33, 65)
+
+
+def test_one_image_is_enough_to_train_and_is_learned(deeplab):
+    torch.manual_seed(0)
+    model = small(deeplab, 3, rates=(1, 2, 3))
     images = torch.randn(1, 3, 64, 64)
-    exported = torch.export.export(model, (images,)).module()
-    torch.testing.assert_close(exported(images), model(images))
-
-
-def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="unknown model 'fcn4s'; known: fcn32s, fcn16s, fcn8s"):
-        build("fcn4s")
-    with pytest.raises(ValueError, match="unknown backbone 'vgg16'; known: resnet18"):
-        build("fcn8s", backbone="vgg16")
-    with pytest.raises(ValueError, match="pretrained=True needs width=64"):
-        build("fcn8s", backbone="resnet18", width=8, pretrained=True)
-
-
-def test_without_a_network_one_sentence_and_random_weights(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(encoders_module, "reachable", lambda url: False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    model = build("fcn8s", backbone="resnet18", pretrained=True)
-    assert model.encoder.weights == "random"
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1
-    assert "resnet18 starts from random weights" in printed
-
-
-def test_pretrained_weights_are_the_published_file(monkeypatch, tmp_path):
-    """The real loading code on a file that stands in for torchvision's, its hash in its name."""
-    import hashlib
-
-    from torchvision.models import ResNet18_Weights, resnet18
-
-    state = resnet18().state_dict()
-    file = tmp_path / "checkpoints" / "resnet18.pth"
-    file.parent.mkdir()
-    torch.save(state, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    file = file.rename(file.with_name(f"resnet18-{digest}.pth"))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(type(ResNet18_Weights.DEFAULT), "url", property(lambda self: f"https://localhost/{file.name}"))
-    encoder = ResNetEncoder("resnet18", pretrained=True)
-    assert encoder.weights == "imagenet"
-    for key, value in encoder.state_dict().items():
-        assert torch.equal(value, state[key]), key
-
-
-def test_every_known_model_can_be_built():
-    for known in MODELS:
-        options = {"base_channels": 2} if known.startswith("unet") else {} if known == "mini_sam" else SMALL
-        assert isinstance(build(known, num_classes=2, **options), nn.Module)
+    target = torch.zeros(1, 64, 64, dtype=torch.long)
+    target[:, 16:48, 16:32], target[:, 16:48, 32:48] = 1, 2
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(model(images), target)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]

@@ -14,6 +14,9 @@ SETUP_CELL = (ROOT / "labhelpers" / "course" / "setup_cell.py").read_text().stri
 EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4, "06": 9, "07": 4}
 
 
+in_labs = pytest.mark.parametrize("path", LABS, indirect=True, ids=lambda path: path.stem)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def path(request):
     return request.param
@@ -29,22 +32,15 @@ def code(cells):
 
 
 def test_the_series_is_complete_so_far():
-    assert [path.stem for path in LABS] == [
-        "01_data_pipeline",
-        "02_fcn",
-        "03_deeplabv3plus",
-        "04_unet",
-        "05_smp_backbones",
-        "06_mini_sam",
-        "07_sam_comparison",
-    ]
+    names = ["data_pipeline", "fcn", "deeplabv3plus", "unet", "smp_backbones", "mini_sam", "sam_comparison"]
+    assert [path.stem for path in LABS] == [f"{number:02d}_{name}" for number, name in enumerate(names, 1)]
 
 
 def test_first_code_cell_is_the_setup_cell(cells):
     assert code(cells)[0].source.strip() == SETUP_CELL
 
 
-@pytest.mark.parametrize("path", LABS, indirect=True, ids=lambda path: path.stem)
+@in_labs
 def test_a_lab_says_its_profile_before_anything_else(cells):
     assert code(cells)[1].source.strip().startswith("from labhelpers.course import begin")
 
@@ -67,7 +63,7 @@ def test_pictures_are_small(cells):
                     assert len(data) * 3 / 4 <= 102_400, cell.source
 
 
-@pytest.mark.parametrize("path", LABS, indirect=True, ids=lambda path: path.stem)
+@in_labs
 def test_opens_and_closes_as_every_lab_does(cells):
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     for heading in ("Objectives", "Prerequisites", "Minutes", "Pitfalls", "Questions", "References"):
@@ -76,7 +72,7 @@ def test_opens_and_closes_as_every_lab_does(cells):
         assert name in prose
 
 
-@pytest.mark.parametrize("path", LABS, indirect=True, ids=lambda path: path.stem)
+@in_labs
 def test_exercises_have_nbgrader_metadata(path):
     nb = nbgrader_read(str(path), as_version=nbformat.NO_CONVERT)  # validates nbgrader's schema
     graded = {"solution": [], "grade": []}
@@ -96,7 +92,7 @@ def test_exercises_have_nbgrader_metadata(path):
     assert len(graded["solution"]) >= EXERCISES[path.stem[:2]]
 
 
-@pytest.mark.parametrize("path", LABS, indirect=True, ids=lambda path: path.stem)
+@in_labs
 def test_deterministic_cells_are_checked(cells):
     """nbval compares the stored output of marked cells; a notebook without any would test nothing."""
     marked = [cell for cell in code(cells) if "# NBVAL_CHECK_OUTPUT" in cell.source]

@@ -44,6 +44,8 @@ def test_scenes_report_on_the_images_of_the_other_labs(capsys):
         "and 3 images (val) to report on.\n"
     )
     train, val = open_course_data(PROFILE)
+    assert (train.name, train[0][0].shape) == ("scenes", (3, 64, 64))
+    assert capsys.readouterr().out == "Data: synthetic scenes of 64 px: 12 training and 3 validation images.\n"
     assert splits.test.fingerprint() == val.fingerprint()
     assert sorted(splits.train.ids + splits.val.ids) == train.ids
     again = open_splits("scenes", PROFILE)
@@ -62,13 +64,18 @@ def test_course_is_what_the_other_labs_open(monkeypatch, tmp_path, capsys):
     assert_held_out(splits, 8, 4, 3)
     assert splits.test.ids == list(NAMES[12:])
     assert "Data: own from LAB_VOC_ROOT: 8 images (train)" in capsys.readouterr().out
+    assert [part.name for part in open_course_data(replace(PROFILE, data="voc"))] == ["own", "own"]
+    assert capsys.readouterr().out == "Data: own from LAB_VOC_ROOT: 12 training and 3 validation images.\n"
     assert open_splits("scenes", PROFILE).test.name == "scenes"  # asked for by name
 
 
-def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path):
+def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path, capsys):
     root = make_tiny_voc(tmp_path / "VOC2012", train=NAMES[:12], val=NAMES[12:])
     monkeypatch.setattr(open_module, "fetch_voc", lambda folder: root)
     assert_held_out(open_splits("voc", PROFILE), 8, 4, 3)
+    capsys.readouterr()
+    assert [part.name for part in open_course_data(replace(PROFILE, data="voc"))] == ["VOC2012", "VOC2012"]
+    assert capsys.readouterr().out == "Data: PASCAL VOC 2012: 12 training and 3 validation images.\n"
 
     def unreachable(folder):
         raise DownloadError(Path("voc.tar"), {"http://a.invalid/x": "no connection"})
@@ -77,6 +84,8 @@ def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path):
     with pytest.raises(DownloadError):
         open_splits("voc", PROFILE)
     assert open_splits("course", replace(PROFILE, data="voc")).test.name == "scenes"
+    said = "PASCAL VOC 2012 cannot be fetched (a.invalid: no connection), so the synthetic scenes take its place.\n"
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_jigsaw_has_parts_of_its_own(capsys):

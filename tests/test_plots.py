@@ -41,16 +41,16 @@ FIGURES = {
     "augmentation_grid": lambda: plots.augmentation_grid(
         [IMAGE] * 2, [TARGET] * 2, points=[[(3, 5)]] * 2, boxes=[[(10, 8, 39, 32)]] * 2, titles=["one", "two"]
     ),
-    "curves": lambda: plots.curves({"FCN-8s": ROWS, "FCN-16s": SimpleNamespace(rows=ROWS)}, title="Training"),
+    "curves": lambda: plots.curves({"FCN-8s": ROWS, "FCN-16s": SimpleNamespace(rows=ROWS)}),
     "lines_log": lambda: plots.lines([0, 1, 2], {"a": [0.1, 1, 0]}, "x (s)", "y (m)", log_y=True),
     "lines": lambda: plots.lines([0, 1, 2], {"a": [0, 1, 2], "b": [1, np.nan, 3]}, "x (s)", "y (m)"),
     "trimap_curve": lambda: plots.trimap_curve({"FCN-8s": {1: 0.4, 5: 0.6}, "FCN-32s": {2: 0.1}}),
     "class_distribution": lambda: plots.class_distribution(STATISTICS, ["background", "cat", "dog"]),
-    "class_bars": lambda: plots.class_bars({"FCN-8s": SCORES, "FCN-32s": SCORES / 2}, title="Per class"),
-    "bars": lambda: plots.bars(["a", "b", "c"], [1.5, np.nan, 1050], "throughput (images/s)", errors=[0.1, 0, 50]),
+    "class_bars": lambda: plots.class_bars({"FCN-8s": SCORES, "FCN-32s": SCORES / 2}),
+    "bars": lambda: plots.bars(["a", "b", "c"], [1.5, np.nan, 1050], "throughput (images/s)"),
     "confusion_heatmap": lambda: plots.confusion_heatmap(np.diag([5, 0, 3]), ["background", "cat", "dog"]),
     "heat_images": lambda: plots.heat_images([np.eye(4), -np.eye(20)], ["kernel", "logits"], label="weight"),
-    "training_gap": lambda: plots.training_gap({"plain": GAP_ROWS, "augmented": GAP_ROWS[:5]}, title="Overfitting"),
+    "training_gap": lambda: plots.training_gap({"plain": GAP_ROWS, "augmented": GAP_ROWS[:5]}),
     "scatter": lambda: plots.scatter(
         [3, 9, 12],
         [0.4, 0.7, 0.6],

@@ -28,30 +28,34 @@ def marks(axes) -> dict[str, list]:
     return {line.get_marker(): np.column_stack(line.get_data()).tolist() for line in axes.lines}
 
 
+def prompt(**panel):
+    return plots.prompt_grid([panel])
+
+
 def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-# --- prompt_overlay and prompt_grid ---
+# --- prompt_grid ---
 
 
 def test_clicks_of_the_two_kinds_differ_in_shape_and_colour():
-    figure = plots.prompt_overlay(**PANEL)
+    figure = prompt(**PANEL)
     axes = figure.axes[0]
     assert marks(axes) == {"o": [[25, 20], [30, 12]], "X": [[3, 40]]}
     assert len({line.get_color() for line in axes.lines}) == 2
     assert legend(figure) == ["box", "foreground click", "background click"]
-    assert legend(plots.prompt_overlay(IMAGE, points=[(1, 2)], labels=[0])) == ["background click"]
+    assert legend(prompt(image=IMAGE, points=[(1, 2)], labels=[0])) == ["background click"]
 
 
 def test_a_box_encloses_its_extreme_pixels():
-    boxes = [patch for patch in plots.prompt_overlay(**PANEL).axes[0].patches if isinstance(patch, Rectangle)]
+    boxes = [patch for patch in prompt(**PANEL).axes[0].patches if isinstance(patch, Rectangle)]
     assert {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in boxes} == {(19.5, 9.5, 30, 20)}
 
 
 def test_a_mask_is_painted_over_the_picture_and_nothing_else_changes():
     for mask in (MASK, torch.from_numpy(MASK)):
-        shown = plots.prompt_overlay(IMAGE, mask=mask).axes[0].images[0].get_array()
+        shown = prompt(image=IMAGE, mask=mask).axes[0].images[0].get_array()
         assert np.array_equal(shown[~MASK], IMAGE[~MASK])
         magenta = np.array([0xD6, 0x27, 0x8A])
         np.testing.assert_allclose(shown[MASK], (IMAGE[MASK] + magenta) / 2, atol=0.5)
@@ -61,7 +65,7 @@ def test_a_mask_is_painted_over_the_picture_and_nothing_else_changes():
 def test_outlines_are_closed_at_the_edge_of_the_picture(kind, name):
     corner = np.zeros((48, 64), dtype=bool)
     corner[30:, 40:] = True
-    figure = plots.prompt_overlay(torch.from_numpy(IMAGE).permute(2, 0, 1), **{kind: corner})
+    figure = prompt(image=torch.from_numpy(IMAGE).permute(2, 0, 1), **{kind: corner})
     for line in figure.axes[0].collections:
         outline = np.concatenate([path.vertices for path in line.get_paths()])
         assert np.allclose(outline.min(0), [39.5, 29.5])
@@ -73,8 +77,7 @@ def test_outlines_are_closed_at_the_edge_of_the_picture(kind, name):
 
 def test_mask_and_truth_differ_in_colour_and_dashes():
     rim, outline = (
-        figure.axes[0].collections[1]
-        for figure in (plots.prompt_overlay(IMAGE, mask=MASK), plots.prompt_overlay(IMAGE, truth=MASK))
+        figure.axes[0].collections[1] for figure in (prompt(image=IMAGE, mask=MASK), prompt(image=IMAGE, truth=MASK))
     )
     assert not np.array_equal(rim.get_edgecolor(), outline.get_edgecolor())
     assert rim.get_linestyle()[0][1] is None  # solid
@@ -82,7 +85,7 @@ def test_mask_and_truth_differ_in_colour_and_dashes():
 
 
 def test_an_empty_mask_has_no_rim(recwarn):
-    figure = plots.prompt_overlay(IMAGE, mask=np.zeros_like(MASK), truth=np.zeros_like(MASK))
+    figure = prompt(image=IMAGE, mask=np.zeros_like(MASK), truth=np.zeros_like(MASK))
     assert not figure.axes[0].collections
     assert np.array_equal(figure.axes[0].images[0].get_array(), IMAGE)
     assert not recwarn.list
@@ -128,7 +131,7 @@ def test_pictures_of_several_shapes_do_not_overlap():
 )
 def test_wrong_panels(panel, message):
     with pytest.raises(ValueError, match=message):
-        plots.prompt_overlay(IMAGE, **panel)
+        prompt(image=IMAGE, **panel)
 
 
 def test_wrong_grids():
@@ -217,7 +220,7 @@ def test_calibration_shows_bins_answers_and_counts():
 # --- what all figures promise ---
 
 FIGURES = {
-    "overlay": lambda: plots.prompt_overlay(**PANEL, mask=MASK, truth=MASK, title="one"),
+    "overlay": lambda: plots.prompt_grid([{**PANEL, "mask": MASK, "truth": MASK}], titles=["one"]),
     "grid": lambda: plots.prompt_grid([PANEL] * 5, titles=["a"] * 5),
     "curves": lambda: plots.click_curves({"a": curve(0, 20)}),
     "intervals": lambda: plots.interval_curves((3, 4), {"a": intervals(0.5, 0.6)}, "points"),

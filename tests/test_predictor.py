@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from labhelpers.models import build
 from labhelpers.models.mini_sam import Embedding, MiniSAM
-from labhelpers.prompting import MiniSamPredictor
+from labhelpers.prompting import MiniSamPredictor, mask_iou
 from labhelpers.prompting.predictor import KEPT
 
 sides = st.integers(20, 150)
@@ -21,7 +21,7 @@ quick = settings(max_examples=30, deadline=None)
 class Painter(nn.Module):
     """In the place of Mini-SAM: discs at the foreground points, or the box, or the earlier mask, in what it is shown.
 
-    The first candidate is the mask, the second all of the window, the third nothing; ``ious`` says which is best.
+    The first candidate is the mask, the second all of the window, the third nothing; `ious` says which is best.
     """
 
     num_classes = 1
@@ -73,10 +73,6 @@ def centroid(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask).mean(0)[::-1]
 
 
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    return (first & second).sum() / (first | second).sum()
-
-
 # --- answers lie where one asked -------------------------------------------------------------------------------------
 
 
@@ -114,7 +110,7 @@ def test_a_box_is_answered_where_it_was(case, zoom):
     truth[y0 : y1 + 1, x0 : x1 + 1] = True
     mask, _ = predictor_on(photo(height, width), zoom=zoom).predict(box=box)
     if min(x1 - x0, y1 - y0) >= 8:
-        assert overlap(mask, truth) > 0.75
+        assert mask_iou(mask, truth) > 0.75
 
 
 @pytest.mark.parametrize("zoom", [True, False])
@@ -123,7 +119,7 @@ def test_an_earlier_mask_is_seen_where_it_was(size, zoom):
     earlier = np.zeros(size, dtype=bool)
     earlier[20:50, 40:80] = True
     mask, _ = predictor_on(photo(*size), zoom=zoom).predict(mask_input=earlier)
-    assert overlap(mask, earlier) > 0.85
+    assert mask_iou(mask, earlier) > 0.85
 
 
 def test_a_background_click_beside_the_window_is_left_out_and_one_inside_is_not():
@@ -276,6 +272,16 @@ def test_an_image_that_is_none(image):
 def test_a_prompt_before_an_image():
     with pytest.raises(RuntimeError, match="no image yet: call set_image first"):
         MiniSamPredictor(Painter()).predict(box=[1, 2, 3, 4])
+
+
+def test_an_image_that_could_not_be_encoded_is_not_there(monkeypatch):
+    predictor = predictor_on(photo())
+    monkeypatch.setattr(predictor.model, "encode", None)
+    with pytest.raises(TypeError):
+        predictor.set_image(photo(seed=1))
+    assert predictor.image is None
+    with pytest.raises(RuntimeError, match="no image yet"):
+        predictor.predict(box=[1, 2, 3, 4])
 
 
 def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypatch):

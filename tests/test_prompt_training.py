@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_toys import Squares
+from training_toys import Squares, Stop, assert_same, stop_at
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.voc import ObjectDataset
@@ -129,19 +129,11 @@ def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path):
     history = train(whole, objects(), objects(2, "val"), run, tmp_path / "whole", task=TASK)
     assert {"box_iou", "click_iou", "mean_iou"} <= history.rows[-1].keys()
 
-    class Stop(Exception):
-        pass
-
-    def interrupt(event):
-        if event.step == 3:
-            raise Stop
-
     with pytest.raises(Stop):
-        train(parts, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK, callbacks=[interrupt])
+        train(parts, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK, callbacks=[stop_at(3)])
     again = mini_sam()
     train(again, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert_same(whole, again)
     other = mini_sam()
     train(other, objects(), objects(2, "val"), replace(run, seed=1), tmp_path / "other", task=TASK)
     assert not torch.equal(other.img_proj[0][0].weight, whole.img_proj[0][0].weight)

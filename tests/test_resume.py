@@ -67,7 +67,7 @@ def die() -> None:
 
 
 def deadly_write(write, where: str, count: int):
-    """``write_atomic`` that dies in its ``count``-th call."""
+    """`write_atomic` that dies in its `count`-th call."""
     calls = []
 
     def wrapped(path: Path, data: bytes) -> None:

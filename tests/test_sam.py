@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import DiscPredictor, photo, picture
+from prompting_toys import photo
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
 
@@ -26,7 +26,7 @@ from labhelpers.models.sam import (
     load_sam_folder,
     repair_hq_decoder,
 )
-from labhelpers.prompting import PromptSession, SamPredictor, load_predictor, load_sam
+from labhelpers.prompting import SamPredictor, load_predictor, load_sam, mask_iou
 from labhelpers.prompting import sam as sam_module
 
 KINDS = ("sam", "sam_hq", "sam2")
@@ -47,10 +47,6 @@ def models(folders):
 @pytest.fixture(params=KINDS)
 def predictor(request, models):
     return SamPredictor(models[request.param], request.param)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / (a | b).sum()
 
 
 # --- coordinates -----------------------------------------------------------------------------------------------------
@@ -121,7 +117,7 @@ def test_a_mask_survives_the_way_into_the_networks_square_and_back(models, kind,
     assert logits.shape == (1, 1, models[kind].low_side, models[kind].low_side)
     back = models[kind].enlarge(logits, embedding)[0, 0] > 0
     assert back.shape == size
-    assert iou(back.numpy(), mask) > 0.8
+    assert mask_iou(back.numpy(), mask) > 0.8
 
 
 def test_the_answer_is_the_librarys_where_the_picture_is_not_resized(models):
@@ -225,9 +221,11 @@ def test_embeddings_are_kept_by_content(predictor, monkeypatch):
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
 
 
-def test_one_image_is_encoded_at_a_time(models):
+def test_several_images_and_points_without_labels_are_refused(models):
     with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\) at a time"):
         models["sam"].encode(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="points and point_labels belong together"):
+        models["sam"].decode(embedding_of((8, 8), (64, 64)), torch.zeros(1, 1, 2))
 
 
 def test_an_own_decoder_changes_nothing_else(predictor):
@@ -244,25 +242,6 @@ def test_an_own_decoder_changes_nothing_else(predictor):
     before = predictor.model.decoder.iou_prediction_head.proj_out.bias
     assert not torch.equal(before, twin.model.decoder.iou_prediction_head.proj_out.bias)
     assert np.array_equal(twin.predict(**BOX)[0], predictor.predict(**BOX)[0])
-
-
-def test_a_session_switches_between_sam_and_another_model(models):
-    sam, discs = SamPredictor(models["sam"], "sam_vit_b"), DiscPredictor("mini_sam")
-    session = PromptSession({"mini_sam": discs, "sam_vit_b": sam}, {"a": picture(), "b": photo()})
-    session.add_point(20, 20)
-    session.add_point(30, 20, 0)
-    theirs = session.mask
-    session.switch_model("sam_vit_b")
-    first = sam.predict(points=[[20, 20]], labels=[1])[0]
-    assert np.array_equal(session.mask, sam.predict(session.points, session.labels, mask_input=first)[0])
-    session.switch_image("b")
-    session.add_box(3, 3, 30, 30)
-    session.switch_image("a")
-    session.switch_model("mini_sam")
-    assert np.array_equal(session.mask, theirs)
-    session.undo()
-    session.switch_model("sam_vit_b")
-    assert np.array_equal(session.mask, first)
 
 
 # --- what hooks change -----------------------------------------------------------------------------------------------
@@ -369,7 +348,7 @@ def _only_a_pickle(folder):
         (_with_config('{"model_type": "bert"}'), ValueError, "model type 'bert', not sam, sam_hq, sam2"),
         (_with_config("{"), ValueError, "broken holds no SAM"),
         (_cut_short, ValueError, "broken holds no SAM"),
-        (_without_a_tensor, ValueError, "has not all weights of a sam, not mask_decoder.iou_token.weight"),
+        (_without_a_tensor, ValueError, "lacks weights of a sam, such as mask_decoder.iou_token.weight"),
     ],
 )
 def test_a_wrong_folder_is_one_clear_error(folders, tmp_path, monkeypatch, damage, error, message):

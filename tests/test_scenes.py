@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from labhelpers.data import VOC_CLASSES, VOCSegmentation
-from labhelpers.data.scenes.figures import FIGURES
-from labhelpers.data.scenes.kit import Kit
-from labhelpers.data.scenes.make import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
-from labhelpers.data.scenes.shapes import Part, grow, paint
-from labhelpers.data.scenes.textures import Look
+from labhelpers.data.scenes import CONTEXT_PAIRS, SCENE_CLASSES, draw_scene, make_scenes
+from labhelpers.data.scenes.drawing import Look, Part, grow, paint
+from labhelpers.data.scenes.figures import FIGURES, Kit
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 # sha256 of image, class map and object map, in that order. Whoever changes a picture on purpose raises GENERATOR in
-# labhelpers/data/scenes.py (so that old folders are refused) and renews these.
+# labhelpers/data/scenes (so that old folders are refused) and renews these.
 EXPECTED = {
     (0, "train", 0, 128): "04e96ce911512208e18eb64c50b9618b09d3b918adf02c8553ccd6d12db736da",
     (0, "train", 7, 256): "a5c24f36ecb81caf0d6e41481309a2cd8ea4f4d54f70296977bef91b18cd6ad4",

@@ -40,11 +40,6 @@ class Labels(SegmentationDataset):
         return self.key
 
 
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("LAB_HOME", str(tmp_path))
-
-
 def test_counts():
     stats = class_statistics(Labels())
     assert stats.pixels.tolist() == [18, 6, 4, 0]

@@ -1,16 +1,17 @@
-"""Weights & Biases: the same rows as the CSV, pictures with masks, and nothing in it that ends or holds up a run."""
+"""Weights & Biases: the same rows as the CSV, pictures with masks, nothing that ends or holds up a run; and the bar."""
 
 import csv
+import re
 import sys
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import pytest
 import torch
-from training_toys import Squares, tiny_net, tiny_recipe
+from training_toys import SETS, tiny_net, tiny_recipe
 
 from labhelpers.training import train
-from labhelpers.training.tracking import Wandb
+from labhelpers.training.tracking import Progress, Wandb
 
 IMAGE = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TARGET = torch.zeros(24, 32, dtype=torch.uint8)
@@ -59,13 +60,14 @@ def fake(monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", "/nowhere")
+    monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: "127.0.0.1" not in url)
     return install
 
 
-def test_a_run_logs_its_recipe_and_the_rows_of_the_csv(fake, tmp_path):
+def test_a_run_logs_its_recipe_the_rows_of_the_csv_and_pictures_at_evaluations(fake, tmp_path):
     wandb = fake()
     recipe = tiny_recipe(wandb=True)
-    train(tiny_net(), Squares(), Squares(4, "val"), recipe, tmp_path / "net" / "key")
+    train(tiny_net(), *SETS, recipe, tmp_path / "net" / "key")
     [(mode, options)] = wandb.started
     assert mode == "offline"  # nobody is logged in
     assert options["config"] == {**recipe.identity(), "task": "Task"}
@@ -73,11 +75,12 @@ def test_a_run_logs_its_recipe_and_the_rows_of_the_csv(fake, tmp_path):
     assert wandb.finished == 1
     with open(tmp_path / "net" / "key" / "log.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    rows_logged = [(step, values) for step, values in wandb.logged if "predictions" not in values]
-    assert [step for step, _ in rows_logged] == [int(row["step"]) for row in rows]
-    for (_, values), row in zip(rows_logged, rows, strict=True):
+    logged = [(step, values) for step, values in wandb.logged if "predictions" not in values]
+    assert [step for step, _ in logged] == [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    for (_, values), row in zip(logged, rows, strict=True):
         assert set(values) == {name for name, value in row.items() if value} - {"step"}
         assert values["loss"] == pytest.approx(float(row["loss"]), rel=1e-6)
+    assert [step for step, values in wandb.logged if set(values) == {"predictions"}] == [3, 6]
 
 
 def test_waiting_has_a_limit_at_both_ends(fake, tmp_path):
@@ -107,7 +110,7 @@ def test_images_carry_both_masks_with_names(fake, tmp_path):
 @pytest.mark.parametrize("error", [ConnectionError, OSError, AssertionError])
 def test_a_failure_while_logging_is_one_sentence_and_the_training_goes_on(fake, tmp_path, capsys, error):
     wandb = fake(broken_from=3, error=error)
-    history = train(tiny_net(), Squares(), Squares(4, "val"), tiny_recipe(wandb=True), tmp_path)
+    history = train(tiny_net(), *SETS, tiny_recipe(wandb=True), tmp_path)
     assert [row["step"] for row in history.rows] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in wandb.logged] == [1, 2]
     printed = [line for line in capsys.readouterr().out.splitlines() if "wandb" in line]
@@ -116,20 +119,43 @@ def test_a_failure_while_logging_is_one_sentence_and_the_training_goes_on(fake, 
     ]
 
 
-def test_without_any_working_mode_a_run_goes_on_untracked(fake, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: True)
-    wandb = fake(broken_modes=("online", "offline"))
+@pytest.mark.parametrize(
+    ("mode", "asked", "wanted"),
+    [("", False, False), ("", True, True), ("offline", False, True), ("disabled", True, False), ("online", True, True)],
+)
+def test_the_environment_wins(monkeypatch, mode, asked, wanted):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert Wandb.wanted(asked) is wanted
+
+
+BROKEN = {
+    "online": "wandb: online does not work here (ConnectionError: no way); logging offline.",
+    "offline": "wandb: offline does not work here (ConnectionError: no way); log.csv has it all.",
+}
+
+
+@pytest.mark.parametrize(
+    ("logged_in", "broken", "tried"),
+    [
+        (False, (), ["offline"]),
+        (True, (), ["online"]),
+        (True, ("online",), ["online", "offline"]),
+        (True, ("online", "offline"), ["online", "offline"]),
+    ],
+)
+def test_it_is_offline_unless_logged_in_and_survives_what_does_not_work(
+    fake, tmp_path, capsys, monkeypatch, logged_in, broken, tried
+):
+    if logged_in:
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    wandb = fake(broken_modes=broken)
     log = Wandb(tmp_path, {})
-    log.write({"step": 1, "loss": 0.5})
-    log.images(1, [(IMAGE, TARGET, TARGET)], ("table", "piece"))
+    log.write({"step": 3, "loss": 0.5})
+    log.images(3, [(IMAGE, TARGET, TARGET)], ("table", "piece"))
     log.close()
-    assert [mode for mode, _ in wandb.started] == ["online", "offline"]
-    assert wandb.logged == []
-    assert capsys.readouterr().out.splitlines() == [
-        "wandb: online does not work here (ConnectionError: no way); logging offline.",
-        "wandb: offline does not work here (ConnectionError: no way); log.csv has it all.",
-    ]
+    assert [mode for mode, _ in wandb.started] == tried
+    assert [step for step, _ in wandb.logged] == ([] if "offline" in broken else [3, 3])
+    assert capsys.readouterr().out.splitlines() == [BROKEN[mode] for mode in broken]
 
 
 @pytest.mark.parametrize("asked", [None, "online"])
@@ -142,17 +168,6 @@ def test_a_server_that_cannot_be_reached_is_not_waited_for(fake, tmp_path, capsy
     Wandb(tmp_path, {}).close()
     assert [mode for mode, _ in wandb.started] == ["offline"]
     assert "http://127.0.0.1:9 cannot be reached; logging offline" in capsys.readouterr().out
-
-
-def test_pictures_are_sent_at_evaluations_only(fake, tmp_path):
-    """The loop sends the predictions after each evaluation, below the row of its step."""
-    wandb = fake()
-    recipe = tiny_recipe(steps=6, eval_every=3, wandb=True)
-    train(tiny_net(), Squares(), Squares(4, "val"), recipe, tmp_path)
-    names = [(step, set(values)) for step, values in wandb.logged]
-    assert [step for step, found in names if found == {"predictions"}] == [3, 6]
-    assert [step for step, found in names if "val_loss" in found] == [3, 6]
-    assert [step for step, found in names if "loss" in found] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_user_can_interrupt_it(fake, tmp_path):
@@ -175,3 +190,36 @@ def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_pat
     assert written.count(".wandb") == 1
     assert written.count(".jpg") == 2
     assert written.count(".png") == 4  # two masks each
+
+
+# --- the bar ---------------------------------------------------------------------------------------------------------
+
+
+def make_fifty_steps() -> None:
+    with Progress("net", 0, 50, batch_size=4) as progress:
+        for _ in range(50):
+            progress.update(loss=0.5)
+
+
+LAST_LINE = r"net: 100%.*50/50 steps.*loss 0.5, .* images/s"
+
+
+def test_progress_in_a_notebook_is_one_output(monkeypatch):
+    shown, updates = [], []
+    handle = SimpleNamespace(update=lambda data, raw: updates.append(data["text/plain"]))
+    ipython = SimpleNamespace(
+        get_ipython=lambda: SimpleNamespace(kernel=object()),
+        display=SimpleNamespace(display=lambda data, raw, display_id: shown.append(data) or handle),
+    )
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    make_fifty_steps()
+    assert len(shown) == 1
+    assert re.search(LAST_LINE, updates[-1])
+
+
+def test_progress_without_a_terminal_is_one_line(capsys):
+    make_fifty_steps()
+    said = capsys.readouterr()
+    assert re.fullmatch(LAST_LINE + r"\S*\n", said.out)
+    assert said.err == ""

@@ -1,6 +1,7 @@
 """A tiny data set in memory and a tiny network with dropout and batch norm, for the tests of training."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from labhelpers.data.augment import Augmentation
@@ -71,3 +72,35 @@ def tiny_recipe(**changes) -> Recipe:
         "precision": "no",
     }
     return Recipe(**(numbers | changes))
+
+
+SETS = Squares(), Squares(4, "val")
+
+
+def own_ce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, target, ignore_index=255)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(a: nn.Module | dict, b: nn.Module | dict, **tolerance) -> None:
+    """Equal weights, to the last bit if no tolerance is given."""
+    a, b = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
+    assert a.keys() == b.keys()
+    torch.testing.assert_close(a, b, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+class Stop(Exception):
+    """What ends a run early in a test."""
+
+
+def stop_at(step: int, error: type[BaseException] = Stop):
+    """A callback that raises after this step."""
+
+    def callback(event) -> None:
+        if event.step == step:
+            raise error
+
+    return callback

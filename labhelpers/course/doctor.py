@@ -185,8 +185,7 @@ def provide(name: str, profile: config.Profile) -> None:
     elif name == "course":
         data.open_course_data(profile)
     else:
-        size = {"jigsaw_size": profile.unet.jigsaw_size} if name == "jigsaw" else {}
-        data.open_splits(name, profile, **size)
+        data.open_splits(name, profile, jigsaw_size=profile.unet.jigsaw_size)
 
 
 def _megabytes(folder: Path) -> float:

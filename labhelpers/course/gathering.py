@@ -45,7 +45,10 @@ def gather(notebooks: Sequence[Path]) -> StudentModule:
     Raises:
         OSError, ValueError: a file cannot be read, or is no notebook.
     """
-    imports, bodies, problems, exercises = {}, [], [], []
+    imports: set[str] = set()
+    bodies: list[str] = []
+    problems: list[str] = []
+    exercises: list[str] = []
     owner: dict[str, tuple[Path, str]] = {}  # a name of the module -> the notebook and the text that define it
     for path in notebooks:
         notebook = _read(path)
@@ -55,10 +58,10 @@ def gather(notebooks: Sequence[Path]) -> StudentModule:
         exercises += notebook.exercises
         used, unknown = _closure(notebook)
         problems += [f"{path.name}: {name} is used in an exercise, but no cell defines it: add it" for name in unknown]
-        texts = []
+        texts: list[str] = []
         for _, statement, text in sorted((notebook.helpers[name] for name in used), key=lambda helper: helper[0]):
             if isinstance(statement, ast.Import | ast.ImportFrom):
-                imports[text] = None
+                imports.add(text)
             elif text not in texts:
                 texts.append(text)
         texts += notebook.sources.values()

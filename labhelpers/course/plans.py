@@ -18,7 +18,7 @@ from labhelpers.config import Profile
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.evaluation.costs import costs
-from labhelpers.evaluation.results import COURSE_MODELS
+from labhelpers.evaluation.results import course_model
 from labhelpers.prompting import load_mini_sam
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import Recipe, Run, load_finished, train_or_load
@@ -226,7 +226,7 @@ class Experiment:
         options = self.plan.options(self.profile) | changes
         options["pretrained"] = pretrained and options.get("pretrained", False)
         torch.manual_seed(0)
-        model = models.build(self.plan.name, 1 if self.plan.prompted else self.data.train.num_classes, **options)
+        model: Any = models.build(self.plan.name, 1 if self.plan.prompted else self.data.train.num_classes, **options)
         if pretrained and self.plan.prompted and self.profile.mini_sam.encoder == "shipped":
             model.image_encoder.load_state_dict(load_mini_sam().image_encoder.state_dict())
             model.image_encoder.requires_grad_(False)
@@ -280,7 +280,7 @@ class Experiment:
         The row is the one that the notebook writes. In the profile `tiny` nothing is stored.
         """
         measured = evaluation.evaluate(model, self.data.test, batch_size=8)
-        expected = next((model.mean_iou for model in COURSE_MODELS if model.name == self.plan.title), "")
+        expected = course_model(self.plan.title)
         table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{measured.protocol.key}.json")
         table.add(
             self.plan.title,
@@ -288,22 +288,25 @@ class Experiment:
             seed=self.recipe.seed,
             minutes=run.minutes,
             **costs(model, SIZE, warmup=1, runs=5),
-            expected=f"{expected} (VOC)" if expected else "",
+            expected=f"{expected.mean_iou} (VOC)" if expected and expected.mean_iou else "",
         )
         return table
 
-    def predictor(self, model: nn.Module) -> prompting.MiniSamPredictor:
+    def predictor(self, model: Any) -> prompting.MiniSamPredictor:
         """The network as lab 06 asks it: one look at the whole image, reduced to the size of a training crop."""
-        return prompting.MiniSamPredictor(model, "Mini-SAM", zoom=False, overview=self.recipe.augmentation.crop)
+        return prompting.MiniSamPredictor(
+            model, "Mini-SAM", zoom=False, overview=self.profile.mini_sam.augmentation.crop
+        )
 
-    def prompt_scores(self, model: nn.Module) -> prompting.PromptScores:
+    def prompt_scores(self, model: Any) -> prompting.PromptScores:
         """Scores a network that answers prompts on the objects that lab 06 judges.
 
         These are all objects of some validation images, spread over the set, that are not too small.
         """
         settings = self.profile.mini_sam
+        images: Any = self.data.test
         of_image: dict[int, list[prompting.ObjectRef]] = {}
-        for item in prompting.objects(self.data.test.dataset, min_side=settings.min_side):
+        for item in prompting.objects(images.dataset, min_side=settings.min_side):
             of_image.setdefault(item.index, []).append(item)
         step = -(-len(of_image) // settings.judged_images)
         judged = [item for items in list(of_image.values())[::step] for item in items]

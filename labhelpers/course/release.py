@@ -1,4 +1,4 @@
-"""Student versions, made from the notebooks: ``python -m labhelpers.course.release notebooks --out build/release``.
+"""Student versions, made from the notebooks: `python -m labhelpers.course.release notebooks --out build/release`.
 
 nbgrader's own preprocessors take out the answers, the hidden tests and the outputs; nothing is written by hand, so the
 two versions cannot drift apart.

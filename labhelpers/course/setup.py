@@ -29,10 +29,10 @@ def on_colab() -> bool:
 
 
 def begin(lab: str) -> config.Profile:
-    """Prints profile, device, precision and the time to expect for ``lab`` ("01" to "07"), and returns the profile.
+    """Prints profile, device, precision and the time to expect for `lab` ("01" to "07"), and returns the profile.
 
     Raises:
-        ValueError: for an unknown ``LAB_PROFILE`` or a lab without a time estimate.
+        ValueError: for an unknown `LAB_PROFILE` or a lab without a time estimate.
     """
     import torch
 
@@ -41,7 +41,7 @@ def begin(lab: str) -> config.Profile:
     profile = config.profile()
     if lab not in profile.minutes:
         raise ValueError(f"unknown lab {lab!r}; known: {', '.join(profile.minutes)}")
-    if not torch.cuda.is_available() and os.cpu_count() <= 2 and "OMP_NUM_THREADS" not in os.environ:
+    if not torch.cuda.is_available() and (os.cpu_count() or 1) <= 2 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # two virtual cores share one real one: small networks are slower on two threads
     if torch.cuda.is_available():
         device = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -13,36 +13,27 @@ from pathlib import Path
 
 from labhelpers import config, course
 from labhelpers.course.gathering import gather
-from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
+from labhelpers.course.plans import PLANS, Experiment, find_all
 from labhelpers.course.report import unwritten
+from labhelpers.course.report.findings import listed
 from labhelpers.course.run import DEMO, notebooks_folder
 from labhelpers.files import write_atomic
 
-LABS = tuple(f"{number:02d}" for number in range(1, 8))
+LABS = ("01", "02", "03", "04", "05", "06", "07")
 REQUIRED = ("fcn8s", "deeplabv3plus", "mini_sam")
 """Networks whose weights and logs must be handed in; the logs of the others come along if they are there."""
 
 STUDENT = "lab05_student.py"
-SCRIPTS = {  # file -> what it trains, its lab, what it trains without an argument, the names of the plans
-    "train_fcn.py": (
-        "FCN-32s, FCN-16s and FCN-8s",
-        "02",
-        "all three; name one to train only that",
-        "fcn32s fcn16s fcn8s",
-    ),
-    "train_deeplab.py": (
-        "DeepLabV3 and DeepLabV3+",
-        "03",
-        "both; name one to train only that",
-        "deeplabv3 deeplabv3plus",
-    ),
-    "train_minisam.py": ("Mini-SAM", "06", "on the data of the default profile", "mini_sam"),
+SCRIPTS = {
+    "train_fcn.py": ("fcn32s", "fcn16s", "fcn8s"),
+    "train_deeplab.py": ("deeplabv3", "deeplabv3plus"),
+    "train_minisam.py": ("mini_sam",),
 }
 SCRIPT = '''\
-"""Trains {what} as in lab {lab}, or finds what was trained.
+"""Trains {titles} as in lab {lab}, or finds what was trained.
 
-    {first}{default}
-    {command} --profile lab    with the recipe for a GPU
+    python {file:34}{default}
+    python {profile:34}with the recipe for a GPU
 
 Needs labhelpers, the library of the course, which holds the training loop and the recipe.
 """
@@ -63,6 +54,13 @@ class Contents:
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     missing: list[str] = field(default_factory=list)
 
+    def add(self, path: Path, remedy: str) -> None:
+        """Takes a file in, or notes that it is missing."""
+        if path.is_file():
+            self.files[path.name] = path.read_bytes()
+        else:
+            self.missing.append(f"{path.name}: not in {path.parent}; {remedy}")
+
     def __str__(self) -> str:
         lines = [f"ok  {name:44} {len(data) / 1e3:10,.1f} kB" for name, data in self.files.items()]
         return "\n".join([*lines, *(f"!!  {problem}" for problem in self.missing)])
@@ -81,17 +79,21 @@ def collect(notebooks: Path | None, report: Path, profile: config.Profile) -> Co
     """
     contents = Contents()
     _add_notebooks(contents, notebooks_folder(notebooks))
-    contents.files |= {name: _script(name).encode() for name in SCRIPTS}
+    contents.files |= {file: _script(file, names).encode() for file, names in SCRIPTS.items()}
     _add_runs(contents, profile)
     _add_report(contents, report)
     return contents
 
 
-def _script(file: str) -> str:
-    what, lab, default, names = SCRIPTS[file]
-    command, listed = f"python {file}", json.dumps(names.split())
-    left = len(f"{command} --profile lab    ")
-    return SCRIPT.format(what=what, lab=lab, command=command, first=f"{command:{left}}", default=default, names=listed)
+def _script(file: str, names: tuple[str, ...]) -> str:
+    return SCRIPT.format(
+        file=file,
+        profile=f"{file} --profile lab",
+        titles=listed([PLANS[name].title for name in names]),
+        lab=PLANS[names[0]].lab,
+        default="all of them; name one to train only that" if len(names) > 1 else "on the data of the default profile",
+        names=names,
+    )
 
 
 def script(description: str, names: Sequence[str], arguments: list[str] | None = None) -> int:
@@ -105,7 +107,7 @@ def script(description: str, names: Sequence[str], arguments: list[str] | None =
         parser.error(f"unknown model {unknown[0]!r}; known: {', '.join(names)}")
     if options.profile:
         os.environ["LAB_PROFILE"] = options.profile
-    profile = course.begin(find_plan(names[0]).lab)
+    profile = course.begin(PLANS[names[0]].lab)
     for name in options.names or names:
         Experiment.open(name, profile).train()
     return 0
@@ -128,9 +130,9 @@ def write_zip(contents: Contents, folder: Path, lastname: str, firstname: str) -
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    path = folder / f"{name}.zip"
-    write_atomic(path, buffer.getvalue())
-    return path
+    written = folder / f"{name}.zip"
+    write_atomic(written, buffer.getvalue())
+    return written
 
 
 def ascii_name(name: str) -> str:
@@ -139,7 +141,9 @@ def ascii_name(name: str) -> str:
     Raises:
         ValueError: nothing is left of it.
     """
-    plain = name.lower().translate(str.maketrans({"đ": "d", "ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe"}))
+    plain = name.lower()
+    for letter, latin in {"đ": "d", "ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe"}.items():
+        plain = plain.replace(letter, latin)
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if not plain:
@@ -156,11 +160,7 @@ def _add_notebooks(contents: Contents, folder: Path) -> None:
             contents.missing.append(f"notebook {lab}_*.ipynb: not in {folder}; put it there, or give --notebooks")
         if len(paths) > 1:
             contents.missing.append(f"notebook {lab}: {', '.join(p.name for p in paths)}: keep the one to hand in")
-    demo = folder / DEMO
-    if demo.is_file():
-        contents.files[DEMO] = demo.read_bytes()
-    else:
-        contents.missing.append(f"{DEMO}: not in {folder}; git checkout it again")
+    contents.add(folder / DEMO, "git checkout it again")
     student = gather(found)
     contents.files[STUDENT] = student.source.encode()
     contents.missing += student.problems
@@ -185,11 +185,8 @@ def _add_runs(contents: Contents, profile: config.Profile) -> None:
 
 def _add_report(contents: Contents, folder: Path) -> None:
     words, pdf = folder / "report.md", folder / "report.pdf"
-    for name in ("report.pdf", "report.html"):
-        if (folder / name).is_file():
-            contents.files[name] = (folder / name).read_bytes()
-        else:
-            contents.missing.append(f"{name}: not in {folder}; run labhelpers report")
+    for path in (pdf, folder / "report.html"):
+        contents.add(path, "run labhelpers report")
     if not pdf.is_file():
         return
     gaps = unwritten(words)

@@ -13,12 +13,11 @@ from math import ceil, cos, floor, radians, sin
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from labhelpers.data.base import IGNORE_INDEX
 
 # From bytes to the numbers a network sees: ImageNet normalisation and colour jitter, as one matrix per sample.
-
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -287,10 +286,11 @@ class View:
         scale, source, placed = self._scale()
         corners = (self._turn(corners, -self.angle) - placed) / scale + source
         margin = ceil(2 / min(1.0, *scale))  # so that neither interpolation nor antialias sees the region's edge
-        return tuple(
+        x, y = (
             slice(max(0, floor(low) - margin), min(length, ceil(high) + margin))
             for low, high, length in zip(corners.min(0), corners.max(0), self.image_size[::-1], strict=True)
         )
+        return x, y
 
     @cached_property
     def _grid(self) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """What every data set has in common: how files become tensors, and how labels become colours."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,6 @@ from torch.utils.data import Dataset
 
 IGNORE_INDEX = 255
 """The label of void pixels: object rims, crowds, and what augmentation pulls in from outside the picture."""
-
-Transforms = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def voc_palette() -> np.ndarray:
@@ -73,7 +72,6 @@ class SegmentationDataset(Dataset):
         ids: Sequence[str],
         images: Sequence[Path],
         labels: Sequence[Path],
-        transforms: Transforms | None = None,
     ):
         self.name = name
         self.split = split
@@ -82,7 +80,6 @@ class SegmentationDataset(Dataset):
         self.ids = list(ids)
         self._images = list(images)
         self._labels = list(labels)
-        self._transforms = transforms
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,8 +98,6 @@ class SegmentationDataset(Dataset):
                 f"{self._images[index]} is {_size(image)} but its label map {self._labels[index]} is "
                 f"{_size(target)} (width x height). Put the original pair back, or draw the label map again."
             )
-        if self._transforms is not None:
-            image, target = self._transforms(image, target)
         return image, target
 
     def load_image(self, index: int) -> torch.Tensor:
@@ -131,10 +126,6 @@ class SegmentationDataset(Dataset):
         raise FileNotFoundError(
             f"{self.name} has no instance masks: only VOC-layout folders with SegmentationObject do."
         )
-
-    def decode_target(self, target: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Colour a label map (H, W): see `labhelpers.data.decode_target`."""
-        return decode_target(target)
 
     def fingerprint(self) -> str:
         """Return a short hash of what the set holds: its name, classes, ids, and the sizes of its files.
@@ -178,6 +169,16 @@ def read_labels(path: Path) -> np.ndarray:
     image = open_image(path)
     refuse_label_format(path, image)
     return np.array(image)
+
+
+def png(labels: np.ndarray, palette: bool = True) -> bytes:
+    """Encode uint8 labels (H, W) without loss: with the VOC colours as palette, or as grey values."""
+    image = Image.fromarray(labels)
+    if palette:
+        image.putpalette(_PALETTE.tobytes())
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def refuse_label_format(path: Path, image: Image.Image) -> None:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from labhelpers.data.base import voc_palette
+from labhelpers.data.base import png
 from labhelpers.files import connection_problems, file_hash
 
 
@@ -116,7 +116,8 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
     fresh.mkdir(parents=True)
     with tarfile.open(path) as tar:
         unpack(tar, fresh)
-    _write_manifest(fresh, key)
+    files = {p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
+    _manifest(fresh, key).write_text(json.dumps(files))
     _move_in(fresh, target, key)
     if not was_there:
         path.unlink()
@@ -132,8 +133,8 @@ def _unpack_voc(tar: tarfile.TarFile, folder: Path) -> None:
 
     def keep(name: str) -> None:
         if name not in members:
-            raise RuntimeError(f"{tar.name} does not hold VOC2012/{name}, so it is not the VOC 2012 release.")
-        _save(folder, name, tar.extractfile(members[name]).read())
+            raise _other_release(tar, f"does not hold VOC2012/{name}, so it is not the VOC 2012 release.")
+        _save(folder, name, _read(tar, members[name]))
 
     for split in _LISTS:
         keep(f"ImageSets/Segmentation/{split}.txt")
@@ -152,18 +153,18 @@ def _unpack_sbd(tar: tarfile.TarFile, folder: Path, train: set[str], val: set[st
             continue
         where = path.parts[-3:-1]
         if path.parts[-2:] in (("dataset", "train.txt"), ("dataset", "val.txt")):
-            listed.update(tar.extractfile(member).read().decode().split())
+            listed.update(_read(tar, member).decode().split())
         elif path.stem in train or path.stem in val:
             continue
         elif where == ("dataset", "img"):
-            _save(folder, f"JPEGImages/{path.stem}.jpg", tar.extractfile(member).read())
+            _save(folder, f"JPEGImages/{path.stem}.jpg", _read(tar, member))
         elif where == ("dataset", "cls"):
-            _save(folder, f"SegmentationClassAug/{path.stem}.png", _to_png(tar.extractfile(member).read()))
+            _save(folder, f"SegmentationClassAug/{path.stem}.png", _to_png(_read(tar, member)))
     added = listed - train - val
-    places = ("JPEGImages/{}.jpg", "SegmentationClassAug/{}.png")
     for item in sorted(added):
-        if not all((folder / place.format(item)).is_file() for place in places):
-            raise RuntimeError(f"{tar.name} lists {item} without its picture or label map: it is not SBD's release.")
+        places = (f"JPEGImages/{item}.jpg", f"SegmentationClassAug/{item}.png")
+        if not all((folder / place).is_file() for place in places):
+            raise _other_release(tar, f"lists {item} without its picture or label map: it is not SBD's release.")
     names = "".join(f"{item}\n" for item in sorted(train | added))
     _save(folder, "ImageSets/Segmentation/trainaug.txt", names.encode())
 
@@ -172,12 +173,16 @@ def _to_png(mat: bytes) -> bytes:
     """Turn SBD's MATLAB file of one label map into a palette PNG like VOC's."""
     from scipy.io import loadmat
 
-    labels = loadmat(BytesIO(mat))["GTcls"][0]["Segmentation"][0].astype(np.uint8)
-    image = Image.fromarray(labels)
-    image.putpalette(voc_palette().tobytes())
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png(loadmat(BytesIO(mat))["GTcls"][0]["Segmentation"][0].astype(np.uint8))
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file is not None else b""
+
+
+def _other_release(tar: tarfile.TarFile, what: str) -> RuntimeError:
+    return RuntimeError(f"{os.fsdecode(tar.name or '')} {what}")
 
 
 def _read_list(folder: Path, split: str) -> list[str]:
@@ -197,36 +202,24 @@ def _manifest(folder: Path, key: str) -> Path:
     return folder / f"{key}-manifest.json"
 
 
-def _write_manifest(folder: Path, key: str) -> None:
-    files = {
-        path.relative_to(folder).as_posix(): [path.stat().st_size, zlib.crc32(path.read_bytes())]
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    _manifest(folder, key).write_text(json.dumps(files))
+def _size_and_checksum(path: Path) -> list[int]:
+    return [path.stat().st_size, zlib.crc32(path.read_bytes())]
 
 
 def _intact(folder: Path, key: str) -> bool:
     """Whether every file of the manifest is there and unchanged; a sentence says which is not."""
-    path = _manifest(folder, key)
-    if not path.is_file():
+    manifest = _manifest(folder, key)
+    if not manifest.is_file():
         return False
-    damaged = _first_damaged(folder, path)
-    if damaged is not None:
-        print(f"{damaged} is missing or damaged, so {ARCHIVES[key].name} is fetched again.")
-    return damaged is None
-
-
-def _first_damaged(folder: Path, manifest: Path) -> Path | None:
     try:
-        files = json.loads(manifest.read_text())
+        files = json.loads(manifest.read_text()).items()
+        damaged = (n for n, facts in files if not (folder / n).is_file() or _size_and_checksum(folder / n) != facts)
+        first = next(damaged, None)
     except ValueError:
-        return manifest
-    for name, (size, checksum) in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or zlib.crc32(path.read_bytes()) != checksum:
-            return path
-    return None
+        first = manifest.name
+    if first is not None:
+        print(f"{folder / first} is missing or damaged, so {ARCHIVES[key].name} is fetched again.")
+    return first is None
 
 
 def _move_in(fresh: Path, target: Path, key: str) -> None:
@@ -242,14 +235,13 @@ def _move_in(fresh: Path, target: Path, key: str) -> None:
     shutil.rmtree(fresh)
 
 
-def _bar(items: Iterable, what: str) -> Iterable:
+def _bar(items: Iterable | None, desc: str, unit: str = " files", **options: Any) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc=what, unit=" files")
+    return tqdm(items, desc=desc, unit=unit, **options)
 
 
 # Fetch one file from several addresses: resumed where it broke off, checked, moved in place at once.
-
 
 READ_SECONDS = 20.0  # silence after which a connection counts as broken
 RATE_WINDOW_SECONDS = 30.0  # over each such window ...
@@ -316,7 +308,8 @@ def download(
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    _refuse_full_disk(part, size)
+    if size is not None:
+        _refuse_full_disk(part, size)
     reasons = connection_problems(urls)
     for url in urls:
         if url in reasons:
@@ -343,9 +336,7 @@ def find_damage(path: Path, hashes: dict[str, str], size: int | None) -> str | N
     return None
 
 
-def _refuse_full_disk(part: Path, size: int | None) -> None:
-    if size is None:
-        return
+def _refuse_full_disk(part: Path, size: int) -> None:
     free, needed = shutil.disk_usage(part.parent).free, size - _size(part)
     if free < needed:
         raise OSError(
@@ -356,16 +347,13 @@ def _refuse_full_disk(part: Path, size: int | None) -> None:
 
 def _fetch_checked(url: str, part: Path, hashes: dict[str, str], size: int | None) -> None:
     """Complete `part` and check it; a wrong hash may be the old part's fault, so start over once."""
-    resumed = _size(part) > 0
-    _fetch(url, part, size)
-    problem = find_damage(part, hashes, size)
-    if problem is not None and resumed:
-        part.unlink()
+    for _ in range(1 + (_size(part) > 0)):
         _fetch(url, part, size)
         problem = find_damage(part, hashes, size)
-    if problem is not None:
+        if problem is None:
+            return
         part.unlink()
-        raise _AddressFailed(f"delivered another file ({problem})")
+    raise _AddressFailed(f"delivered another file ({problem})")
 
 
 def _fetch(url: str, part: Path, size: int | None) -> None:
@@ -398,7 +386,8 @@ def _continue(url: str, part: Path, size: int | None) -> None:
         total = done + int(length) if length else size
         if size is not None and total != size:
             raise _AddressFailed(f"offers {total:,} bytes, expected {size:,}")
-        with part.open("ab" if resumes else "wb") as file, _progress(part, done, total) as bar:
+        bar = _bar(None, part.stem, "B", initial=done, total=total, unit_scale=True, unit_divisor=1000)
+        with part.open("ab" if resumes else "wb") as file, bar:
             for chunk in _chunks(response):
                 done += len(chunk)
                 if total is not None and done > total:
@@ -448,9 +437,3 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _progress(part: Path, done: int, total: int | None):
-    from tqdm.auto import tqdm
-
-    return tqdm(desc=part.stem, initial=done, total=total, unit="B", unit_scale=True, unit_divisor=1000)

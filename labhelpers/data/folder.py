@@ -5,29 +5,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from labhelpers.data.base import (
-    IGNORE_INDEX,
-    SegmentationDataset,
-    Transforms,
-    read_labels,
-    refuse_label_format,
-)
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, read_labels, refuse_label_format
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "signsymbol",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
+    "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
 """CamVid (Brostow et al., PRL 2009) in the 11 classes of SegNet (Badrinarayanan et al., TPAMI 2017)."""
 
 
@@ -45,7 +29,6 @@ class FolderSegmentation(SegmentationDataset):
             maps are read once, and the number of classes is the largest label found (255 apart) plus one, at
             least two.
         split: what to call this part of the data.
-        transforms: maps `(image, target)` to `(image, target)` after reading.
         name: the data set's name; None takes the name of the folder that holds `images`.
 
     Raises:
@@ -62,7 +45,6 @@ class FolderSegmentation(SegmentationDataset):
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
         split: str = "all",
-        transforms: Transforms | None = None,
         name: str | None = None,
     ):
         images, labels = Path(images), Path(labels)
@@ -78,15 +60,9 @@ class FolderSegmentation(SegmentationDataset):
             class_names = [f"class {k}" for k in range(count)]
         elif num_classes not in (None, len(class_names)):
             raise ValueError(f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one.")
-        super().__init__(
-            name or images.resolve().parent.name,
-            split,
-            class_names,
-            ids,
-            [image for image, _ in pairs],
-            [label for _, label in pairs],
-            transforms,
-        )
+        name = name or images.resolve().parent.name
+        image_paths, label_paths = zip(*pairs, strict=True)
+        super().__init__(name, split, class_names, ids, image_paths, label_paths)
 
     @classmethod
     def from_root(
@@ -95,7 +71,6 @@ class FolderSegmentation(SegmentationDataset):
         split: str,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-        transforms: Transforms | None = None,
         name: str | None = None,
     ) -> "FolderSegmentation":
         """Open `root`/images/`split` and `root`/labels/`split`.
@@ -118,15 +93,8 @@ class FolderSegmentation(SegmentationDataset):
         if class_names is None and num_classes is None and labels.is_dir():
             folders = [folder for folder in labels.iterdir() if folder.is_dir()]
             num_classes = _count_classes(path for folder in folders for path in _files_by_stem(folder).values())
-        return cls(
-            images / split,
-            labels / split,
-            class_names,
-            num_classes,
-            split,
-            transforms,
-            name or root.resolve().name,
-        )
+        name = name or root.resolve().name
+        return cls(images / split, labels / split, class_names, num_classes, split, name)
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from labhelpers.data.scenes.composition import draw_scene
-from labhelpers.data.scenes.files import claim, jpeg, png, write
-from labhelpers.data.scenes.shapes import Part, blend, paint, window
-from labhelpers.data.scenes.textures import Colour, Look, finish, grain, shadow, smooth_noise
+from labhelpers.data.base import png
+from labhelpers.data.scenes import claim, draw_scene, jpeg, write
+from labhelpers.data.scenes.drawing import (
+    Colour,
+    Look,
+    Part,
+    Points,
+    blend,
+    finish,
+    grain,
+    paint,
+    shadow,
+    smooth_noise,
+    window,
+)
 
 JIGSAW_CLASSES = ("table", "piece")
 JIGSAW_SPLITS = ("train", "val", "test")
@@ -46,8 +57,6 @@ def make_jigsaw(root: str | Path, seed: int = 0, size: int = 512, counts: tuple[
     claim(root, settings, "jigsaw.json")
     for split, count in zip(JIGSAW_SPLITS, counts, strict=True):
         images, labels = root / "images" / split, root / "labels" / split
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
         for index in range(count):
             name = f"table_{index:03d}"
             if not ((images / f"{name}.jpg").is_file() and (labels / f"{name}.png").is_file()):
@@ -109,7 +118,7 @@ def _piece(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, prin
     u, v = _turned(px - x, py - y, cos, sin)
     distance = _piece_distance(u, v, side, sides)
     if face_down:
-        fibre = smooth_noise(rng, *distance.shape, 24, 24)[:, :, None]
+        fibre = smooth_noise(rng, len(distance), distance.shape[1], 24, 24)[:, :, None]
         colour = np.asarray(CARD, dtype=np.float32) * (np.float32(0.9) + np.float32(0.2) * fibre)
     else:
         zoom = np.float32(CROP / (2 * side))
@@ -154,8 +163,8 @@ def _clutter(
     x, y, tilt = rng.random(), rng.random(), 2 * rng.random() - 1
     tone = tuple(int(c) for c in prints[0][int(rng.integers(PRINT)), int(rng.integers(PRINT))])  # a colour of the print
 
-    def add(shape: str, points: list[tuple[float, float]], colour: Colour, radius: float = 0.0, *pattern) -> None:
-        look = Look(colour, *pattern, outline=2 * unit) if pattern else Look(colour, outline=2 * unit)
+    def add(shape: str, points: Points, colour: Colour, radius: float = 0.0, second: Colour | None = None) -> None:
+        look = Look(colour, second, "checks" if second else "solid", 13 * unit, 2 * unit)
         part = Part(shape, points, radius, look).placed(x * size, y * size, size, False, tilt, unit)
         drop = Part(shape, [(px + 4 * unit, py + 5 * unit) for px, py in part.points], part.radius, shadow)
         paint(picture, drop, opacity=0.4)
@@ -172,8 +181,7 @@ def _clutter(
             add("ellipse", [(dx, dy), (dx + 0.03, dy), (dx, dy + 0.03)], (196, 168, 96))
             add("ring", [(dx, dy), (dx + 0.022, dy), (dx, dy + 0.022)], (156, 128, 66), 0.002)
     elif kind == 2:  # card, as square and as colourful as a piece
-        add("polygon", [(-0.06, -0.06), (0.06, -0.06), (0.06, 0.06), (-0.06, 0.06)], tone, 0.006,
-            PAPER, "checks", 13 * unit)  # fmt: skip
+        add("polygon", [(-0.06, -0.06), (0.06, -0.06), (0.06, 0.06), (-0.06, 0.06)], tone, 0.006, PAPER)
     elif kind == 3:  # note with lines
         add("polygon", [(-0.1, -0.07), (0.1, -0.07), (0.1, 0.07), (-0.1, 0.07)], PAPER)
         for row in range(4):

@@ -6,7 +6,7 @@ A run that was interrupted continues with `start_step`, and the number of worker
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from labhelpers.data.augment import Augmentation, sample_rng
 from labhelpers.data.base import SegmentationDataset
-
-__all__ = ["CachedDataset", "SubsetDataset", "cache", "steps_per_epoch", "subset", "training_loader"]
 
 _MB = 2**20
 Item = tuple[torch.Tensor, torch.Tensor]
@@ -47,14 +45,17 @@ class SubsetDataset(SegmentationDataset):
 
 
 class CachedDataset(SubsetDataset):
-    """A data set whose first items lie decoded in memory, as many as fit; the others are read from disk as before.
+    """A data set read into memory now, up to `max_mb` MB; what does not fit is read from disk when asked for.
+
+    It is filled in the calling process, so that forked workers share it and do not copy it. 500x375 pixels take 0.7 MB.
+    The tensors are handed out as they are: do not change them in place.
 
     Attributes:
         cached_mb: size of what is held, MB (2**20 bytes).
         complete: whether that is the whole set.
     """
 
-    def __init__(self, dataset: SegmentationDataset, max_mb: float):
+    def __init__(self, dataset: SegmentationDataset, max_mb: float = 1024):
         super().__init__(dataset, range(len(dataset)))
         self._items: list[Item] = []
         used = 0
@@ -82,21 +83,7 @@ class CachedDataset(SubsetDataset):
         return self.dataset.fingerprint()
 
 
-def cache(dataset: SegmentationDataset, max_mb: float = 1024) -> CachedDataset:
-    """Read `dataset` into memory now, up to `max_mb` MB; what does not fit is read from disk when asked for.
-
-    It is filled in the calling process, so that forked workers share it and do not copy it. 500x375 pixels take 0.7 MB.
-    The tensors are handed out as they are: do not change them in place.
-
-    Raises:
-        ValueError: the data set has transforms of its own: a random one would be drawn once and then repeated.
-    """
-    if getattr(dataset, "_transforms", None) is not None:
-        raise ValueError(
-            f"{dataset.name} was opened with transforms, which the cache would freeze: open it without and give an "
-            "Augmentation to training_loader."
-        )
-    return CachedDataset(dataset, max_mb)
+cache = CachedDataset
 
 
 def subset(dataset: SegmentationDataset, n: int, seed: int = 0) -> SubsetDataset:
@@ -111,7 +98,7 @@ def subset(dataset: SegmentationDataset, n: int, seed: int = 0) -> SubsetDataset
     return SubsetDataset(dataset, sorted(order[:n].tolist()))
 
 
-def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+def steps_per_epoch(dataset: Sized, batch_size: int) -> int:
     """Batches in one pass: the last, partial batch is dropped, but a set smaller than a batch still makes one batch."""
     return max(1, len(dataset) // batch_size)
 
@@ -188,7 +175,8 @@ class _Stream:
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch), spawn_key=(0,)))
         if self.probabilities is None:
             return [(epoch, index, 0) for index in rng.permutation(self.n).tolist()]
-        order, seen = [], Counter()
+        order: list[tuple[int, int, int]] = []
+        seen: Counter[int] = Counter()
         for index in rng.choice(self.n, size=self.n, p=self.probabilities).tolist():
             order.append((epoch, index, seen[index]))  # an image drawn twice is not augmented alike twice
             seen[index] += 1
@@ -207,7 +195,8 @@ class _Augmented(Dataset):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         epoch, index, repeat = key
         image, target = self.dataset[index]
-        view = self.augmentation.sample(*target.shape, sample_rng(self.seed, epoch, index, repeat))
+        height, width = target.shape
+        view = self.augmentation.sample(height, width, sample_rng(self.seed, epoch, index, repeat))
         return view.image(image), view.target(target), torch.from_numpy(view.colour)
 
 

@@ -1,6 +1,7 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -9,9 +10,9 @@ from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.download import DownloadError, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
-from labhelpers.data.jigsaw import JIGSAW_CLASSES, make_jigsaw
+from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
-from labhelpers.data.scenes.make import make_scenes
+from labhelpers.data.scenes import make_scenes
 from labhelpers.data.voc import VOCSegmentation
 
 SOURCES = ("course", "voc", "scenes", "jigsaw")
@@ -70,26 +71,37 @@ def open_splits(
         FileNotFoundError: a folder in neither layout.
         DownloadError: `"voc"` cannot be fetched.
     """
-    two_parts = {"course": lambda: _course(profile), "voc": _voc, "scenes": lambda: _scenes(profile)}
-    if source in two_parts:
-        (what, train, test), val = two_parts[source](), None
+    parts: Sequence[SegmentationDataset]
+    if source in ("course", "voc", "scenes"):
+        what, *parts = {"course": lambda: _course(profile), "voc": _voc, "scenes": lambda: _scenes(profile)}[source]()
     elif source == "jigsaw":
-        what, train, val, test = _jigsaw(jigsaw_size, jigsaw_counts)
+        what = f"jigsaw pictures of {jigsaw_size} px"
+        folder = config.data_root() / "jigsaw" / f"{jigsaw_size}px-{'-'.join(map(str, jigsaw_counts))}"
+        root = make_jigsaw(folder, size=jigsaw_size, counts=jigsaw_counts)
+        parts = [FolderSegmentation.from_root(root, split, JIGSAW_CLASSES, name="jigsaw") for split in JIGSAW_SPLITS]
+    elif (root := Path(source).expanduser()).is_dir():
+        parts = _folder(root)
+        what = parts[0].name
     else:
-        what, train, val, test = _folder(source)
-    if val is None:
-        train, val = _hold_out(train)
-    print(
-        f"Data: {what}: {_count(train)} to train on, {_count(val)} to select models on and {_count(test)} to report on."
-    )
-    return Splits(train, val, test)
+        raise ValueError(f"unknown source {str(source)!r}: neither a folder nor one of {', '.join(SOURCES)}")
+    train, *val, test = parts
+    if not val:
+        train, *val = _hold_out(train)
+    splits = Splits(train, val[0], test)
+    learn, select, report = map(_count, splits)
+    print(f"Data: {what}: {learn} to train on, {select} to select models on and {report} to report on.")
+    return splits
 
 
-def _course(profile: config.Profile) -> tuple[str, SegmentationDataset, SegmentationDataset]:
+Opened = tuple[str, SegmentationDataset, SegmentationDataset]
+"""What it is, and the parts to train and to report on."""
+
+
+def _course(profile: config.Profile) -> Opened:
     own = os.environ.get("LAB_VOC_ROOT")
     if own:
-        train, val = VOCSegmentation(own, "train"), VOCSegmentation(own, "val")
-        return f"{train.name} from LAB_VOC_ROOT", train, val
+        name, train, val = _voc_layout(own)
+        return f"{name} from LAB_VOC_ROOT", train, val
     if profile.data == "voc":
         try:
             return _voc()
@@ -99,38 +111,25 @@ def _course(profile: config.Profile) -> tuple[str, SegmentationDataset, Segmenta
     return _scenes(profile)
 
 
-def _voc() -> tuple[str, SegmentationDataset, SegmentationDataset]:
-    root = fetch_voc(config.data_root())
-    return "PASCAL VOC 2012", VOCSegmentation(root, "train"), VOCSegmentation(root, "val")
+def _voc_layout(root: str | Path, name: str | None = None) -> Opened:
+    train, val = (VOCSegmentation(root, split, name=name) for split in ("train", "val"))
+    return train.name, train, val
 
 
-def _scenes(profile: config.Profile) -> tuple[str, SegmentationDataset, SegmentationDataset]:
-    train, val = profile.scenes
-    folder = config.data_root() / "scenes" / f"{profile.scene_size}px-{train}-{val}"
-    root = make_scenes(folder, (train, val), size=profile.scene_size)
-    sets = [VOCSegmentation(root, split, name="scenes") for split in ("train", "val")]
-    return f"synthetic scenes of {profile.scene_size} px", *sets
+def _voc() -> Opened:
+    return "PASCAL VOC 2012", *_voc_layout(fetch_voc(config.data_root()))[1:]
 
 
-def _jigsaw(
-    size: int, counts: tuple[int, int, int]
-) -> tuple[str, SegmentationDataset, SegmentationDataset, SegmentationDataset]:
-    folder = config.data_root() / "jigsaw" / f"{size}px-{'-'.join(map(str, counts))}"
-    root = make_jigsaw(folder, size=size, counts=counts)
-    sets = [FolderSegmentation.from_root(root, s, JIGSAW_CLASSES, name="jigsaw") for s in ("train", "val", "test")]
-    return f"jigsaw pictures of {size} px", *sets
+def _scenes(profile: config.Profile) -> Opened:
+    folder = config.data_root() / "scenes" / f"{profile.scene_size}px-{'-'.join(map(str, profile.scenes))}"
+    root = make_scenes(folder, profile.scenes, size=profile.scene_size)
+    return f"synthetic scenes of {profile.scene_size} px", *_voc_layout(root, "scenes")[1:]
 
 
-def _folder(
-    source: str | Path,
-) -> tuple[str, SegmentationDataset, SegmentationDataset | None, SegmentationDataset]:
-    """What it is, and its parts: those to train on, to select models on (None where there are none), to report on."""
-    root = Path(source).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"unknown source {str(source)!r}: neither a folder nor one of {', '.join(SOURCES)}")
+def _folder(root: Path) -> Sequence[SegmentationDataset]:
+    """Its parts: to train on, to select models on (where it has such images), to report on."""
     if any((root / place / "ImageSets" / "Segmentation").is_dir() for place in ("", "VOC2012", "VOCdevkit/VOC2012")):
-        train, val = VOCSegmentation(root, "train"), VOCSegmentation(root, "val")
-        return train.name, train, None, val
+        return _voc_layout(root)[1:]
     if not (root / "images" / "train").is_dir():
         raise FileNotFoundError(
             f"{root} has neither images/train (beside labels/train) nor ImageSets/Segmentation (VOC layout). Give the "
@@ -145,8 +144,7 @@ def _folder(
             f"{root} has nothing to test on: put images into images/val or images/test, and their label maps into "
             "labels/val or labels/test."
         )
-    *val, test = [FolderSegmentation.from_root(root, split, train.class_names) for split in found]
-    return train.name, train, val[0] if val else None, test
+    return train, *(FolderSegmentation.from_root(root, split, train.class_names) for split in found)
 
 
 def _class_names(root: Path) -> list[str] | None:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.files import write_atomic
 
-__all__ = ["WEIGHT_METHODS", "ClassStatistics", "class_statistics", "class_weights", "rare_class_sample_weights"]
+WEIGHT_METHODS = ("inverse", "inverse_sqrt", "median_frequency", "effective_number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,8 @@ def class_statistics(dataset: SegmentationDataset) -> ClassStatistics:
         counts = np.array(json.loads(path.read_text())["counts"], dtype=np.int64)
     else:
         counts = np.stack([_count(dataset, index) for index in range(len(dataset))])
-        _save(path, dataset, counts)
+        head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
+        write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
     return ClassStatistics(tuple(dataset.class_names), counts[:, :-1], counts[:, -1])
 
 
@@ -68,11 +68,6 @@ def _count(dataset: SegmentationDataset, index: int) -> np.ndarray:
     """Pixels of each class, then of void: int64 (K + 1,)."""
     counts = np.bincount(dataset.load_target(index).numpy().ravel(), minlength=256)
     return np.append(counts[: dataset.num_classes], counts[dataset.ignore_index])
-
-
-def _save(path: Path, dataset: SegmentationDataset, counts: np.ndarray) -> None:
-    head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
-    write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
 
 
 def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: float = 0.999) -> np.ndarray:
@@ -117,9 +112,6 @@ def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: fl
     result = np.zeros(len(stats.pixels), dtype=np.float32)
     result[present] = weights / weights.mean()
     return result
-
-
-WEIGHT_METHODS = ("inverse", "inverse_sqrt", "median_frequency", "effective_number")
 
 
 def rare_class_sample_weights(dataset: SegmentationDataset) -> np.ndarray:

@@ -15,32 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labhelpers.data.base import SegmentationDataset, Transforms, read_labels
+from labhelpers.data.base import SegmentationDataset, read_labels
 from labhelpers.data.loader import SubsetDataset
 
 VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 
 COMPARISON_IDS = {
     "VOC2012": ("2007_000033", "2007_000042", "2007_000061", "2007_000123", "2007_000129"),
@@ -55,7 +36,6 @@ class VOCSegmentation(SegmentationDataset):
     Args:
         root: VOCdevkit, VOC2012, the folder that holds VOCdevkit, or any folder with the layout above.
         split: train, val, trainval, or any other list in ImageSets/Segmentation.
-        transforms: maps `(image, target)` to `(image, target)` after reading; None leaves them as they are.
         name: the data set's name; None takes the name of the folder ("VOC2012").
 
     Raises:
@@ -63,11 +43,11 @@ class VOCSegmentation(SegmentationDataset):
         ValueError: the split's list is empty.
     """
 
-    def __init__(self, root: str | Path, split: str, transforms: Transforms | None = None, name: str | None = None):
+    def __init__(self, root: str | Path, split: str, name: str | None = None):
         self.root = _find_layout(Path(root))
         ids = _read_split(self.root, split)
         images = [self.root / "JPEGImages" / f"{item}.jpg" for item in ids]
-        super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids), transforms)
+        super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids))
         _refuse_missing(images, f"{self.root / 'ImageSets/Segmentation'}/{split}.txt")
 
     def _find_labels(self, ids: list[str]) -> list[Path]:

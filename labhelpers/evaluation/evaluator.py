@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from labhelpers.data.augment import to_input
+from labhelpers.data.base import SegmentationDataset
 from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 from labhelpers.evaluation.confusion import Scores, confusion_matrix, scores, to_labels
 
 # The conditions of a score, without which it cannot be compared with another.
-
 
 COMPARABLE = ("dataset", "split", "images", "num_classes", "labels", "size", "void", "averaging", "prompts")
 """Two scores that differ in one of these fields answer different questions and never share a table."""
@@ -103,15 +104,15 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    dataset,
+    dataset: SegmentationDataset,
     *,
     batch_size: int = 1,
     device: torch.device | str | None = None,
     precision: str = "no",
     bands: Sequence[int] = (5,),
     per_image: bool = True,
-    loss=None,
-    accelerator=None,
+    loss: Any = None,
+    accelerator: Any = None,
 ) -> Evaluation:
     """Score a model on every image of a set at its own resolution.
 
@@ -120,7 +121,6 @@ def evaluate(
 
     Args:
         model: maps float (B, 3, H, W) to logits (B, K, H, W); it runs in eval mode and leaves in the mode it came in.
-        dataset: a `SegmentationDataset`.
         device: where to run, and where the model is moved to; by default where the model is.
         precision: "no" (float32), "bf16" or "fp16" autocast.
         bands: widths in pixels of the boundary bands to score; () for none, and no Boundary IoU either.
@@ -162,10 +162,8 @@ def evaluate(
                 total = loss.total(targets)
                 loss_parts += torch.stack([loss.parts(logits, targets, torch.ones_like(total)), total]).cpu()
     if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
-        kept, facts, near_edges = (
-            accelerator.reduce(part.to(device), "sum").cpu() for part in (kept, facts, near_edges)
-        )
-        loss_parts = accelerator.reduce(loss_parts.to(device), "sum").cpu()
+        parts = (kept, facts, near_edges, loss_parts)
+        kept, facts, near_edges, loss_parts = (accelerator.reduce(part.to(device), "sum").cpu() for part in parts)
 
     total = kept.sum(0, dtype=torch.int64).numpy()
     band_mean_iou, band_foreground_iou = band_scores(bands, total[1:])
@@ -235,21 +233,21 @@ def compute_logits(model: nn.Module, images: torch.Tensor, num_classes: int | No
 
 
 def _equal_sizes(
-    dataset, indices: Sequence[int], batch_size: int
+    dataset: SegmentationDataset, indices: Sequence[int], batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Yield (indices, images (B, 3, H, W), targets (B, H, W)): each image once, only equal sizes together."""
-    waiting: dict[tuple[int, ...], list] = {}
+    waiting: dict[torch.Size, list] = {}
     count = 0
     for index in indices:
         image, target = dataset[index]
-        group = waiting.setdefault(tuple(image.shape), [])
+        group = waiting.setdefault(image.shape, [])
         group.append((index, image, target))
         count += 1
         if count >= _MAX_WAITING:  # sets of many sizes: do not hold them all in memory
             group = max(waiting.values(), key=len)
         if len(group) >= batch_size or count >= _MAX_WAITING:
             count -= len(group)
-            yield _stack(waiting.pop(tuple(group[0][1].shape)))
+            yield _stack(waiting.pop(group[0][1].shape))
     for group in waiting.values():
         yield _stack(group)
 
@@ -259,7 +257,7 @@ def _stack(group: list) -> tuple[list[int], torch.Tensor, torch.Tensor]:
     return list(indices), torch.stack(images), torch.stack(targets)
 
 
-def _protocol(dataset, facts: np.ndarray, device: torch.device, precision: str) -> Protocol:
+def _protocol(dataset: SegmentationDataset, facts: np.ndarray, device: torch.device, precision: str) -> Protocol:
     sizes = sorted({(int(width), int(height)) for height, width in facts[:, -2:]})
     named = " to ".join(f"{width}x{height}" for width, height in sorted({sizes[0], sizes[-1]}))
     return Protocol(
@@ -276,7 +274,6 @@ def _protocol(dataset, facts: np.ndarray, device: torch.device, precision: str) 
 
 
 # Scores by object size: does a network see small things?
-
 
 BOUNDS = {"small": 32**2 / (640 * 480), "medium": 96**2 / (640 * 480), "large": float("inf")}
 """Largest share of the picture that an object of each size covers: COCO's 32x32 and 96x96 pixels in one of 640x480."""
@@ -322,7 +319,7 @@ def object_recall(prediction: torch.Tensor, target: torch.Tensor, instances: tor
     return torch.stack([area[objects] / target.numel(), right[objects] / area[objects]], 1).double().numpy()
 
 
-def scores_by_size(model: nn.Module, dataset, *, precision: str = "no") -> dict[str, SizeScore]:
+def scores_by_size(model: nn.Module, dataset: SegmentationDataset, *, precision: str = "no") -> dict[str, SizeScore]:
     """Score a model's objects by size, over a data set with instance masks.
 
     Sizes are COCO's (Lin et al., ECCV 2014), as shares of the picture, so that they mean the same at 128 pixels and at

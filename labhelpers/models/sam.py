@@ -120,11 +120,16 @@ class SAM(nn.Module):
         Returns:
             Logits (P, M, low_side, low_side) of the network's square, see `enlarge`, and predicted IoUs (P, M),
             which no function holds within 0..1.
+
+        Raises:
+            ValueError: points without labels, or labels without points.
         """
         given: dict[str, Any] = {"input_masks": mask_input, "multimask_output": multimask}
         if points is not None and point_labels is not None:
             given["input_points"] = self._to_seen(points, embedding)[None]
             given["input_labels"] = point_labels.to(self.device)[None]
+        elif points is not None or point_labels is not None:
+            raise ValueError("points and point_labels belong together: give both or none")
         if boxes is not None:
             given["input_boxes"] = self._boxes_to_seen(boxes, embedding)[None]
         features, kind = embedding.features, type(self.network).__name__
@@ -289,7 +294,7 @@ def load_sam_folder(folder: Path, device: str | torch.device = "cpu") -> SAM:
             raise ValueError(f"{folder} holds no SAM ({str(error).splitlines()[0]}): {remedy}") from error
         if found["missing_keys"] or found["mismatched_keys"]:
             lacking = sorted([*found["missing_keys"], *found["mismatched_keys"]], key=str)
-            raise ValueError(f"{folder / FILE} has not all weights of a {kind}, not {lacking[0]}: {remedy}")
+            raise ValueError(f"{folder / FILE} lacks weights of a {kind}, such as {lacking[0]}: {remedy}")
         processor = _processor(processor_class, folder, network)
     if kind == "sam_hq":
         repair_hq_decoder(network.mask_decoder)

@@ -6,13 +6,9 @@ dashes. matplotlib is imported when the first figure is made, not before.
 """
 
 from labhelpers.data.base import decode_target as colorize
-from labhelpers.plots.bars import bars, class_bars, class_distribution
-from labhelpers.plots.clicks import calibration_plot, click_curves, interval_curves
-from labhelpers.plots.curves import curves, lines, trimap_curve
-from labhelpers.plots.gap import training_gap
+from labhelpers.plots.bars import bars, class_bars, class_distribution, confusion_heatmap, heat_images
+from labhelpers.plots.curves import click_curves, curves, interval_curves, lines, training_gap, trimap_curve
 from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
-from labhelpers.plots.heat import confusion_heatmap, heat_images
-from labhelpers.plots.images import class_legend, overlay
 from labhelpers.plots.maps import (
     difference_legend,
     difference_map,
@@ -20,10 +16,11 @@ from labhelpers.plots.maps import (
     error_map,
     heat_legend,
     heat_map,
+    overlay,
 )
 from labhelpers.plots.output import save, show
-from labhelpers.plots.prompts import prompt_grid, prompt_overlay
-from labhelpers.plots.scatter import scatter
+from labhelpers.plots.prompts import prompt_grid
+from labhelpers.plots.scatter import calibration_plot, scatter
 
 __all__ = [
     "augmentation_grid",
@@ -32,7 +29,6 @@ __all__ = [
     "category_grid",
     "class_bars",
     "class_distribution",
-    "class_legend",
     "click_curves",
     "colorize",
     "confusion_heatmap",
@@ -49,7 +45,6 @@ __all__ = [
     "lines",
     "overlay",
     "prompt_grid",
-    "prompt_overlay",
     "save",
     "scatter",
     "show",

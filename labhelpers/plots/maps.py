@@ -1,17 +1,18 @@
-"""Maps beside pictures: where a prediction errs, where two differ, and any number per pixel.
+"""Arrays as pictures: labels over a photograph, where a prediction errs, where two differ, any number per pixel.
 
-Each function gives a picture for `image_grid`, and a function beside it the colours' names for its `legend`. Right
-pixels stay in the background, as a faded grey picture, so that errors stand out.
+Each function gives a picture for `image_grid`; where colours need names, a function beside it gives them for its
+`legend`. Right pixels stay in the background, as a faded grey picture, so that errors stand out.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from labhelpers.data.base import IGNORE_INDEX, decode_target
-from labhelpers.plots.images import Array, rgb
 from labhelpers.plots.style import to_array
 
+Array = np.ndarray | torch.Tensor
 Legend = Mapping[str, tuple[int, int, int]]
 
 # Far apart in lightness too, so that they differ for every reader and in print.
@@ -20,6 +21,41 @@ _HIT, _MISS, _FALSE_ALARM = (86, 180, 233), (213, 94, 0), (93, 58, 155)
 _ONLY_A, _ONLY_B, _BOTH_WRONG = (0, 114, 178), (230, 159, 0), (34, 34, 34)
 _HEAT_STEPS = 5
 _DARKEST = 0.85  # of the colour map; its end is black, which is the background of label maps
+
+
+def rgb(image: Array) -> np.ndarray:
+    """Check a picture and bring it into the order (H, W, 3)."""
+    array = to_array(image)
+    if array.ndim == 3 and array.dtype == np.uint8 and 3 in (array.shape[0], array.shape[2]):
+        return array if array.shape[2] == 3 else array.transpose(1, 2, 0)
+    raise ValueError(
+        f"a picture must be uint8 of shape (3, H, W) or (H, W, 3), got {array.dtype} of shape {array.shape}; "
+        "labhelpers.data.denormalize turns a normalised tensor back into one."
+    )
+
+
+def as_colours(item: Array) -> np.ndarray:
+    """A picture, or integer or boolean labels (H, W) in their colours: uint8 RGB (H, W, 3)."""
+    array = to_array(item)
+    return decode_target(array.astype(np.uint8) if array.dtype == bool else array) if array.ndim == 2 else rgb(array)
+
+
+def overlay(image: Array, target: Array, alpha: float = 0.6) -> np.ndarray:
+    """Paint label colours over a picture, background left as it is: uint8 RGB (H, W, 3).
+
+    Args:
+        image: uint8 (3, H, W) or (H, W, 3).
+        target: integer labels (H, W); void gets the rim colour.
+        alpha: opacity of the paint, 0 to 1.
+    """
+    labels = to_array(target)
+    return blend(rgb(image), decode_target(labels), labels != 0, alpha)
+
+
+def blend(picture: np.ndarray, paint: np.ndarray, where: np.ndarray, alpha: float) -> np.ndarray:
+    """A picture uint8 (H, W, 3) under paint, RGB of a shape that fits, `where` (H, W) is True."""
+    mixed = np.rint((1 - alpha) * picture + alpha * paint).astype(np.uint8)
+    return np.where(where[..., None], mixed, picture)
 
 
 def error_map(

@@ -1,22 +1,32 @@
-"""What a model gives against what it costs: dots whose area is a third quantity, with names beside them."""
+"""Dots: what a model gives against what it costs, and its predicted against its true IoUs."""
 
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labhelpers.plots.style import FAINT, INK, WIDTH, new_figure, series_style, styled, to_array
+from labhelpers.plots.style import (
+    FAINT,
+    INK,
+    SERIES_COLOURS,
+    WIDTH,
+    logarithmic_ticks,
+    new_figure,
+    series_style,
+    styled,
+    to_array,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
 
 _LARGEST = 1400  # points squared, the area of the largest dot
 _FONT = 9
 _GAPS = (3, 8, 14, 21, 30, 40)  # points between a dot and its name, nearest first; a thin line bridges the wider ones
+_BINS = 20  # bars of a histogram from 0 to 1
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # (across, up)
 
 
@@ -55,71 +65,56 @@ def scatter(
         ValueError: not one value of each kind per name, no dots at all, x or y not finite, a size not above zero, or an
             x not above zero on a logarithmic axis.
     """
-    x, y, sizes = (to_array(values).astype(float) for values in (x, y, sizes))
+    xs, ys, areas = (to_array(values).astype(float) for values in (x, y, sizes))
     groups = [""] * len(names) if groups is None else groups
-    errors = np.zeros(len(names)) if errors is None else np.nan_to_num(to_array(errors).astype(float))
-    columns = {"names": names, "x": x, "y": y, "sizes": sizes, "groups": groups, "errors": errors}
+    spread = np.zeros(len(names)) if errors is None else np.nan_to_num(to_array(errors).astype(float))
+    columns: dict[str, Any] = {"names": names, "x": xs, "y": ys, "sizes": areas, "groups": groups, "errors": spread}
     lengths = {key: len(values) for key, values in columns.items()}
     if len(set(lengths.values())) != 1 or len(names) == 0:
         raise ValueError(f"scatter needs as many values of each kind as names, at least one; got {lengths}.")
-    if not np.isfinite([x, y]).all():
+    if not np.isfinite([xs, ys]).all():
         raise ValueError("scatter got x or y that is NaN or infinite: leave out the dots that have no place.")
-    if log_x and not (x > 0).all():
-        raise ValueError(f"a logarithmic axis has no place for x = {x.min():g}: it must be above zero.")
-    if not (sizes > 0).all():
-        raise ValueError(f"scatter draws areas: sizes must be above zero, got {sizes.min():g}.")
+    if log_x and not (xs > 0).all():
+        raise ValueError(f"a logarithmic axis has no place for x = {xs.min():g}: it must be above zero.")
+    if not (areas > 0).all():
+        raise ValueError(f"scatter draws areas: sizes must be above zero, got {areas.min():g}.")
 
     figure = new_figure(4.6 + (0.3 if title else 0), width=WIDTH)
     axes = figure.subplots()
-    areas = _LARGEST * sizes / sizes.max()
-    kinds = list(dict.fromkeys(groups))
-    points = np.column_stack([x, y])
-    path = points[sorted(front or [], key=lambda index: x[index])]
+    largest, areas = areas.max(), _LARGEST * areas / areas.max()
+    points = np.column_stack([xs, ys])
+    path = points[sorted(front or [], key=lambda index: xs[index])]
     if front:
         axes.plot(*path.T, color=FAINT, linestyle=":", linewidth=1.5, label="Pareto front", zorder=1)
-    if errors.any():
-        axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=3, zorder=2)
-    for index, kind in enumerate(kinds):
-        chosen = np.array([group == kind for group in groups])
-        style = series_style(index)
-        axes.scatter(*points[chosen].T, areas[chosen], color=style["color"], alpha=0.3, linewidths=0, zorder=3)
-        axes.scatter(
-            *points[chosen].T, 28, color=style["color"], marker=style["marker"], label=kind, linewidths=0, zorder=4
-        )
+    if spread.any():
+        axes.errorbar(xs, ys, yerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=3, zorder=2)
+    for index, group in enumerate(dict.fromkeys(groups)):
+        chosen = np.array([each == group for each in groups])
+        look = {"color": series_style(index)["color"], "linewidths": 0}
+        axes.scatter(xs[chosen], ys[chosen], areas[chosen], alpha=0.3, zorder=3, **look)
+        axes.scatter(xs[chosen], ys[chosen], 28, marker=series_style(index)["marker"], label=group, zorder=4, **look)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
     if log_x:
-        _logarithmic(axes)
+        axes.set_xscale("log")
+        logarithmic_ticks(axes.xaxis)
     axes.margins(0.14, 0.16)
-    _legends(axes, size_label, sizes)
-    _place_names(figure, axes, points, names, np.sqrt(areas) / 2, path, errors)
+    _legends(axes, size_label, largest)
+    _place_names(figure, axes, points, names, np.sqrt(areas) / 2, path, spread)
     figure.set_label(
         f"{title or ylabel + ' against ' + xlabel}: "
-        + ", ".join(f"{name} {b:.3g} at {a:.3g}" for name, a, b in zip(names, x, y, strict=True))
+        + ", ".join(f"{name} {b:.3g} at {a:.3g}" for name, a, b in zip(names, xs, ys, strict=True))
     )
     return figure
 
 
-def _logarithmic(axes: "Axes") -> None:
-    """A logarithmic x axis with plain numbers at 1, 2 and 5 of each power of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _legends(axes: "Axes", size_label: str, sizes: np.ndarray) -> None:
+def _legends(axes: "Axes", size_label: str, largest: float) -> None:
     """Right of the axes: what the colours are, and below it what the areas are."""
     if axes.get_legend_handles_labels()[1]:
-        upper = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-        axes.add_artist(upper)
-    examples = _round_examples(sizes.max())
-    dots = [
-        axes.scatter([], [], _LARGEST * size / sizes.max(), color=FAINT, alpha=0.4, linewidths=0) for size in examples
-    ]
+        axes.add_artist(axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False))
+    examples = _round_examples(largest)
+    look: dict[str, Any] = {"color": FAINT, "alpha": 0.4, "linewidths": 0}
     axes.legend(
-        dots,
+        [axes.scatter([], [], _LARGEST * size / largest, **look) for size in examples],
         [f"{size:,g}" for size in examples],
         title=size_label,
         title_fontsize=_FONT,
@@ -160,21 +155,23 @@ def _place_names(
     scale = figure.dpi / 72
     radii = radii * scale
     centres = axes.transData.transform(points)
-    lines = [[(x, y - error), (x, y + error)] for (x, y), error in zip(points, errors, strict=True) if error > 0]
-    lines += zip(path, path[1:], strict=False)
+    lines = [np.array([(x, y - e), (x, y + e)]) for (x, y), e in zip(points, errors, strict=True) if e > 0]
+    lines += map(np.array, zip(path, path[1:], strict=False))
     obstacles = np.concatenate([_squares(centres, radii), *(_along(axes.transData.transform(ends)) for ends in lines)])
     frame = np.array([axes.get_window_extent().extents])
     taken = np.empty((0, 4))
+    gaps, ways = map(np.array, zip(*product(_GAPS, _DIRECTIONS), strict=True))
+    shorter = np.where(ways.all(1), math.sqrt(0.5), 1)  # as far from the dot on a diagonal
     distance = np.linalg.norm(centres[:, None] - centres, axis=-1)
     for index in np.argsort(distance.sum(1), kind="stable"):
-        width, height = _text_size(axes, names[index], renderer)
-        ways = list(product(_GAPS, _DIRECTIONS))
-        places = np.array(
-            [_place(centres[index], radii[index] + gap * scale, width, height, *way) for gap, way in ways]
-        )
-        outside = width * height - _covered(places, frame)
+        probe = axes.text(0, 0, names[index], fontsize=_FONT)
+        size = np.array(probe.get_window_extent(renderer).size)
+        probe.remove()
+        reach = (radii[index] + gaps * scale) * shorter
+        corners = centres[index] + ways * reach[:, None] + (ways - 1) / 2 * size
+        places = np.concatenate([corners, corners + size], axis=1)
+        outside = size.prod() - _covered(places, frame)
         best = int(np.argmin(10 * outside + 10 * _covered(places, taken) + _covered(places, obstacles)))
-        gap, (across, up) = ways[best]
         line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
         text = axes.annotate(
             names[index],
@@ -184,28 +181,12 @@ def _place_names(
             fontsize=_FONT,
             ha="left",
             va="bottom",
-            arrowprops={**line, "relpos": ((1 - across) / 2, (1 - up) / 2)} if gap > _GAPS[1] else None,
+            arrowprops={**line, "relpos": tuple((1 - ways[best]) / 2)} if gaps[best] > _GAPS[1] else None,
             zorder=5,
         )
         apart = places[best] + [-4, -4, 4, 4]  # so that each name is seen with its own dot
         taken = np.concatenate([taken, [apart]])
         text.set_in_layout(False)  # the axes must keep the size for which the names were placed
-
-
-def _text_size(axes: "Axes", name: str, renderer: "RendererAgg") -> tuple[float, float]:
-    """Width and height in pixels of a name."""
-    text = axes.text(0, 0, name, fontsize=_FONT)
-    box = text.get_window_extent(renderer)
-    text.remove()
-    return box.width, box.height
-
-
-def _place(centre: np.ndarray, reach: float, width: float, height: float, across: int, up: int) -> np.ndarray:
-    """The box (x0, y0, x1, y1) of a text in this direction from a dot."""
-    if across and up:
-        reach *= math.sqrt(0.5)
-    corner = centre + np.array([across, up]) * reach + np.array([across - 1, up - 1]) / 2 * [width, height]
-    return np.concatenate([corner, corner + [width, height]])
 
 
 def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -222,4 +203,40 @@ def _squares(centres: np.ndarray, halves: np.ndarray | float) -> np.ndarray:
 
 def _along(ends: np.ndarray) -> np.ndarray:
     """Squares of 6 pixels along a line: what a name should leave free."""
-    return _squares(np.linspace(*ends, 30), 3)
+    return _squares(np.linspace(ends[0], ends[1], 30), 3)
+
+
+@styled
+def calibration_plot(calibration: Any, title: str | None = None) -> "Figure":
+    """Draw true against predicted IoU: every answer faint, the means of the bins on top, the diagonal; counts below.
+
+    Below the diagonal a network is too sure of itself.
+
+    Args:
+        calibration: an object with `.predicted` and `.true` (N,), `.bin_predicted` and `.bin_true` (bins,), and the
+            numbers `.pearson`, `.spearman` and `.error`, such as a `Calibration`.
+        title: written above.
+    """
+    predicted, true = to_array(calibration.predicted), to_array(calibration.true)
+    figure = new_figure(6.2, width=5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    colour, other = SERIES_COLOURS[:2]
+    upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="as good as predicted")
+    upper.scatter(predicted, true, s=9, color=colour, alpha=min(1.0, max(0.08, 40 / len(true))), linewidths=0)
+    count = len(calibration.bin_predicted)
+    label = f"mean of {count} bins of equal count"
+    upper.plot(calibration.bin_predicted, calibration.bin_true, color=other, marker="o", markersize=6, label=label)
+    upper.set(ylabel="true IoU", title=title or "", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    # The numbers and the legend stand outside: an answer may lie anywhere inside.
+    numbers = f"Pearson {calibration.pearson:.2f}, Spearman {calibration.spearman:.2f}, ECE {calibration.error:.3f}"
+    upper.set_title(numbers, loc="right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    edges = np.linspace(0, 1, _BINS + 1)
+    lower.hist(predicted, edges, color=colour, alpha=0.35)
+    lower.hist(true, edges, histtype="step", color=other, linewidth=1.5)
+    lower.set(xlabel="predicted IoU (outline: true IoU)", ylabel="answers")
+    figure.set_label(
+        f"{title or 'Calibration'}: true against predicted IoU of {len(true)} answers, "
+        f"Pearson {calibration.pearson:.2f}, expected calibration error {calibration.error:.3f}"
+    )
+    return figure

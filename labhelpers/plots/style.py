@@ -1,8 +1,8 @@
-"""What all figures share: fonts, colours, the order of line styles, and the stamp of the tiny profile."""
+"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp of the tiny profile."""
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import torch
 from labhelpers.config import profile
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 10.0
@@ -18,7 +20,7 @@ WIDTH = 10.0
 INK, FAINT, GRID = "#222222", "#767676", "#E3E3E3"
 
 # Colours are spelled out, so that a student's own plt.style.use (a dark one, say) cannot leave white text on white.
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.facecolor": "white",
@@ -82,11 +84,42 @@ def styled(make: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
     return wrapper
 
 
-def new_figure(height: float, *, width: float = WIDTH, layout: str | None = "constrained") -> "Figure":
+def new_figure(
+    height: float, *, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
+) -> "Figure":
     """Make a figure of so many inches without pyplot, which would keep it alive until someone closes it."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout)
+
+
+def legend_below(figure: "Figure", handles: Sequence["Artist"], columns: int, **options: Any) -> None:
+    """Put a legend into the middle of a figure's lower edge; `options` are those of `figure.legend`."""
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=figure.transFigure,  # else it moves with the tight picture's edge, onto the stamp
+        ncols=columns,
+        frameon=False,
+        **options,
+    )
+
+
+def integer_ticks(axis: "Axis", **options: Any) -> None:
+    """Ticks at whole numbers only; `options` are those of `MaxNLocator`."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, **options))
+
+
+def logarithmic_ticks(axis: "Axis") -> None:
+    """Plain numbers at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def stamp(figure: "Figure") -> None:
@@ -94,15 +127,7 @@ def stamp(figure: "Figure") -> None:
     if profile().name != "tiny" or any(text.get_text() == STAMP for text in figure.texts):
         return
     # Below the lower edge, where it covers nothing: pictures are encoded with bbox_inches="tight", which takes it in.
-    figure.text(
-        1,
-        -0.06 / figure.get_figheight(),
-        STAMP,
-        ha="right",
-        va="top",
-        fontsize=9,
-        color="#B03A2E",
-    )
+    figure.text(1, -0.06 / figure.get_figheight(), STAMP, ha="right", va="top", fontsize=9, color="#B03A2E")
 
 
 def to_array(values: Any) -> np.ndarray:

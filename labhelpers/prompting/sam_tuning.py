@@ -10,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,11 +122,11 @@ def tune_sam_decoder(
 
     last = checkpoints.latest(folder, parts=("model",))
     loaded = last is not None and last.step >= recipe.steps
-    if loaded:
-        checkpoints.load_model(tuned.model.decoder, last.parts["model"], folder)
-    else:
+    if last is None or not loaded:
         _tune(tuned.model, train_set, recipe, name, folder, cache or config.checkpoints_root() / "sam_embeddings")
         last = checkpoints.read(folder, recipe.steps, parts=())
+    else:
+        checkpoints.load_model(tuned.model.decoder, last.parts["model"], folder)
     losses, minutes = last.info["losses"], last.info["seconds"] / 60
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.info["saved_at"]))
     tenth = max(1, len(losses) // 10)
@@ -229,7 +230,7 @@ class EmbeddingCache:
     def __init__(self, model: SAM, folder: Path):
         self.model, self.folder = model, folder
         folder.mkdir(parents=True, exist_ok=True)
-        encoder = model.network.vision_encoder
+        encoder: Any = model.network.vision_encoder
         described = f"{type(encoder).__name__} {encoder.dtype} {model.side} {weights_hash(encoder)}"
         self._encoder = hashlib.sha256(described.encode()).hexdigest()[:16]
 

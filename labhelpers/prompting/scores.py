@@ -43,23 +43,23 @@ def _click(point: np.ndarray) -> dict[str, Any]:
     return {"points": point[None], "labels": np.ones(1, dtype=np.int64)}
 
 
-def _jittered_click(mask: np.ndarray, rng: np.random.Generator, jitter: float) -> dict[str, Any]:
+def _jittered_click(mask: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     click = next_click(np.zeros_like(mask), mask, rng=rng)
     assert click is not None  # since an object has pixels
     return _click(click[0])
 
 
-def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> dict[str, Any]:
+def _points(mask: np.ndarray, rng: np.random.Generator, n: int) -> dict[str, Any]:
     points, labels = sample_points(mask, n, rng)
     return {"points": points, "labels": labels}
 
 
-PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], dict[str, Any]]] = {
-    "box": lambda mask, rng, jitter: {"box": box_from_mask(mask)},
-    "jittered_box": lambda mask, rng, jitter: {"box": box_from_mask(mask, jitter, rng)},
-    "centre_click": lambda mask, rng, jitter: _click(centre_click(mask)),
+PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator], dict[str, Any]]] = {
+    "box": lambda mask, rng: {"box": box_from_mask(mask)},
+    "jittered_box": lambda mask, rng: {"box": box_from_mask(mask, JITTER, rng)},
+    "centre_click": lambda mask, rng: _click(centre_click(mask)),
     "jittered_click": _jittered_click,
-    "random_click": lambda mask, rng, jitter: _click(random_click(mask, rng)),
+    "random_click": lambda mask, rng: _click(random_click(mask, rng)),
     **{f"{n}_points": partial(_points, n=n) for n in range(3, 11)},
 }
 """How each kind of prompt is drawn from a mask, bool (H, W), as keyword arguments of `Predictor.predict`.
@@ -123,7 +123,6 @@ def evaluate_prompts(
     predictor: Predictor,
     judged: SegmentationDataset | Sequence[ObjectRef],
     prompts: Sequence[str] = ("box", "centre_click", "random_click"),
-    jitter: float = JITTER,
     seed: int = 0,
 ) -> PromptScores:
     """Ask for every object of a set with one prompt of each kind, and compare the answers with the true masks.
@@ -133,7 +132,6 @@ def evaluate_prompts(
     Args:
         judged: a data set with instance masks (its objects of at least 32x32 pixels are taken), or a list of objects.
         prompts: names in `PROMPTS`.
-        jitter: of "jittered_box", see `box_from_mask`.
 
     Raises:
         ValueError: an unknown kind of prompt, no objects, or an answer that is no mask of the image's size.
@@ -148,11 +146,11 @@ def evaluate_prompts(
         for position in positions:
             item = judged[position]
             for kind in prompts:
-                prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]), jitter)
+                prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]))
                 mask, predicted[kind][position] = predictor.predict(**prompt)
                 ious[kind][position] = mask_iou(mask, item.mask, item.ignore)
     drawn = f"prompts drawn from the truth (seed {seed}"
-    drawn += f", box edges moved by {jitter:g} of its sides)" if "jittered_box" in prompts else ")"
+    drawn += f", box edges moved by {JITTER:g} of its sides)" if "jittered_box" in prompts else ")"
     sizes = np.array([item.size for item in judged])
     return PromptScores(predictor.name, protocol(judged, drawn), ious, predicted, clusters(judged), sizes)
 

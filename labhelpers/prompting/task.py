@@ -20,7 +20,7 @@ from labhelpers.evaluation import Evaluation, inference
 from labhelpers.evaluation.confusion import confusion_matrix, scores, to_labels
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.prompting.objects import objects
-from labhelpers.prompting.predictor import MiniSamPredictor
+from labhelpers.prompting.predictor import OVERVIEW, MiniSamPredictor
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 from labhelpers.prompting.scores import PromptScores, evaluate_prompts, evaluate_semantic
 from labhelpers.training import Task, TrainingState
@@ -191,8 +191,7 @@ def _check_run(run: TrainingState) -> None:
 
 def _predictor(run: TrainingState) -> MiniSamPredictor:
     """Sees the whole image as large as a crop is in training."""
-    side = run.recipe.augmentation.crop
-    return MiniSamPredictor(run.model, zoom=False, **({"overview": side} if side else {}))
+    return MiniSamPredictor(run.model, zoom=False, overview=run.recipe.augmentation.crop or OVERVIEW)
 
 
 @dataclass

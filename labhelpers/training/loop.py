@@ -105,7 +105,7 @@ def forward_backward(run: "TrainingState", images: Tensor, targets: Tensor, colo
     images, targets, colour = (t.to(run.device, non_blocking=True) for t in (images, targets, colour))
     total = run.accelerator.reduce(run.task.total(run, targets), "sum")
     rng = np.random.default_rng(np.random.SeedSequence((run.recipe.seed, run.step), spawn_key=(1,)))
-    loss_sum = 0.0
+    loss_sum = torch.zeros((), device=run.device)
     size = run.micro_batch
     for x, y, c in zip(images.split(size), targets.split(size), colour.split(size), strict=True):
         loss = run.task.step(run, run.layout(to_input(x, c)), y, total, rng)
@@ -126,7 +126,8 @@ class TrainingState:
         run_dir: Path,
         task: Task = CLASS_LABELS,
     ):
-        self.model, self.train_set, self.val_set = model, train_set, val_set
+        self.model: Any = model  # a task asks it for more than a module has
+        self.train_set, self.val_set = train_set, val_set
         self.recipe, self.task, self.run_dir = recipe, task, run_dir
         # Once: what a loss function keeps in a list may change while it trains.
         self.identity = {**recipe.identity(), **task.identity()}
@@ -135,7 +136,8 @@ class TrainingState:
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if recipe.batch_size % processes:
             raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of the {processes} processes")
-        if recipe.freeze_encoder_steps and not hasattr(model, "encoder"):
+        self.encoder: Any = getattr(model, "encoder", None)
+        if recipe.freeze_encoder_steps and self.encoder is None:
             raise ValueError(f"freeze_encoder_steps needs model.encoder, and {type(model).__name__} has none")
 
         model.to(self.device)
@@ -166,7 +168,7 @@ class TrainingState:
         devices = [self.device] if self.device.type == "cuda" else []
         self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
         self._start = time.monotonic() - self.seconds
-        self._logs: list[CsvLog | Wandb] = []
+        self._logs: list[Any] = []  # of the main process: the CSV, and W&B if it is wanted
         self.accelerator.wait_for_everyone()  # all have read the checkpoint
         if self.accelerator.is_main_process:
             self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -181,7 +183,7 @@ class TrainingState:
         for log in self._logs:
             log.close()
         if self.recipe.freeze_encoder_steps:
-            self.model.encoder.requires_grad_(True)
+            self.encoder.requires_grad_(True)
         self.optimizer.zero_grad()
         self._unwrap()
         self._stack.close()
@@ -221,9 +223,9 @@ class TrainingState:
         frozen = self.step < self.recipe.freeze_encoder_steps
         self.model.train()
         if frozen:
-            self.model.encoder.eval()
+            self.encoder.eval()
         if self.recipe.freeze_encoder_steps:
-            self.model.encoder.requires_grad_(not frozen)
+            self.encoder.requires_grad_(not frozen)
         self.task.prepare(self)
         if self.accelerator.num_processes > 1 and frozen != self._wrapped_frozen:  # which gradients are exchanged
             self._unwrap()
@@ -303,9 +305,8 @@ class TrainingState:
 
     def show(self, event: Event) -> None:
         """Sends the predictions of an evaluation to Weights & Biases, if the run is tracked there."""
-        for log in self._logs:
-            if isinstance(log, Wandb) and event.evaluation is not None:
-                log.images(event.step, event.predictions(), self.val_set.class_names)
+        for log in self._logs[1:] if event.evaluation is not None else ():
+            log.images(event.step, event.predictions(), self.val_set.class_names)
 
     def save(self) -> None:
         """Writes a checkpoint; the log's rows up to here reach the disk before it."""
@@ -316,7 +317,7 @@ class TrainingState:
         info = {
             "best_step": self.best_step,
             "best_score": self.best_score,
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.schedule.state,
             "scaler": None if scaler is None else scaler.state_dict(),
             "micro_batch": self.micro_batch,
             "seconds": time.monotonic() - self._start,
@@ -337,7 +338,7 @@ class TrainingState:
             raise ValueError(f"{self.run_dir} holds a run of another recipe ({differing}); use another folder for this")
         checkpoints.load_model(self.model, saved.parts["model"], self.run_dir)
         checkpoints.load_optimizer(self.optimizer.optimizer, saved.parts["optimizer"])
-        self.schedule.load_state_dict(info["schedule"])
+        self.schedule.state = info["schedule"]
         if info["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(info["scaler"])
         self.micro_batch = info["micro_batch"]

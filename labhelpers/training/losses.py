@@ -1,9 +1,9 @@
 """Losses for dense prediction: (binary) cross-entropy, focal, exponential-weighted, Dice, weighted sums, one's own.
 
-Every loss maps ``logits`` (B, K, H, W) and ``target`` (B, H, W) to one number; the terms of a sum share a log-softmax.
+Every loss maps `logits` (B, K, H, W) and `target` (B, H, W) to one number; the terms of a sum share a log-softmax.
 Each term is a sum over pixels divided by a total over the same pixels (their number, or their class weights); the
 total may come from outside, so that the micro-batches of one step, and the processes of several GPUs, add up to the
-loss of the whole batch: see :class:`Loss`.
+loss of the whole batch: see `Loss`.
 """
 
 import math
@@ -14,15 +14,132 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
 from labhelpers.data.base import IGNORE_INDEX
 
-# Soft Dice loss in one pass over the log-probabilities, with its gradient written out.
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits (B, K, H, W), target (B, H, W) -> a scalar
+_Weights = Sequence[float] | Tensor | None
 
 
-class Dice:
+class Term:
+    """A part of a loss, here a mean over valid pixels: of log-probabilities, what each pixel costs."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX):
+        self.ignore_index = ignore_index
+
+    def total(self, target: Tensor) -> Tensor:
+        """What the sum is divided by; adds up over parts of a batch."""
+        return (target != self.ignore_index).sum()
+
+    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
+        """log_p (B, K, N) float, target (B, N) int64 -> scalar, 0 where everything is void."""
+        total = total.to(log_p.dtype)
+        return self.pixels(log_p, target).sum() / torch.where(total > 0, total, 1)
+
+    def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
+        """The loss of each pixel, 0 where it is void: (B, N)."""
+        raise NotImplementedError
+
+    def nll(self, log_p: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Cross-entropy of each pixel, 0 where it is void: (B, N)."""
+        return F.nll_loss(log_p, target, weight, ignore_index=self.ignore_index, reduction="none")
+
+
+def _index_and_valid(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The target with void as class 0, and where it is valid, bool."""
+    valid = target != ignore_index
+    return torch.where(valid, target, 0), valid
+
+
+class CrossEntropy(Term):
+    """Sum over valid pixels of w_t (-log p_t), over the sum of w_t; w = 1 without class weights."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
+        super().__init__(ignore_index)
+        self.class_weights = class_weights
+
+    def total(self, target: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return super().total(target)
+        index, valid = _index_and_valid(target, self.ignore_index)
+        return (self.class_weights.to(target.device)[index] * valid).sum()
+
+    def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
+        return self.nll(log_p, target, None if self.class_weights is None else self.class_weights.to(log_p))
+
+
+class BinaryCrossEntropy(Term):
+    """Mean over valid pixels and the K maps of -(y_k log p_k + (1 - y_k) log(1 - p_k)), p the softmax, y one-hot.
+
+    Each of the K maps is asked "this class or not?". For two classes 1 - p_0 = p_1: both maps say the same, and the
+    loss is the cross-entropy itself. For more, being sure of a wrong class costs more than in cross-entropy, which
+    looks at the true class only.
+    """
+
+    def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
+        index, valid = _index_and_valid(target, self.ignore_index)
+        index = index[:, None]
+        return -log_one_minus(log_p).scatter(1, index, log_p.gather(1, index)).mean(1) * valid
+
+
+def log_one_minus(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log-probabilities (B, K, N) that add up to one over K, exact also where p rounds to 1.
+
+    1 - p of the most probable class is the sum of the others; every other p is at most 1/2, so that 1 - p is harmless.
+    """
+    top = log_p.argmax(1, keepdim=True)
+    others = log_p.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
+    rest = log_p.scatter(1, top, -1.0)  # any harmless number: its result and its gradient are not used
+    return torch.log(-torch.expm1(rest)).scatter(1, top, others)
+
+
+class Focal(Term):
+    """Softmax focal loss, -alpha_t (1 - p_t)^gamma log p_t, a mean over valid pixels.
+
+    Lin et al., Focal Loss for Dense Object Detection (2017), equation 5, with the softmax probability of the target's
+    class as p_t. `alpha` is one number or one for each class. The modulating factor comes from the cross-entropy
+    itself, 1 - p_t = 1 - exp(-CE), so that focal costs little more than cross-entropy.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, alpha: float | Tensor = 0.25, gamma: float = 2.0):
+        if gamma != 0 and gamma < 1:
+            raise ValueError(f"gamma={gamma}: must be 0 or at least 1 (between them the gradient is infinite at p = 1)")
+        super().__init__(ignore_index)
+        self.alpha, self.gamma = alpha, gamma
+
+    def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
+        nll = self.nll(log_p, target)
+        loss = (-torch.expm1(-nll)) ** self.gamma * nll
+        if isinstance(self.alpha, Tensor):
+            return loss * self.alpha.to(log_p)[_index_and_valid(target, self.ignore_index)[0]]
+        return loss * self.alpha
+
+
+class ExponentialCrossEntropy(Term):
+    """Cross-entropy weighted by how wrong a pixel is, e^(beta (1 - p_t)) (-log p_t), a mean over valid pixels.
+
+    The weight rises from 1 where the model is sure and right (p_t = 1) to e^beta where it is sure and wrong (p_t = 0):
+    hard pixels count more and, unlike in focal loss, easy ones are never turned off. "Exponential cross-entropy" has no
+    single published definition. Wong et al., 3D Segmentation with Exponential Logarithmic Loss (MICCAI 2018), take a
+    power of the logarithm instead, (-log p_t)^gamma. As in `Focal`, 1 - p_t comes from the cross-entropy itself.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, beta: float = 1.0):
+        if not 0 <= beta < math.inf:
+            raise ValueError(
+                f"beta={beta}: must be a number >= 0 (a negative one would favour the pixels already right)"
+            )
+        super().__init__(ignore_index)
+        self.beta = beta
+
+    def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
+        nll = self.nll(log_p, target)
+        return torch.exp(-self.beta * torch.expm1(-nll)) * nll
+
+
+class Dice(Term):
     """Soft Dice loss: 1 - (2 sum p g + s) / (sum p + sum g + s), sums over the batch's valid pixels, s = 1.
 
     A mean over the classes present in the batch's target (Milletari et al., V-Net (2016), with plain instead of
@@ -31,11 +148,9 @@ class Dice:
     valid pixels, which is close to the whole batch's Dice loss, not equal to it.
     """
 
-    def __init__(self, ignore_index: int, smooth: float = 1.0):
-        self.ignore_index, self.smooth = ignore_index, smooth
-
-    def total(self, target: Tensor) -> Tensor:
-        return (target != self.ignore_index).sum()
+    def __init__(self, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0):
+        super().__init__(ignore_index)
+        self.smooth = smooth
 
     def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
         share = self.total(target).to(log_p.dtype) / total.to(log_p.dtype).clamp_min(1)
@@ -45,8 +160,8 @@ class Dice:
 class _SoftDice(torch.autograd.Function):
     """1 - mean soft Dice, from log-probabilities, with its gradient written out.
 
-    It keeps nothing but its inputs for the backward pass, and log_softmax keeps ``log_p`` anyway: autograd through
-    ``exp`` and a one-hot target would hold three more tensors of the size of the logits.
+    It keeps nothing but its inputs for the backward pass, and log_softmax keeps `log_p` anyway: autograd through
+    `exp` and a one-hot target would hold three more tensors of the size of the logits.
     """
 
     @staticmethod
@@ -55,7 +170,8 @@ class _SoftDice(torch.autograd.Function):
         predicted, hit, true = log_p.new_zeros(3, len(log_p), log_p.shape[1])
         p = torch.empty_like(log_p[0])
         for i, (log_p_i, target_i) in enumerate(zip(log_p, target, strict=True)):  # one image stays in a CPU's cache
-            index, weight = _index_and_weight(target_i, ignore_index, log_p.dtype)
+            index, valid = _index_and_valid(target_i, ignore_index)
+            weight = valid.to(log_p.dtype)
             torch.exp(log_p_i, out=p)
             predicted[i] = p @ weight
             hit[i].scatter_add_(0, index, p.gather(0, index[None])[0] * weight)
@@ -77,147 +193,19 @@ class _SoftDice(torch.autograd.Function):
         every_class, own_class = grad_output * every_class, grad_output * own_class
         grad = torch.empty_like(log_p)
         for log_p_i, target_i, grad_i in zip(log_p, target, grad, strict=True):
-            index, weight = _index_and_weight(target_i, ctx.ignore_index, log_p.dtype)
+            index, valid = _index_and_valid(target_i, ctx.ignore_index)
             torch.exp(log_p_i, out=grad_i)  # p, and dL/dlog_p = p dL/dp
             own = grad_i.gather(0, index[None]) * own_class[index]
-            grad_i.mul_(every_class[:, None]).scatter_add_(0, index[None], own).mul_(weight)
+            grad_i.mul_(every_class[:, None]).scatter_add_(0, index[None], own).mul_(valid.to(log_p.dtype))
         return grad, None, None, None
-
-
-def _index_and_weight(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """target (N,) -> class (N,) int64 with void as 0, weight (N,) 1 and for void 0."""
-    valid = target != ignore_index
-    return torch.where(valid, target, 0), valid.to(dtype)
-
-
-# Binary cross-entropy on the softmax: each of the K maps is asked "this class or not?".
-
-
-class BinaryCrossEntropy:
-    """Mean over valid pixels and the K maps of -(y_k log p_k + (1 - y_k) log(1 - p_k)), p the softmax, y one-hot.
-
-    For two classes 1 - p_0 = p_1: both maps say the same, and the loss is the cross-entropy itself. For more, being
-    sure of a wrong class costs more than in cross-entropy, which looks at the true class only.
-    """
-
-    def __init__(self, ignore_index: int):
-        self.ignore_index = ignore_index
-
-    def total(self, target: Tensor) -> Tensor:
-        return (target != self.ignore_index).sum()
-
-    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        """log_p (B, K, N) float, target (B, N) int64 -> scalar."""
-        valid = target != self.ignore_index
-        index = torch.where(valid, target, 0)[:, None]
-        likelihood = log_one_minus(log_p).scatter(1, index, log_p.gather(1, index)).mean(1)
-        return -(likelihood * valid).sum() / total.to(log_p.dtype).clamp_min(1)
-
-
-def log_one_minus(log_p: Tensor) -> Tensor:
-    """log(1 - p) from log-probabilities (B, K, N) that add up to one over K, exact also where p rounds to 1.
-
-    1 - p of the most probable class is the sum of the others; every other p is at most 1/2, so that 1 - p is harmless.
-    """
-    top = log_p.argmax(1, keepdim=True)
-    others = log_p.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
-    rest = log_p.scatter(1, top, -1.0)  # any harmless number: its result and its gradient are not used
-    return torch.log(-torch.expm1(rest)).scatter(1, top, others)
-
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits (B, K, H, W), target (B, H, W) -> a scalar
-
-
-def _nll(log_p: Tensor, target: Tensor, ignore_index: int, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each pixel, zero where the target is void: (B, N)."""
-    return functional.nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
-
-
-class CrossEntropy:
-    """Sum over valid pixels of w_t (-log p_t), over the sum of w_t; w = 1 without class weights."""
-
-    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
-        self.ignore_index, self.class_weights = ignore_index, class_weights
-
-    def total(self, target: Tensor) -> Tensor:
-        """What the sum is divided by; adds up over parts of a batch."""
-        valid = target != self.ignore_index
-        if self.class_weights is None:
-            return valid.sum()
-        return (self.class_weights.to(target.device)[torch.where(valid, target, 0)] * valid).sum()
-
-    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        weight = None if self.class_weights is None else self.class_weights.to(log_p)
-        return _divide(_nll(log_p, target, self.ignore_index, weight).sum(), total)
-
-
-class Focal:
-    """Softmax focal loss, -alpha_t (1 - p_t)^gamma log p_t, a mean over valid pixels.
-
-    Lin et al., Focal Loss for Dense Object Detection (2017), equation 5, with the softmax probability of the target's
-    class as p_t. ``alpha`` is one number or one for each class. The modulating factor comes from the cross-entropy
-    itself, 1 - p_t = 1 - exp(-CE), so that focal costs little more than cross-entropy.
-    """
-
-    def __init__(self, ignore_index: int = IGNORE_INDEX, alpha: float | Tensor = 0.25, gamma: float = 2.0):
-        if gamma != 0 and gamma < 1:
-            raise ValueError(f"gamma={gamma}: must be 0 or at least 1 (between them the gradient is infinite at p = 1)")
-        self.ignore_index, self.alpha, self.gamma = ignore_index, alpha, gamma
-
-    def total(self, target: Tensor) -> Tensor:
-        return (target != self.ignore_index).sum()
-
-    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        nll = _nll(log_p, target, self.ignore_index)
-        loss = (-torch.expm1(-nll)) ** self.gamma * nll
-        if isinstance(self.alpha, Tensor):
-            valid = target != self.ignore_index
-            loss = loss * self.alpha.to(log_p)[torch.where(valid, target, 0)]
-        else:
-            loss = loss * self.alpha
-        return _divide(loss.sum(), total)
-
-
-class ExponentialCrossEntropy:
-    """Cross-entropy weighted by how wrong a pixel is, e^(beta (1 - p_t)) (-log p_t), a mean over valid pixels.
-
-    The weight rises from 1 where the model is sure and right (p_t = 1) to e^beta where it is sure and wrong (p_t = 0):
-    hard pixels count more and, unlike in focal loss, easy ones are never turned off. "Exponential cross-entropy" has no
-    single published definition. Wong et al., 3D Segmentation with Exponential Logarithmic Loss (MICCAI 2018), take a
-    power of the logarithm instead, (-log p_t)^gamma. As in :class:`Focal`, 1 - p_t comes from the cross-entropy itself.
-    """
-
-    def __init__(self, ignore_index: int = IGNORE_INDEX, beta: float = 1.0):
-        if not 0 <= beta < math.inf:
-            raise ValueError(
-                f"beta={beta}: must be a number >= 0 (a negative one would favour the pixels already right)"
-            )
-        self.ignore_index, self.beta = ignore_index, beta
-
-    def total(self, target: Tensor) -> Tensor:
-        return (target != self.ignore_index).sum()
-
-    def __call__(self, log_p: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        nll = _nll(log_p, target, self.ignore_index)
-        return _divide((torch.exp(-self.beta * torch.expm1(-nll)) * nll).sum(), total)
-
-
-_Term = CrossEntropy | BinaryCrossEntropy | Focal | ExponentialCrossEntropy | Dice
-
-
-def _divide(numerator: Tensor, total: Tensor) -> Tensor:
-    """numerator / total, and 0 where everything is void."""
-    total = total.to(numerator.dtype)
-    return numerator / torch.where(total > 0, total, 1)
 
 
 @dataclass(frozen=True)
 class Loss:
     """A weighted sum of terms on one log-softmax. Called with logits (B, K, H, W) and target (B, H, W), gives a scalar.
 
-    ``loss.total(target)`` has one number for each term and adds up over parts of a batch. With ``total`` of the whole
-    batch, the losses of its parts add up to the loss of the whole (exactly for means over pixels, see
-    :class:`Dice`)::
+    `loss.total(target)` has one number for each term and adds up over parts of a batch. With `total` of the whole
+    batch, the losses of its parts add up to the loss of the whole (exactly for means over pixels, see `Dice`):
 
         total = loss.total(target)
         sum(loss(x, y, total) for x, y in zip(logits.chunk(4), target.chunk(4))) == loss(logits, target)
@@ -225,7 +213,7 @@ class Loss:
     A batch that is void everywhere has loss 0 and gradient 0.
     """
 
-    terms: tuple[tuple[float, _Term], ...]
+    terms: tuple[tuple[float, Term], ...]
 
     def total(self, target: Tensor) -> Tensor:
         """target (B, H, W) uint8 or int64 -> (T,) float, the divisor of each of the T terms."""
@@ -235,29 +223,22 @@ class Loss:
         return self.parts(logits, target, self.total(target) if total is None else total).sum()
 
     def parts(self, logits: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        """The T terms one by one, (T,). With ``total`` one they are plain sums, from which a whole set's loss follows:
-        add them up over batches, divide by the added ``total(target)``.
+        """The T terms one by one, (T,). With `total` one they are plain sums, from which a whole set's loss follows:
+        add them up over batches, divide by the added `total(target)`.
         """
         _check_shapes(logits, target)
         with torch.autocast(logits.device.type, enabled=False):  # sums over a million pixels need float32
-            log_p = functional.log_softmax(_at_least_float32(logits).flatten(2), 1)
+            log_p = F.log_softmax(_at_least_float32(logits).flatten(2), 1)
             flat = target.flatten(1).long()
             weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
         return torch.stack(weighted)
 
 
-def function_name(function: Callable) -> str:
-    """`my_loss`, for a `functools.partial` of it too."""
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
-
-
 class OwnLoss:
-    """A function of one's own as a :class:`Loss`: called with logits and target, gives a scalar.
+    """A function of one's own as a `Loss`: called with logits and target, gives a scalar.
 
-    ``function(logits, target)`` gets logits (B, K, H, W) float32 (float64 stays) and target (B, H, W) int64 with void
-    as ``ignore_index``, autocast off, and returns its mean over the valid pixels. As for Dice, the value of a part of a
+    `function(logits, target)` gets logits (B, K, H, W) float32 (float64 stays) and target (B, H, W) int64 with void
+    as `ignore_index`, autocast off, and returns its mean over the valid pixels. As for Dice, the value of a part of a
     batch counts by its share of valid pixels, which adds up to the whole exactly if it is a plain mean over pixels. A
     part that is void everywhere counts 0, and the function is not asked.
     """
@@ -281,7 +262,7 @@ class OwnLoss:
             return value if total is None else value * (own / total).squeeze()
 
     def parts(self, logits: Tensor, target: Tensor, total: Tensor) -> Tensor:
-        """As :meth:`Loss.parts`, (1,)."""
+        """As `Loss.parts`, (1,)."""
         return self(logits, target, total)[None]
 
     def _check(self, value: object, differentiable: bool) -> None:
@@ -299,6 +280,13 @@ class OwnLoss:
         )
 
 
+def function_name(function: Callable) -> str:
+    """`my_loss`, for a `functools.partial` of it too."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def _check_shapes(logits: Tensor, target: Tensor) -> None:
     if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
@@ -311,8 +299,8 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-_Weights = Sequence[float] | Tensor | None
-_TERMS: dict[str, Callable[[int, Tensor | None], _Term]] = {
+# How each term is made of the label to ignore and the class weights, which those whose name begins with weighted_ use.
+_TERMS: dict[str, Callable[[int, Any], Term]] = {
     "ce": lambda ignore, weights: CrossEntropy(ignore),
     "weighted_ce": CrossEntropy,
     "bce": lambda ignore, weights: BinaryCrossEntropy(ignore),
@@ -325,7 +313,7 @@ LOSSES = tuple(_TERMS)
 
 
 def parse_loss(name: str) -> list[tuple[float, str]]:
-    """``"ce+0.5*dice"`` -> ``[(1.0, "ce"), (0.5, "dice")]``.
+    """`"ce+0.5*dice"` -> `[(1.0, "ce"), (0.5, "dice")]`.
 
     Raises:
         ValueError: for an unknown term; the message lists the known ones.
@@ -348,9 +336,9 @@ def build_loss(
     """The loss of that name, or the loss that a function of one's own computes.
 
     Args:
-        loss: one of ``LOSSES``, a sum of them with weights, such as ``"ce+0.5*dice"``, or a function of logits and
-            target as :class:`OwnLoss` describes.
-        class_weights: (K,) positive numbers, for the terms whose name starts with ``weighted_``.
+        loss: one of `LOSSES`, a sum of them with weights, such as `"ce+0.5*dice"`, or a function of logits and target
+            as `OwnLoss` describes.
+        class_weights: (K,) positive numbers, for the terms whose name starts with `weighted_`.
 
     Raises:
         ValueError: unknown name (the message lists the known), class weights missing, wrong or used by no term.
@@ -363,7 +351,7 @@ def build_loss(
             )
         return OwnLoss(loss, ignore_index)
     parsed = parse_loss(loss)
-    weighted = [term for _, term in parsed if term.startswith("weighted_")]
+    weighted = any(term.startswith("weighted_") for _, term in parsed)
     if weighted and class_weights is None:
         raise ValueError(f"loss={loss!r} needs class_weights (one number for each class); see data.class_weights")
     if class_weights is not None:
@@ -383,7 +371,7 @@ def cross_entropy(
 
 
 def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0) -> Tensor:
-    """Soft Dice loss over the classes present, see :class:`Dice`. logits (B, K, H, W), target (B, H, W)."""
+    """Soft Dice loss over the classes present, see `Dice`. logits (B, K, H, W), target (B, H, W)."""
     return Loss(((1.0, Dice(ignore_index, smooth)),))(logits, target)
 
 
@@ -394,7 +382,7 @@ def focal(
     gamma: float = 2.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Softmax focal loss, see :class:`Focal`. logits (B, K, H, W), target (B, H, W), alpha one number or (K,)."""
+    """Softmax focal loss, see `Focal`. logits (B, K, H, W), target (B, H, W), alpha one number or (K,)."""
     alpha = alpha if isinstance(alpha, float | int) else torch.as_tensor(alpha, dtype=torch.float32)
     return Loss(((1.0, Focal(ignore_index, alpha, gamma)),))(logits, target)
 
@@ -402,5 +390,5 @@ def focal(
 def exponential_cross_entropy(
     logits: Tensor, target: Tensor, beta: float = 1.0, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Mean of e^(beta (1 - p_t)) (-log p_t), see :class:`ExponentialCrossEntropy`. Shapes as for the others."""
+    """Mean of e^(beta (1 - p_t)) (-log p_t), see `ExponentialCrossEntropy`. Shapes as for the others."""
     return Loss(((1.0, ExponentialCrossEntropy(ignore_index, beta)),))(logits, target)

@@ -12,17 +12,18 @@ from labhelpers.training.recipe import Recipe
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer, fused where the device has it (two to three times faster, on a CPU too).
 
-    Two groups of parameters: `model.encoder` at `lr * backbone_factor` and the rest at `lr`. A frozen encoder is
-    in its group too and joins when it gets gradients. The model must be on its device already.
+    Two groups of parameters: `model.encoder` at `lr * backbone_factor` and the rest at `lr`. A frozen encoder is in its
+    group too and joins when it gets gradients. The model must be on its device already.
 
     Raises:
         ValueError: a backbone factor without `model.encoder`.
     """
-    encoder = list(model.encoder.parameters()) if hasattr(model, "encoder") else []
+    part = getattr(model, "encoder", None)
+    encoder = list(part.parameters()) if isinstance(part, nn.Module) else []
     if not encoder and recipe.backbone_factor != 1:
         raise ValueError(
-            f"backbone_factor={recipe.backbone_factor} needs model.encoder, and {type(model).__name__} has none; "
-            "name the pretrained part `encoder`, or set backbone_factor=1"
+            f"backbone_factor={recipe.backbone_factor} needs model.encoder, and {type(model).__name__} has none; name "
+            "the pretrained part `encoder`, or set backbone_factor=1"
         )
     known = {id(p) for p in encoder}
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -38,8 +39,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def lr_factor(recipe: Recipe, step: int) -> float:
     """The schedule at `step` (0 to steps - 1) as a factor on the learning rate; `plateau` is left to the scores.
 
-    `poly`: (1 - s / S)^0.9 as in DeepLab (Chen et al., 2017); `cosine`: Loshchilov and Hutter, SGDR (2017),
-    equation 5 without restarts. s counts from the end of the warm-up.
+    `poly`: (1 - s / S)^0.9 as in DeepLab (Chen et al., 2017); `cosine`: Loshchilov and Hutter, SGDR (2017), equation 5
+    without restarts. s counts from the end of the warm-up.
     """
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
@@ -63,20 +64,22 @@ def learning_rates(recipe: Recipe) -> list[float]:
 class Schedule:
     """Sets the learning rate of each step; a function of the step, except that `plateau` remembers scores.
 
+    The learning rates that the optimizer has at the beginning are the full ones.
+
     >>> schedule.step(0)         # before the optimizer's first step
     >>> schedule.observe(score)  # after an evaluation
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe):
         self.optimizer, self.recipe = optimizer, recipe
-        self.base = [group["lr"] for group in optimizer.param_groups]
-        self.scale, self.best, self.worse = 1.0, None, 0
+        self.full = [group["lr"] for group in optimizer.param_groups]
+        self.state: dict[str, Any] = {"scale": 1.0, "best": None, "worse": 0}
 
     def step(self, step: int) -> float:
         """Sets the rates of `step`; returns that of the head."""
-        factor = lr_factor(self.recipe, step) * self.scale
-        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
-            group["lr"] = base * factor
+        factor = lr_factor(self.recipe, step) * self.state["scale"]
+        for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
+            group["lr"] = full * factor
         self.lr = self.optimizer.param_groups[0]["lr"]
         return self.lr
 
@@ -84,16 +87,9 @@ class Schedule:
         """Plateau: multiplies the rate by its factor after more than `plateau_patience` scores that are no better."""
         if self.recipe.schedule != "plateau":
             return
-        if self.best is None or score > self.best:
-            self.best, self.worse = score, 0
+        if self.state["best"] is None or score > self.state["best"]:
+            self.state |= {"best": score, "worse": 0}
             return
-        self.worse += 1
-        if self.worse > self.recipe.plateau_patience:
-            self.scale, self.worse = self.scale * self.recipe.plateau_factor, 0
-
-    def state_dict(self) -> dict[str, float | None]:
-        """What a schedule does not know from the step alone; JSON."""
-        return {"scale": self.scale, "best": self.best, "worse": self.worse}
-
-    def load_state_dict(self, state: dict[str, float | None]) -> None:
-        self.scale, self.best, self.worse = state["scale"], state["best"], state["worse"]
+        self.state["worse"] += 1
+        if self.state["worse"] > self.recipe.plateau_patience:
+            self.state |= {"scale": self.state["scale"] * self.recipe.plateau_factor, "worse": 0}

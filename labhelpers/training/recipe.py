@@ -199,16 +199,13 @@ def source(function: FunctionType) -> str:
     lines = linecache.getlines(code.co_filename, function.__globals__)
     places = set(code.co_positions())  # lambdas of one line are told apart by where their bodies stand
     for node in ast.walk(ast.parse("".join(lines))):
-        if isinstance(node, ast.Lambda):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            if code.co_firstlineno in (node.lineno, *(decorator.lineno for decorator in node.decorator_list)):
+                return ast.unparse(node)
+        elif isinstance(node, ast.Lambda):
             body = node.body
-            found = (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset) in places
-        elif isinstance(node, ast.FunctionDef):
-            first = min(part.lineno for part in (node, *node.decorator_list))
-            found = (first, node.name) == (code.co_firstlineno, code.co_name)
-        else:
-            continue
-        if found:
-            return ast.unparse(node)
+            if (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset) in places:
+                return ast.unparse(node)
     raise ValueError(f"{code.co_qualname} has no source to know it by: define it in a cell or in a file")
 
 
@@ -232,11 +229,11 @@ class _Reader:
         if isinstance(thing, set | frozenset):
             return ["set", *sorted(json.dumps(self.read(item)) for item in thing)]
         if isinstance(thing, Tensor):
-            data = thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            data = thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             return [str(thing.dtype), list(thing.shape), hashlib.sha256(data).hexdigest()]
         if isinstance(thing, np.ndarray):
-            data = self.read(thing.tolist()) if thing.dtype.hasobject else hashlib.sha256(thing.tobytes()).hexdigest()
-            return [str(thing.dtype), list(thing.shape), data]
+            whole = self.read(thing.tolist()) if thing.dtype.hasobject else hashlib.sha256(thing.tobytes()).hexdigest()
+            return [str(thing.dtype), list(thing.shape), whole]
         if isinstance(thing, partial):
             return ["partial", self.read(thing.func), self.read(thing.args), self.read(thing.keywords)]
         if isinstance(thing, MethodType):

@@ -204,7 +204,8 @@ def _finished(folder: Path, facts: dict[str, Any], recipe: Recipe) -> FinishedRu
 def _load(run: FinishedRun, model: nn.Module, recipe: Recipe, how: str | None) -> Run:
     """Puts the run's weights into the model, and says how they came about; None: loaded."""
     run.load(model)
-    model._trained_by = {"key": run.key, "initial_weights": run.facts["initial_weights"], "result": weights_hash(model)}
+    trained_by = {"key": run.key, "initial_weights": run.facts["initial_weights"], "result": weights_hash(model)}
+    object.__setattr__(model, "_trained_by", trained_by)
     score = abs(run.info["best_score"])  # a loss is kept with a minus, so that more is better
     done = f"{recipe.best_metric} {score:.3f} at step {run.info['best_step']} of {recipe.steps}"
     if run.steps < recipe.steps:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from labhelpers.data.base import SegmentationDataset
@@ -35,11 +34,11 @@ class Task:
         Raises:
             ValueError: the recipe is one that this task cannot follow.
         """
-        weights = run.recipe.class_weights
+        weights: Any = run.recipe.class_weights
         if isinstance(weights, str):
             from labhelpers.data.statistics import class_statistics, class_weights
 
-            weights = torch.as_tensor(class_weights(class_statistics(run.train_set), weights))
+            weights = class_weights(class_statistics(run.train_set), weights)
         return build_loss(run.recipe.loss, weights, run.train_set.ignore_index)
 
     def prepare(self, run: "TrainingState") -> None:
@@ -71,7 +70,7 @@ class Task:
         """The validation set's evaluation, each process its share of it, and a value for each of the columns."""
         evaluation = self.evaluate(run, run.val_set)
         scores = evaluation.scores
-        row = {"val_loss": evaluation.loss, **{name: float(getattr(scores, name)) for name in SCORES}}
+        row: dict[str, Any] = {"val_loss": evaluation.loss, **{name: float(getattr(scores, name)) for name in SCORES}}
         row |= {f"iou_{n}": float(v) for n, v in zip(run.val_set.class_names, scores.class_iou, strict=True)}
         if run.train_sample:
             train = self.evaluate(run, run.train_sample)

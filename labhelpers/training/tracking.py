@@ -1,6 +1,7 @@
-"""What a run leaves behind to look at: a CSV log (the source of truth), and Weights & Biases on request."""
+"""What a run leaves behind to look at: a CSV log (the source of truth), a bar, and Weights & Biases on request."""
 
 import csv
+import io
 import netrc
 import os
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlparse
 
 import numpy as np
@@ -19,24 +20,25 @@ from labhelpers.files import reachable, write_atomic
 
 
 class CsvLog:
-    """``log.csv``: one row for each step; the columns of the scores are empty where nothing was evaluated.
+    """`log.csv`: one row for each step; the columns of the scores are empty where nothing was evaluated.
 
     Times stay out of it, so that an interrupted and continued run leaves the same bytes as one that was not.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], start_step: int = 0):
-        """Opens the log to continue after ``start_step`` rows: later rows, of steps that will be repeated, are cut."""
-        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.exists() else []
-        if len(rows) < start_step:
+        """Opens the log to continue after `start_step` rows: later rows, of steps that will be repeated, are cut."""
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        rows = max(len(lines) - 1, 0)
+        if rows < start_step:
             raise RuntimeError(
-                f"{path} holds {len(rows)} rows, but the checkpoint beside it is of step {start_step}: the log was "
+                f"{path} holds {rows} rows, but the checkpoint beside it is of step {start_step}: the log was "
                 "shortened or removed. Put it back, or remove the folder to train again from the start."
             )
-        header = ",".join(_quote(column) for column in columns) + "\n"
-        write_atomic(path, (header + "".join(rows[:start_step])).encode())
-        self.columns = list(columns)
+        write_atomic(path, "".join(lines[: start_step + 1] if start_step else []).encode())
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run)
-        self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, list(columns), lineterminator="\n")
+        if not start_step:
+            self._writer.writeheader()
 
     def write(self, row: dict[str, float]) -> None:
         """Adds the row of one step."""
@@ -51,28 +53,24 @@ class CsvLog:
         self._file.close()
 
 
-def _quote(name: str) -> str:
-    return f'"{name}"' if "," in name else name
-
-
 @dataclass(frozen=True)
 class History:
     """A run's log: for each step the training loss and the learning rate, for each evaluation the scores.
 
-    ``rows`` are dicts without the columns that are empty in that row.
+    `rows` are dicts without the columns that are empty in that row.
     """
 
     rows: list[dict[str, float]]
 
     @classmethod
     def read(cls, path: Path) -> "History":
-        """Reads a ``log.csv``."""
+        """Reads a `log.csv`."""
         with open(path, encoding="utf-8", newline="") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
         return cls([{**row, "step": int(row["step"])} for row in rows])
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a column where it is not empty: int64 and float64 (N,). ``loss``, ``mean_iou``, ...
+        """(steps, values) of a column where it is not empty: int64 and float64 (N,). `loss`, `mean_iou`, ...
 
         Raises:
             ValueError: no row has it; lists the columns there are.
@@ -89,30 +87,24 @@ class History:
         """The rows that hold scores."""
         return [row for row in self.rows if "mean_iou" in row]
 
-    def smoothed_loss(self, window: int = 20) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, mean loss of the last ``window`` steps), for a curve that can be read."""
-        steps, loss = self.column("loss")
-        window = max(1, min(window, len(loss)))
-        total = np.cumsum(np.concatenate([[0.0], loss]))
-        return steps[window - 1 :], (total[window:] - total[:-window]) / window
-
 
 class Wandb:
     """Sends rows and pictures to Weights & Biases: online when the user is logged in, else offline.
 
-    It never asks, waits for a network at most ``START_SECONDS`` at the beginning and ``FINISH_SECONDS`` at the end, and
+    It never asks, waits for a network at most `START_SECONDS` at the beginning and `FINISH_SECONDS` at the end, and
     never ends a run: what fails in it is said in one sentence, and the CSV log goes on. Columns have the names of the
-    CSV's: ``loss``, ``val_loss``, ``mean_iou``, ``train_loss``, ...
+    CSV's: `loss`, `val_loss`, `mean_iou`, `train_loss`, ...
     """
 
     START_SECONDS, FINISH_SECONDS = 15, 30
 
     def __init__(self, run_dir: Path, config: dict[str, Any]):
-        """Starts a run below ``run_dir/wandb``; ``config`` is the recipe."""
-        self._run = None
-        first = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
-        if first == "online" and not reachable(_base_url()):
-            print(f"wandb: {_base_url()} cannot be reached; logging offline, `wandb sync` sends it later.")
+        """Starts a run below `run_dir/wandb`; `config` is the recipe."""
+        self._run: Any = None
+        url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        first = os.environ.get("WANDB_MODE") or ("online" if _logged_in(url) else "offline")
+        if first == "online" and not reachable(url):
+            print(f"wandb: {url} cannot be reached; logging offline, `wandb sync` sends it later.")
             first = "offline"
         for mode in dict.fromkeys((first, "offline")):
             try:
@@ -124,7 +116,7 @@ class Wandb:
 
     @staticmethod
     def wanted(asked: bool) -> bool:
-        """Whether to log there: what ``WANDB_MODE`` says (``disabled`` or a mode), else what the recipe asks."""
+        """Whether to log there: what `WANDB_MODE` says (`disabled` or a mode), else what the recipe asks."""
         mode = os.environ.get("WANDB_MODE", "")
         return mode in ("online", "offline") or (asked and mode != "disabled")
 
@@ -136,11 +128,11 @@ class Wandb:
     def images(
         self, step: int, predictions: Sequence[tuple[Tensor, Tensor, Tensor]], class_names: Sequence[str]
     ) -> None:
-        """Logs pictures with their true and predicted masks, as layers to switch on and off, below the row of ``step``.
+        """Logs pictures with their true and predicted masks, as layers to switch on and off, below the row of `step`.
 
         Args:
             step: of the evaluation whose row was written last; W&B takes no earlier step.
-            predictions: (image (3, H, W), target (H, W), prediction (H, W)), uint8, as of ``Event.predictions``.
+            predictions: (image (3, H, W), target (H, W), prediction (H, W)), uint8, as of `Event.predictions`.
             class_names: one per label; 255 is called void.
         """
         labels = {**dict(enumerate(class_names)), IGNORE_INDEX: "void"}
@@ -159,24 +151,19 @@ class Wandb:
         self._try(log)
 
     def close(self) -> None:
-        """Ends the run; what could not be sent stays on the disk for ``wandb sync``."""
+        """Ends the run; what could not be sent stays on the disk for `wandb sync`."""
         self._try(lambda run: run.finish())
 
     @classmethod
-    def _start(cls, mode: str, run_dir: Path, config: dict[str, Any]) -> Any:
+    def _start(cls, mode: Any, run_dir: Path, config: dict[str, Any]) -> Any:
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", init_timeout=cls.START_SECONDS)
         if hasattr(settings, "finish_timeout"):  # newer versions
             settings.finish_timeout = cls.FINISH_SECONDS
-        return wandb.init(
-            mode=mode,
-            project="segmentation-labs",
-            name="-".join(run_dir.parts[-2:]),
-            dir=str(run_dir),
-            config=config,
-            settings=settings,
-        )
+        name = "-".join(run_dir.parts[-2:])
+        where: dict[str, Any] = {"mode": mode, "dir": str(run_dir), "settings": settings}
+        return wandb.init(project="segmentation-labs", name=name, config=config, **where)
 
     def _try(self, action: Callable[[Any], None]) -> None:
         """Calls it with the run, if there still is one; an error ends the tracking rather than the training."""
@@ -193,26 +180,18 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _base_url() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-
-
-def _logged_in() -> bool:
+def _logged_in(url: str) -> bool:
     """Whether wandb would find an API key, without asking it: its own check opens a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(_base_url()).hostname
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc().authenticators(urlparse(url).hostname or "") is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
 
 
-# A progress bar that is live where someone watches, and one line afterwards.
-
-
 class Progress:
-    """Shows ``name``, step, time left, images per second and the values given to :meth:`update`; a context manager.
+    """Shows `name`, step, time left, images per second and the values given to `update`; a context manager.
 
     In a notebook the bar is one output that is replaced in place (so an executed and saved notebook holds its last
     state, not hundreds of lines, and needs no widget to show it); in a terminal an ordinary tqdm bar; where the output
@@ -223,18 +202,16 @@ class Progress:
         from tqdm import tqdm
 
         self._start, self._batch_size = start, batch_size
-
-        self._stream = _NotebookLine() if _in_notebook() else sys.stderr
-        self._live = isinstance(self._stream, _NotebookLine) or sys.stderr.isatty()
-        self._nothing_to_do = start >= total
+        stream: TextIO | None = _NotebookLine() if _in_notebook() else sys.stderr if sys.stderr.isatty() else None
+        self._only_last_line = stream is None and start < total
         self._bar = tqdm(
             desc=name,
             initial=start,
             total=total,
-            file=self._stream if self._live else _Nowhere(),
+            file=stream or io.StringIO(),
             ascii=" =",
             mininterval=0.5,
-            disable=self._nothing_to_do,
+            disable=start >= total,
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",
         )
 
@@ -251,42 +228,26 @@ class Progress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._bar.close()
-        if not self._live and not self._nothing_to_do:
+        if self._only_last_line:
             print(str(self._bar).strip())
 
 
-class _Nowhere:
-    def write(self, text: str) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-
-class _NotebookLine:
+class _NotebookLine(io.StringIO):
     """A text stream whose last line is one output of the cell, replaced at each write."""
 
-    def __init__(self) -> None:
-        self._handle = None
+    _handle: Any = None
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         from IPython.display import display
 
-        line = text.strip("\r\n ")
-        if not line:
-            return
-        output = {"text/plain": line}
-        if self._handle is None:
-            self._handle = display(output, raw=True, display_id=True)
-        else:
-            self._handle.update(output, raw=True)
-
-    def flush(self) -> None:
-        pass
+        line = {"text/plain": text.strip("\r\n ")}
+        if line["text/plain"] and self._handle is None:
+            self._handle = display(line, raw=True, display_id=True)
+        elif line["text/plain"]:
+            self._handle.update(line, raw=True)
+        return len(text)
 
 
 def _in_notebook() -> bool:
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None

@@ -111,7 +111,7 @@ def to_pdf(document: Document) -> tuple[bytes, int]:
         for block in section.blocks:
             flow += _flowables(block, styles, width, height)
     buffer = io.BytesIO()
-    pages = SimpleDocTemplate(
+    pages: Any = SimpleDocTemplate(
         buffer,
         pagesize=A4,
         title=document.title,
@@ -123,7 +123,7 @@ def to_pdf(document: Document) -> tuple[bytes, int]:
     return buffer.getvalue(), pages.page
 
 
-def _number(canvas: Any, pages: object) -> None:
+def _number(canvas: Any, pages: Any) -> None:
     canvas.setFont(FONT, 8)
     canvas.drawCentredString(canvas._pagesize[0] / 2, MARGIN / 2, str(pages.page))
 
@@ -157,15 +157,13 @@ def _table(table: Table, styles: dict, width: float) -> "Flowable":
         for row in (table.header, *table.rows)
     ]
     grid = Grid(rows, colWidths=_column_widths(table, width), repeatRows=1, spaceBefore=4, spaceAfter=4)
+    padding = {"LEFTPADDING": PADDING, "RIGHTPADDING": PADDING, "TOPPADDING": 1.5, "BOTTOMPADDING": 1.5}
     grid.setStyle(
         [
             ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
             ("LINEBELOW", (0, 0), (-1, 0), 0.8, HexColor("#888888")),
             ("LINEBELOW", (0, 1), (-1, -1), 0.3, HexColor("#DDDDDD")),
-            ("LEFTPADDING", (0, 0), (-1, -1), PADDING),
-            ("RIGHTPADDING", (0, 0), (-1, -1), PADDING),
-            ("TOPPADDING", (0, 0), (-1, -1), 1.5),
-            ("BOTTOMPADDING", (0, 0), (-1, -1), 1.5),
+            *((side, (0, 0), (-1, -1), points) for side, points in padding.items()),
         ]
     )
     return grid

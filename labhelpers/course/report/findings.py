@@ -1,6 +1,6 @@
 """What there is to report, and what its numbers say in sentences: no more than they support."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from labhelpers import config
@@ -57,68 +57,74 @@ def suggest(results: Results) -> list[Paragraph]:
     if not rising:
         return []
     verb = "were" if len(rising) > 1 else "was"
-    text = f"{_listed(rising)} {verb} best at the last evaluation: a longer training may raise the score."
+    text = f"{listed(rising)} {verb} best at the last evaluation: a longer training may raise the score."
     return [Paragraph(text, "item")]
 
 
 def _best(rows: list[Row]) -> Iterator[str]:
-    ranked = sorted((row for row in rows if row.mean_iou is not None), key=lambda row: -row.mean_iou)
+    ranked = sorted(_scored(rows), key=lambda scored: -scored[0])
     if len(ranked) < 2:
         return
-    first, second = ranked[:2]
-    where = f"{first.protocol.dataset} {first.protocol.split}, {first.protocol.images} images"
-    points = 100 * (first.mean_iou - second.mean_iou)
+    (best, first), (next_best, second) = ranked[:2]
+    protocol = first.protocol
     text = (
-        f"On {where}, {first.name} has the highest mean IoU, {_percent(first.mean_iou)}, {points:.1f} points above "
-        f"{second.name} with {_percent(second.mean_iou)}."
+        f"On {protocol.dataset} {protocol.split}, {protocol.images} images, {first.name} has the highest mean IoU, "
+        f"{_percent(best)}, {100 * (best - next_best):.1f} points above {second.name} with {_percent(next_best)}."
     )
-    if None not in (first.mean_iou_low, second.mean_iou_high):
-        if first.mean_iou_low > second.mean_iou_high:
+    low, high = first.mean_iou_low, second.mean_iou_high
+    if low is not None and high is not None:
+        if low > high:
             text += " Their 95 % intervals do not overlap."
         else:
             text += (
                 " Their 95 % intervals overlap: two separate intervals do not settle which is better; the paired "
                 "comparison in the notebook is finer."
             )
-    if first.protocol.images < FEW_IMAGES:
-        text += f" {first.protocol.images} images are few: take it as a hint."
+    if protocol.images < FEW_IMAGES:
+        text += f" {protocol.images} images are few: take it as a hint."
     yield text
-    timed = [row for row in ranked if row.inference_ms and row.protocol.device == first.protocol.device]
-    fastest = min(timed, key=lambda row: row.inference_ms, default=None)
-    if fastest is not None and first in timed and fastest is not first:
-        yield (
-            f"Of these {fastest.name} is the fastest ({fastest.inference_ms:.0f} ms for an image on "
-            f"{fastest.protocol.device}); {first.name} takes {first.inference_ms / fastest.inference_ms:.1f} times as "
-            f"long, for {100 * (first.mean_iou - fastest.mean_iou):.1f} more points."
-        )
+    timed = [(row.inference_ms, iou, row) for iou, row in ranked if row.inference_ms]
+    timed = [item for item in timed if item[2].protocol.device == protocol.device]
+    if timed and first.inference_ms:
+        ms, iou, fastest = min(timed, key=lambda item: item[0])
+        if fastest is not first:
+            yield (
+                f"Of these {fastest.name} is the fastest ({ms:.0f} ms for an image on {protocol.device}); {first.name} "
+                f"takes {first.inference_ms / ms:.1f} times as long, for {100 * (best - iou):.1f} more points."
+            )
+
+
+def _scored(rows: Iterable[Row | None]) -> list[tuple[float, Row]]:
+    """Mean IoU and row of those that have one."""
+    return [(row.mean_iou, row) for row in rows if row is not None and row.mean_iou is not None]
 
 
 def _fcn(results: Results) -> Iterator[str]:
-    rows = _rows(results, ("FCN-32s", "FCN-16s", "FCN-8s"))
-    if rows:
-        values = [row.mean_iou for row in rows]
+    found = _alike(results, ("FCN-32s", "FCN-16s", "FCN-8s"))
+    if found:
+        values = [iou for iou, _ in found]
         words = "Each skip raises" if values == sorted(values) else "Not every skip raises"
         text = f"{words} the mean IoU from FCN-32s to FCN-16s to FCN-8s: {', '.join(map(_percent, values))}"
-        yield text + _band(rows)
+        yield text + _band(found)
 
 
 def _decoder(results: Results) -> Iterator[str]:
-    rows = _rows(results, ("DeepLabV3", "DeepLabV3+"))
-    if rows:
-        points = 100 * (rows[1].mean_iou - rows[0].mean_iou)
-        yield f"The decoder of DeepLabV3+ changes the mean IoU of DeepLabV3 by {points:+.1f} points" + _band(rows)
+    found = _alike(results, ("DeepLabV3", "DeepLabV3+"))
+    if found:
+        points = 100 * (found[1][0] - found[0][0])
+        yield f"The decoder of DeepLabV3+ changes the mean IoU of DeepLabV3 by {points:+.1f} points" + _band(found)
 
 
-def _rows(results: Results, titles: tuple[str, ...]) -> list[Row]:
-    """The rows of these networks; none unless all are there and can be compared."""
-    rows = [row for row in map(results.row, titles) if row is not None and row.mean_iou is not None]
-    alike = not any(row.protocol.differences(rows[0].protocol) for row in rows)
-    return rows if alike and len(rows) == len(titles) else []
+def _alike(results: Results, titles: tuple[str, ...]) -> list[tuple[float, Row]]:
+    """Mean IoU and row of these networks; none unless all are there and can be compared."""
+    found = _scored(map(results.row, titles))
+    alike = not any(row.protocol.differences(found[0][1].protocol) for _, row in found)
+    return found if alike and len(found) == len(titles) else []
 
 
-def _band(rows: list[Row]) -> str:
-    values = [row.band_foreground_iou for row in rows]
-    if None in values:
+def _band(found: list[tuple[float, Row]]) -> str:
+    values = [row.band_foreground_iou for _, row in found if row.band_foreground_iou is not None]
+    if len(values) < len(found):
         return "."
     return f"; the foreground IoU within {BAND} pixels of true edges: {', '.join(map(_percent, values))}."
 
@@ -129,7 +135,7 @@ def _expected(results: Results) -> Iterator[str]:
     if others:
         yield (
             "The course's values are for PASCAL VOC 2012 and encoders with ImageNet weights. The scores here are on "
-            f"{_listed(others)}, so the two columns cannot be compared."
+            f"{listed(others)}, so the two columns cannot be compared."
         )
 
 
@@ -153,5 +159,6 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The names as a phrase: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

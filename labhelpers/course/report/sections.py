@@ -8,7 +8,7 @@ from labhelpers.course.plans import Experiment, FinishedRun
 from labhelpers.course.report.document import Block, Document, Paragraph, Picture, Section
 from labhelpers.course.report.findings import Results, discuss, suggest
 from labhelpers.data.voc import visible_objects
-from labhelpers.evaluation.results import Row, mean_iou_text, percent
+from labhelpers.evaluation.results import Row
 from labhelpers.plots.output import encode
 from labhelpers.training import DamagedCheckpoint, History
 
@@ -105,9 +105,9 @@ def _table(rows: list[Row]) -> evaluation.Table:
     cells = [
         [
             row.name,
-            mean_iou_text(row),
-            percent(row.pixel_accuracy),
-            percent(row.boundary_iou),
+            _number(row.mean_iou, 1, 100) + _interval(row),
+            _number(row.pixel_accuracy, 1, 100),
+            _number(row.boundary_iou, 1, 100),
             _number(row.parameters, 2, 1e-6),
             _number(row.flops, 1, 1e-9),
             _number(row.inference_ms, 0),
@@ -120,6 +120,11 @@ def _table(rows: list[Row]) -> evaluation.Table:
     devices = ", ".join(dict.fromkeys(row.protocol.device for row in rows))
     caption = f"{rows[0].protocol}. Scores in percent, 95 % intervals over the choice of images; measured on {devices}."
     return evaluation.Table(header, cells, caption)
+
+
+def _interval(row: Row) -> str:
+    ends = [_number(end, 1, 100) for end in (row.mean_iou_low, row.mean_iou_high) if end is not None]
+    return f" [{', '.join(ends)}]" if ends else ""
 
 
 def _number(value: float | None, digits: int, factor: float = 1) -> str:
@@ -179,6 +184,5 @@ def _prompts(experiment: Experiment, run: FinishedRun) -> list[Block]:
 
 
 def _picture(figure: "Figure", caption: str) -> Picture:
-    alt = figure.get_label() or caption
     image, mime = encode(figure)
-    return Picture(image, mime, caption, alt)
+    return Picture(image, mime, caption, alt=str(figure.get_label() or caption))

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labhelpers.data.scenes.figures import FIGURES, bird
-from labhelpers.data.scenes.kit import Kit
+from labhelpers.data.scenes.drawing import Part, finish, grain, grow, paint, shadow
+from labhelpers.data.scenes.figures import FIGURES, Kit, bird
 from labhelpers.data.scenes.settings import SETTINGS, Backdrop, Setting
-from labhelpers.data.scenes.shapes import Part, grow, paint
-from labhelpers.data.scenes.textures import finish, grain, shadow
 from labhelpers.data.voc import VOC_CLASSES
 
 SPLITS = ("train", "val")

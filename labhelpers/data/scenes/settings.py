@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labhelpers.data.scenes.shapes import Part, Points, Shader, paint
-from labhelpers.data.scenes.textures import Colour, Look, smooth_noise, two_tone
+from labhelpers.data.scenes.drawing import Colour, Look, Part, Points, Shader, paint, smooth_noise, two_tone
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Networks of segmentation-models-pytorch behind this course's interface."""
+"""Networks of segmentation-models-pytorch and MONAI behind this course's interface."""
 
+import sys
 import time
 
 import pytest
@@ -11,10 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from labhelpers.models import library as hub
-from labhelpers.models import library as smp_module
+from labhelpers.models import library
 from labhelpers.models.deeplab import PooledBatchNorm2d
-from labhelpers.models.library import ARCHITECTURES, build_smp, drop_unused
+from labhelpers.models.library import ARCHITECTURES, build_smp, build_swin_unetr, drop_unused
 from labhelpers.training import Recipe
 from labhelpers.training.optim import build_optimizer
 
@@ -57,7 +57,7 @@ def test_numbers_are_those_of_smp(model):
     """Of a size that needs no padding, with the same weights."""
     theirs = getattr(smp, ARCHITECTURES[model.name.split()[0]])(TIMM, encoder_weights=None, classes=5).eval()
     missing, unexpected = theirs.load_state_dict(model.network.state_dict(), strict=False)
-    assert unexpected == []  # ours has no parameter that smp has not ...
+    assert unexpected == []  # ours has no parameter that smp lacks ...
     assert all(name.startswith("encoder.") for name in missing)  # ... and lacks only what the output ignores
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def test_pspnet_ends_where_its_decoder_begins():
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "reachable", lambda url: False)
+    monkeypatch.setattr(library, "reachable", lambda url: False)
 
 
 def stored(monkeypatch, path, state):
@@ -125,7 +125,7 @@ def stored(monkeypatch, path, state):
         return path
 
     save_file({k: v.contiguous() for k, v in state.items()}, path)
-    monkeypatch.setattr(smp_module, "hub_weights", answer)
+    monkeypatch.setattr(library, "hub_weights", answer)
     return asked
 
 
@@ -180,33 +180,31 @@ def test_weights_that_nobody_published(offline, monkeypatch, capsys):
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="unknown architecture 'unet3'; known: unet, unetplusplus, deeplabv3plus,"):
-        build_smp("unet3", "resnet18")
-    with pytest.raises(ValueError, match=r"unknown encoder 'resnet19'; .*get_encoder_names\(\) lists smp's, and tu-"):
-        build_smp("unet", "resnet19")
-    with pytest.raises(ValueError, match=r"unknown encoder 'tu-resnet19': .*timm.list_models\(\) lists them"):
-        build_smp("unet", "tu-resnet19")
-    with pytest.raises(ValueError, match=r"unknown encoder 'tu-resnet18.in99': .*\(in99\).*list_pretrained"):
-        build_smp("unet", "tu-resnet18.in99")
-    with pytest.raises(ValueError, match="unet has no option dropout; known: .*decoder_channels"):
-        build_smp("unet", "resnet18", dropout=0.5)
-    with pytest.raises(ValueError, match="unet has no option activation, encoder_weights; known: "):
-        build_smp("unet", "resnet18", encoder_weights="imagenet", activation="softmax")
-
-
-def test_combinations_that_do_not_work_are_named(capsys):
-    """Before anything is asked of the network."""
-    with pytest.raises(ValueError, match=r"deeplabv3plus on tu-hrnet_w18 \(AssertionError\)\. .* MobileNets and"):
-        build_smp("deeplabv3plus", "tu-hrnet_w18", pretrained=True)
-    with pytest.raises(ValueError, match=r"deeplabv3plus on densenet121 \(ValueError: .*dilated mode"):
-        build_smp("deeplabv3plus", "densenet121")
-    with pytest.raises(ValueError, match=r"unetplusplus on mit_b0 \(.*\)\. Try this encoder with another architecture"):
-        build_smp("unetplusplus", "mit_b0")
-    with pytest.raises(ValueError, match="pspnet tu-hrnet_w18: the architecture ignores parts of this encoder"):
-        build_smp("pspnet", "tu-hrnet_w18")
-    with pytest.raises(ValueError, match=r"pspnet .* makes \(1, 21, 32, 32\) of \(1, 3, 64, 64\): correct"):
-        build_smp("pspnet", TIMM, upsampling=4)
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "options", "message"),
+    [
+        ("unet3", "resnet18", {}, "unknown architecture 'unet3'; known: unet, unetplusplus, deeplabv3plus,"),
+        ("unet", "resnet19", {}, r"unknown encoder 'resnet19'; .*get_encoder_names\(\) lists smp's, and tu-"),
+        ("unet", "tu-resnet19", {}, r"unknown encoder 'tu-resnet19': .*timm.list_models\(\) lists them"),
+        ("unet", "tu-resnet18.in99", {}, r"unknown encoder 'tu-resnet18.in99': .*\(in99\).*list_pretrained"),
+        ("unet", "resnet18", {"dropout": 0.5}, "unet has no option dropout; known: .*decoder_channels"),
+        ("unet", "resnet18", {"encoder_weights": "imagenet", "activation": None}, "no option activation, encoder_w"),
+        # Combinations that do not work, before anything is asked of the network.
+        (
+            "deeplabv3plus",
+            "tu-hrnet_w18",
+            {"pretrained": True},
+            r"deeplabv3plus on tu-hrnet_w18 \(AssertionError\)\. .* MobileNets and",
+        ),
+        ("deeplabv3plus", "densenet121", {}, r"deeplabv3plus on densenet121 \(ValueError: .*dilated mode"),
+        ("unetplusplus", "mit_b0", {}, r"unetplusplus on mit_b0 \(.*\)\. Try this encoder with another architecture"),
+        ("pspnet", "tu-hrnet_w18", {}, "pspnet tu-hrnet_w18: the architecture ignores parts of this encoder"),
+        ("pspnet", TIMM, {"upsampling": 4}, r"pspnet .* makes \(1, 21, 32, 32\) of \(1, 3, 64, 64\): correct"),
+    ],
+)
+def test_bad_arguments_are_named(capsys, architecture, encoder, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_smp(architecture, encoder, **options)
     assert capsys.readouterr().out == ""
 
 
@@ -238,3 +236,39 @@ def test_what_the_output_ignores_is_left_out():
     after = toy.state_dict()
     assert set(after) == {name for name in before if name.startswith("score.")}
     assert all(tensor.equal(before[name]) for name, tensor in after.items())  # the statistics of batch norm too
+
+
+# --- Swin-UNETR ---
+
+
+def monai():
+    pytest.importorskip("monai", reason="MONAI is not installed: pip install labhelpers[monai]")
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 96)])
+def test_any_size_and_a_gradient_for_every_parameter(size):
+    monai()
+    model = build_swin_unetr(num_classes=5, feature_size=12)
+    assert (model.name, model.weights) == ("swin_unetr 12", "random")
+    logits = model(torch.randn(1, 3, *size))
+    assert logits.shape == (1, 5, *size)
+    logits.square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    encoder = {id(p) for p in model.encoder.parameters()}
+    assert 0 < len(encoder) < len(list(model.parameters()))
+
+
+def test_feature_size_must_fit_the_heads():
+    monai()
+    for size in (0, 20):
+        with pytest.raises(ValueError, match=f"feature_size={size}: it must be a multiple of 12"):
+            build_swin_unetr(feature_size=size)
+
+
+@pytest.mark.parametrize("missing", ["monai.networks.nets", "einops"])
+def test_without_the_extra_the_remedy_is_told(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing == "monai.networks.nets":
+        monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(ImportError, match=r'pip install "labhelpers\[monai\]", or leave this network out'):
+        build_swin_unetr()
