@@ -1,6 +1,6 @@
 """Checkpoints that survive a crash: safetensors for the tensors, a small JSON for the rest, no pickle.
 
-A checkpoint of step 120 is three files::
+A checkpoint of step 120 is three files:
 
     step-00000120.model.safetensors      the model's state
     step-00000120.optimizer.safetensors  the optimizer's state
@@ -34,7 +34,7 @@ class DamagedCheckpoint(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint in memory: ``parts["model"]`` and ``parts["optimizer"]`` map names to tensors on the CPU."""
+    """One checkpoint in memory: `parts["model"]` and `parts["optimizer"]` map names to tensors on the CPU."""
 
     step: int
     info: dict[str, Any]
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def save(run_dir: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], info: dict[str, Any]) -> None:
-    """Writes the checkpoint of ``step`` and removes those no longer needed; ``info["best_step"]`` is kept.
+    """Writes the checkpoint of `step` and removes those no longer needed; `info["best_step"]` is kept.
 
     Raises:
         RuntimeError: the disk is full or not writable; earlier checkpoints are untouched.
@@ -105,7 +105,7 @@ def latest(run_dir: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint | None:
 
 
 def discard_after(run_dir: Path, step: int) -> None:
-    """Removes what is newer than ``step`` (damaged or unfinished), so that it cannot be taken for a result later."""
+    """Removes what is newer than `step` (damaged or unfinished), so that it cannot be taken for a result later."""
     for path in run_dir.glob(f"{_NUMBERED}.*"):
         if int(path.name[5:13]) > step or path.name.endswith(".partial"):
             path.unlink()
@@ -139,13 +139,13 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str | Pa
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: ``"3.exp_avg"`` belongs to parameter 3."""
+    """The optimizer's state as named tensors: `"3.exp_avg"` belongs to parameter 3."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": t for i, values in state.items() for name, t in values.items() if t is not None}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores what :func:`optimizer_tensors` gave, on each parameter's device and in its memory layout."""
+    """Restores what `optimizer_tensors` gave, on each parameter's device and in its memory layout."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,13 @@ def train(
             finished = recipe.finished(run.step, run.best_step)
             if finished or run.step == run.best_step or run.step % recipe.save_every == 0:
                 run.save()
-            event = Event(run.step, row, model, val_set, evaluation, run.predictions)
+            event = Event(run.step, row, model, val_set, evaluation, partial(task.predictions, run))
             for callback in (run.show, *callbacks):
                 callback(event)
             progress.update(loss=loss)
             if finished:
                 break
-    return History.read(run.log_path)
+    return History.read(run.run_dir / "log.csv")
 
 
 def forward_backward(run: "TrainingState", images: Tensor, targets: Tensor, colour: Tensor) -> float:
@@ -160,10 +161,6 @@ class TrainingState:
 
     # --- the run's beginning and end -------------------------------------------------------------------------------
 
-    @property
-    def log_path(self) -> Path:
-        return self.run_dir / "log.csv"
-
     def __enter__(self) -> "TrainingState":
         devices = [self.device] if self.device.type == "cuda" else []
         self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
@@ -174,7 +171,7 @@ class TrainingState:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.discard_after(self.run_dir, self.step)
             columns = ["step", "loss", "lr", *self.task.columns(self)]
-            self._logs.append(CsvLog(self.log_path, columns, self.step))
+            self._logs.append(CsvLog(self.run_dir / "log.csv", columns, self.step))
             if Wandb.wanted(self.recipe.wandb):
                 self._logs.append(Wandb(self.run_dir, self.identity))
         return self
@@ -293,10 +290,6 @@ class TrainingState:
         if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
             self.best_step, self.best_score = self.step, score
         return evaluation
-
-    def predictions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """As `Task.predictions`, at this moment."""
-        return self.task.predictions(self)
 
     def log(self, row: dict[str, float]) -> None:
         """Writes one row everywhere."""

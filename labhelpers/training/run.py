@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers import config
@@ -225,8 +226,7 @@ def describe(
 ) -> dict[str, Any]:
     """What decides about a run's result, as JSON."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    kinds = {type(task), *map(type, model.modules())}
-    own = {kind for kind in kinds if kind.__module__ == "__main__"}
+    own = {kind for kind in (type(task), *map(type, model.modules())) if kind.__module__ == "__main__"}
     code = {
         kind.__name__: {name: source(method) for name, method in vars(kind).items() if isinstance(method, FunctionType)}
         for kind in own
@@ -260,9 +260,10 @@ def weights_hash(model: nn.Module) -> str:
     rounded = []
     for name, tensor in model.state_dict().items():
         values = tensor.detach().cpu().flatten().double()
-        wave = (1.9 * torch.arange(1, len(values) + 1)).sin().double()
+        rows = F.pad(values, (0, 1024 - len(values) % 1024)).view(-1, 1024)
+        down, across = ((1.9 * torch.arange(1, side + 1, dtype=torch.float64)).sin() for side in rows.shape)
         norm = float(values.norm())
-        projection = round(float(values @ wave) / (norm or 1), 4) + 0.0  # no -0.0
+        projection = round(float(down @ (rows @ across)) / (norm or 1), 4) + 0.0  # no -0.0
         rounded.append(f"{name} {norm:.4e} {projection}")
     return hashlib.sha256("\n".join(rounded).encode()).hexdigest()[:16]
 
