@@ -9,35 +9,6 @@ from labhelpers.models import unet
 from labhelpers.training.losses import build_loss
 
 
-def effective_kernel(kernel: int, rate: int) -> int:
-    """Pixels along one side of the window that a kernel with taps ``rate`` apart covers."""
-    return kernel + (kernel - 1) * (rate - 1)
-
-
-def atrous_conv(x: Tensor, kernel: Tensor, rate: int) -> Tensor:
-    """x (H, W), kernel (k, k) of odd k -> (H, W): each tap times the image shifted by its place, zeros outside."""
-    (height, width), k = x.shape, len(kernel)
-    padded = functional.pad(x, (rate * (k - 1) // 2,) * 4)
-    out = torch.zeros_like(x)
-    for u in range(k):
-        for v in range(k):
-            out += kernel[u, v] * padded[u * rate : u * rate + height, v * rate : v * rate + width]
-    return out
-
-
-def parameter_groups(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
-    """Groups for an optimizer: the parameters of ``model.encoder`` at lr * backbone_factor, all others at lr."""
-    encoder = list(model.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest, "lr": lr}]
-
-
-def poly_lr(step: int, steps: int, lr: float, power: float = 0.9) -> float:
-    """The learning rate of a step (0 to steps - 1): falls from lr to 0, at first nearly linearly (DeepLab, 2017)."""
-    return lr * (1 - step / steps) ** power
-
-
 def valid_output_size(size: int) -> int:
     """Side of the map that the U-Net of 2015 makes of an image of this side, without padding: 572 -> 388.
 
