@@ -76,7 +76,7 @@ def calls(name: str, *arguments: tuple) -> list[Case]:
 
 
 def variants(make: Callable, **parts: Iterable[tuple[Any, str]]) -> list[tuple[Callable, str]]:
-    """Wrong answers that differ in one part each: `variants(make, part=[(change, hint), ...])` calls make(part=change)."""
+    """Wrong answers that differ in one part: `variants(make, part=[(change, hint), ...])` calls make(part=change)."""
     return [(make(**{part: change}), hint) for part, changes in parts.items() for change, hint in changes]
 
 
