@@ -4,7 +4,6 @@ A right answer is handed back, with one line that says so. A wrong one gives a h
 the library's answer is handed back instead, so that the notebook goes on. Graded cells call :func:`grade`: it raises.
 """
 
-from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
 from labhelpers.course.checks.lab01 import (
     class_weights,
@@ -35,6 +34,16 @@ from labhelpers.course.checks.lab03 import (
     parameter_groups,
     poly_lr,
 )
+from labhelpers.course.checks.lab04 import (
+    binary_cross_entropy,
+    binary_scores,
+    double_conv,
+    pad_to_multiple,
+    should_stop,
+    tile_starts,
+    unet,
+    valid_output_size,
+)
 from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
 from labhelpers.course.checks.lab06 import (
     box_embedding,
@@ -48,10 +57,6 @@ from labhelpers.course.checks.lab06 import (
     training_step,
 )
 from labhelpers.course.checks.lab07 import label_masks, non_maximum_suppression, number_of_clicks, stability_score
-from labhelpers.course.checks.stopping import should_stop
-from labhelpers.course.checks.tiles import tile_starts
-from labhelpers.course.checks.unet import unet
-from labhelpers.course.checks.unet_parts import double_conv, pad_to_multiple, valid_output_size
 
 __all__ = [
     "aspp",
