@@ -32,3 +32,9 @@ def assert_hint(name: str, answer, *keywords: str) -> None:
     assert ": passed (" not in text
     for keyword in keywords:
         assert keyword in text, text
+
+
+def rows(answers: dict[str, list]) -> list[tuple]:
+    """The tables of a lab, {exercise: [answer, ...]} or {exercise: [(answer, key word, ...), ...]}, for parametrize."""
+    flat = [(name, row) for name, table in answers.items() for row in table]
+    return [(name, row[0], row[1:]) if isinstance(row, tuple) else (name, row) for name, row in flat]

@@ -22,10 +22,10 @@ def test_effective_kernel_accepts(answer):
     ("answer", "hint"),
     [
         (lambda k, r: k * r, "this is kernel * rate"),
-        (lambda k, r: k + k * (r - 1), "kernel taps have kernel - 1 gaps"),
-        (lambda k, r: k + (k - 1) * r, "r - 1 zeros between two taps"),
+        (lambda k, r: k + k * (r - 1), "kernel weights have kernel - 1 gaps"),
+        (lambda k, r: k + (k - 1) * r, "r - 1 zeros between two weights"),
         (lambda k, r: (k - 1) * r, "one too few"),
-        (lambda k, r: (k - 1) * (r - 1), "the taps themselves are missing"),
+        (lambda k, r: (k - 1) * (r - 1), "the weights themselves are missing"),
         (lambda k, r: k + r - 1, "there are kernel - 1 gaps"),
         (lambda k, r: 2 * r + 1, "for a kernel of 3 only"),
         (lambda k, r: k, "the rate is not used"),
@@ -155,7 +155,7 @@ def cut_short(padding, step=lambda rate: rate):
 
 
 def replaces(x, kernel, rate):
-    """`=` for `+=`: only the last tap is left."""
+    """`=` for `+=`: only the last weight is left."""
     last = torch.zeros_like(kernel)
     last[-1, -1] = kernel[-1, -1]
     return by_taps(x, last, rate)
@@ -191,12 +191,12 @@ def one_off(x, kernel, rate):
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=lambda k: k.T), "is transposed (rows"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=lambda k: k.T.flip(0, 1)), "transposed and turned"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, turn=torch.ones_like), "values are not used"),
-        (lambda x, kernel, rate: by_taps(x, kernel, 1), "neighbouring taps lie one pixel apart"),
-        (lambda x, kernel, rate: by_taps(x, kernel, max(1, rate - 1)), "neighbouring taps lie one pixel apart"),
-        (cut_short(lambda k, rate: k // 2), "the shifted pieces differ in size: is padding equal to"),
-        (cut_short(lambda k, rate: rate), "the shifted pieces differ in size: is padding equal to"),
+        (lambda x, kernel, rate: by_taps(x, kernel, 1), "neighbouring weights lie one pixel apart"),
+        (lambda x, kernel, rate: by_taps(x, kernel, max(1, rate - 1)), "neighbouring weights lie one pixel apart"),
+        (cut_short(lambda k, rate: k // 2), "the shifted copies differ in size: is padding equal to"),
+        (cut_short(lambda k, rate: rate), "the shifted copies differ in size: is padding equal to"),
         (cut_short(lambda k, rate: rate * (k - 1) // 2, step=lambda rate: 1), "shifted by u * rate and v * rate"),
-        (replaces, "only the last tap is left"),
+        (replaces, "only the last weight is left"),
         (beyond_the_kernel, "an index lies outside the kernel"),
         (beyond_its_columns, "an index lies outside the kernel"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate).T, "expected 9x11: height and width are exchanged"),
@@ -206,8 +206,8 @@ def one_off(x, kernel, rate):
         (lambda x, kernel, rate: by_taps(x, kernel, rate, pad=len(kernel) // 2), "7x9 for x 9x11"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, pad=rate), "expected 11x12: is padding equal to"),
         (lambda x, kernel, rate: by_taps(x, kernel, rate, pad=rate * (len(kernel) - 1)), "13x15 for x 9x11"),
-        (corner, "found the first tap there"),
-        (last_corner, "found the last tap there"),
+        (corner, "found the first weight there"),
+        (last_corner, "found the last weight there"),
         (replicate, "outside the image lie zeros"),
         (strided, "used as a stride"),
         (by_library, "conv2d: write the sum yourself"),

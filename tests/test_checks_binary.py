@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch.nn import functional
 
-from labhelpers.course.checks import references
+from labhelpers.course import checks
 
 # ------------------------------------------------------- binary_cross_entropy
 
@@ -220,7 +220,7 @@ def test_reference_loss_is_that_of_torch_and_cross_entropy_for_two_maps(k, seed)
     logits = 3 * torch.randn(2, k, 3, 5, generator=generator, dtype=torch.float64)
     target = torch.randint(0, k, (2, 3, 5), generator=generator)
     target[0, 0] = 255
-    loss = references.binary_cross_entropy(logits, target)
+    loss = checks.binary_cross_entropy.reference(logits, target)
     torch.testing.assert_close(loss, library(logits, target))
     if k == 2:
         torch.testing.assert_close(loss, functional.cross_entropy(logits, target, ignore_index=255))
@@ -368,8 +368,8 @@ def bytes_overflow(prediction, target, ignore_index=255):
 
 
 WRONG_SCORES = [
-    (swapped, "precision for one image: this is recall: precision divides by the pixels predicted as 1"),
-    (other("recall", lambda tp, fp, fn, tn, s: s["precision"]), "recall for one image: this is precision"),
+    (swapped, "precision for one image", "this is recall: precision divides by the pixels predicted as 1"),
+    (other("recall", lambda tp, fp, fn, tn, s: s["precision"]), "recall for one image", "this is precision"),
     (other("recall", lambda tp, fp, fn, tn, s: divide(tn, tn + fp)), "this is specificity"),
     (other("f1", lambda tp, fp, fn, tn, s: (s["precision"] + s["recall"]) / 2), "the arithmetic mean"),
     (other("f1", lambda tp, fp, fn, tn, s: math.sqrt(s["precision"] * s["recall"])), "the geometric mean"),
@@ -378,27 +378,28 @@ WRONG_SCORES = [
     (other("f1", lambda tp, fp, fn, tn, s: divide(2 * tp, tp + fp + fn)), "TP is counted once below"),
     (other("iou", lambda tp, fp, fn, tn, s: s["f1"]), "this is F1 (Dice)"),
     (other("iou", lambda tp, fp, fn, tn, s: s["f1"] / 2), "counts the intersection twice"),
-    (other("iou", lambda tp, fp, fn, tn, s: divide(tn, tn + fp + fn)), "iou for one image: this is that of class 0"),
+    (other("iou", lambda tp, fp, fn, tn, s: divide(tn, tn + fp + fn)), "iou for one image", "this is that of class 0"),
     (
         other("iou", lambda tp, fp, fn, tn, s: (divide(tn, tn + fp + fn) + s["iou"]) / 2),
-        "iou for one image: this is the mean of both classes",
+        "iou for one image",
+        "this is the mean of both classes",
     ),
     (other("accuracy", lambda tp, fp, fn, tn, s: divide(tp, tp + fp + fn + tn)), "pixels of class 0 that are right"),
     (
         other("accuracy", lambda tp, fp, fn, tn, s: (divide(tp, tp + fn) + divide(tn, tn + fp)) / 2),
         "this is the mean of both classes' accuracy",
     ),
-    (of_class_zero, "precision for one image: this is that of class 0"),
-    (of_both, "precision for one image: this is the mean of both classes"),
-    (void_as(0), "accuracy for one image: void pixels are counted as class 0"),
-    (void_as(1), "accuracy for one image: void pixels are counted as class 1"),
-    (void_in_prediction, "precision for one image: void pixels are counted as class 0: leave them out"),
-    (lambda p, t, ignore_index=255: by_counts(p, t), "for ignore_index=7: ignore_index is not used"),
-    (per_image_scores, "precision for two images: this is the mean over images"),
+    (of_class_zero, "precision for one image", "this is that of class 0"),
+    (of_both, "precision for one image", "this is the mean of both classes"),
+    (void_as(0), "accuracy for one image", "void pixels are counted as class 0"),
+    (void_as(1), "accuracy for one image", "void pixels are counted as class 1"),
+    (void_in_prediction, "precision for one image", "void pixels are counted as class 0: leave them out"),
+    (lambda p, t, ignore_index=255: by_counts(p, t), "for ignore_index=7", "ignore_index is not used"),
+    (per_image_scores, "precision for two images", "this is the mean over images"),
     (unguarded, "0 / 0: where class 1 is in neither prediction nor target", "ZeroDivisionError"),
-    (absent_as(0.0), "precision for class 1 in neither: 0, but class 1 is in neither"),
-    (absent_as(1.0), "precision for class 1 in neither: 1, but class 1 is in neither"),
-    (nan_when_missed, "precision for a prediction without class 1: nan, but class 1 is in the prediction or in"),
+    (absent_as(0.0), "precision for class 1 in neither", "class 1 is in neither"),
+    (absent_as(1.0), "precision for class 1 in neither", "class 1 is in neither"),
+    (nan_when_missed, "precision for a prediction without class 1", "class 1 is in the prediction or in"),
     (bytes_overflow, "precision for two images"),
     (mapped(lambda value: 100 * value), "in percent"),
     (mapped(torch.tensor), "Convert it with `.item()`"),
@@ -422,4 +423,4 @@ def test_reference_scores_follow_from_the_counts(seed, predicted, there):
     target = torch.from_numpy((rng.random((5, 6)) < there).astype(np.uint8))
     target[0, :3] = 255
     expected = by_counts(prediction, target)
-    assert references.binary_scores(prediction, target) == pytest.approx(expected, nan_ok=True)
+    assert checks.binary_scores.reference(prediction, target) == pytest.approx(expected, nan_ok=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch import nn
 
-from labhelpers.course.checks import prompt_references
+from labhelpers.course.checks import lab06 as prompt_references
 from labhelpers.models import prompt_maps
 
 # ---------------------------------------------------------------- offset_maps
@@ -153,7 +153,7 @@ def test_offsets_reject(answer, hints):
 def test_reference_offsets_are_those_of_mini_sam(height, width, seed):
     size = (height, width)
     points = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([width, height])
-    maps = prompt_references.offset_maps(points, size)
+    maps = prompt_references.offset_maps.reference(points, size)
     h, w = maps.shape[2:4]
     where = prompt_maps.positions(h, w, size, points.device).unflatten(0, (h, w))
     expected = where - prompt_maps.normalize(points, size)[:, :, None, None]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 
-from labhelpers.course.checks import references
+from labhelpers.course import checks
 
 
 def by_maximum(scores, patience):
@@ -107,7 +107,7 @@ WRONG = [
     (lambda s, n: max(s[-n:]) <= max(s[:-n]), "there may be fewer scores than `patience`, or none"),
     (lambda s, n: s[-n - 1] >= max(s[-n:]), "there may be fewer scores than `patience`, or none"),
     (lambda s, n: len(s) > n and max(s[-n], s[-1]) <= max(s[:-n]), "is True, expected False"),
-    (sorts, "it changes the list of scores"),
+    (sorts, "in place"),
     (lambda s, n: int(by_maximum(s, n)), "a Python int, expected True or False"),
     (lambda s, n: torch.tensor(by_maximum(s, n)), "a torch tensor, expected True or False"),
     (lambda s, n: True if by_maximum(s, n) else None, "a `return` missing"),
@@ -122,4 +122,6 @@ def test_should_stop_rejects(answer, hint):
 @given(st.lists(st.integers(-3, 3), max_size=9), st.integers(1, 4))
 @settings(deadline=None)
 def test_reference_agrees_with_every_other_way_to_say_it(scores, patience):
-    assert {bool(rule(scores, patience)) for rule in [*RIGHT, references.should_stop]} == {by_counter(scores, patience)}
+    assert {bool(rule(scores, patience)) for rule in [*RIGHT, checks.should_stop.reference]} == {
+        by_counter(scores, patience)
+    }

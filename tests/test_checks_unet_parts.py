@@ -11,7 +11,7 @@ from judging import assert_hint, assert_passes
 from torch import nn
 from torch.nn import functional
 
-from labhelpers.course.checks import references
+from labhelpers.course import checks
 
 # ---------------------------------------------------------- valid_output_size
 
@@ -149,7 +149,7 @@ def test_reference_size_is_that_of_the_layers(size):
             return None
 
     expected = result(in_closed_form)
-    assert result(references.valid_output_size) == expected
+    assert result(checks.valid_output_size.reference) == expected
     if 0 < size < 300:
         assert result(by_layers) == expected
 

@@ -4,14 +4,7 @@ A right answer is handed back, with one line that says so. A wrong one gives a h
 the library's answer is handed back instead, so that the notebook goes on. Graded cells call :func:`grade`: it raises.
 """
 
-from labhelpers.course.checks.aspp import aspp
-from labhelpers.course.checks.atrous import atrous_conv, effective_kernel
-from labhelpers.course.checks.binary import binary_cross_entropy, binary_scores
-from labhelpers.course.checks.clicks import next_click
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
-from labhelpers.course.checks.deeplab import deeplab_head_plus
-from labhelpers.course.checks.exponential import exponential_cross_entropy
-from labhelpers.course.checks.iou_head import iou_head
 from labhelpers.course.checks.lab01 import (
     class_weights,
     confusion_matrix,
@@ -32,19 +25,38 @@ from labhelpers.course.checks.lab02 import (
     transposed_conv,
     transposed_output_size,
 )
+from labhelpers.course.checks.lab03 import (
+    aspp,
+    atrous_conv,
+    deeplab_head_plus,
+    effective_kernel,
+    exponential_cross_entropy,
+    parameter_groups,
+    poly_lr,
+)
+from labhelpers.course.checks.lab04 import (
+    binary_cross_entropy,
+    binary_scores,
+    double_conv,
+    pad_to_multiple,
+    should_stop,
+    tile_starts,
+    unet,
+    valid_output_size,
+)
 from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
-from labhelpers.course.checks.many_masks import non_maximum_suppression, stability_score
-from labhelpers.course.checks.mask_labels import label_masks, number_of_clicks
-from labhelpers.course.checks.offsets import offset_maps
-from labhelpers.course.checks.prompt_losses import prompt_loss
-from labhelpers.course.checks.prompt_sampling import box_from_mask, sample_points
-from labhelpers.course.checks.prompt_steps import training_step
-from labhelpers.course.checks.prompt_vectors import box_embedding, point_embedding
-from labhelpers.course.checks.recipe import parameter_groups, poly_lr
-from labhelpers.course.checks.stopping import should_stop
-from labhelpers.course.checks.tiles import tile_starts
-from labhelpers.course.checks.unet import unet
-from labhelpers.course.checks.unet_parts import double_conv, pad_to_multiple, valid_output_size
+from labhelpers.course.checks.lab06 import (
+    box_embedding,
+    box_from_mask,
+    iou_head,
+    next_click,
+    offset_maps,
+    point_embedding,
+    prompt_loss,
+    sample_points,
+    training_step,
+)
+from labhelpers.course.checks.lab07 import label_masks, non_maximum_suppression, number_of_clicks, stability_score
 
 __all__ = [
     "aspp",

@@ -8,7 +8,7 @@ import linecache
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -73,6 +73,11 @@ class Case:
 def calls(name: str, *arguments: tuple) -> list[Case]:
     """A case for each tuple of arguments, its result called "poly_lr(3, 7, 0.5)"."""
     return [Case(args, what=f"{name}({', '.join(map(str, args))})") for args in arguments]
+
+
+def variants(make: Callable, **parts: Iterable[tuple[Any, str]]) -> list[tuple[Callable, str]]:
+    """Wrong answers that differ in one part: `variants(make, part=[(change, hint), ...])` calls make(part=change)."""
+    return [(make(**{part: change}), hint) for part, changes in parts.items() for change, hint in changes]
 
 
 class Check:
@@ -154,7 +159,8 @@ class Exercise:
         title: the name of the function or class in the notebook.
         reference: the right answer, handed on when the student's is not right yet.
         cases: makes the situations in which answers are run; the random state is the same each time.
-        wrong: answers with one thing wrong in them, each with what the student is told, the likely ones first.
+        wrong: answers with one thing wrong in them and what the student is told, the likely ones first: a dictionary
+            or pairs.
         errors: hints for known exceptions, by a part of the exception's message.
         run: gives what is compared of an answer in a case, one value or `Parts`.
         inspect: looks, before anything is compared, at what no value shows (layers, channels); raises `Mistake`.
@@ -164,12 +170,15 @@ class Exercise:
     title: str
     reference: Callable
     cases: Callable[[], Iterable[Case]] = tuple
-    wrong: Sequence[tuple[Callable, str]] = ()
+    wrong: Mapping[Callable, str] | Iterable[tuple[Callable, str]] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     run: Run = run_function
     inspect: Callable[[Check, Any], None] | None = None
     tolerance: float | Callable[[Any], float] = 1e-5
     last_hint: str = field(default="", init=False)  # of the answer that the reference replaced, for grading
+
+    def __post_init__(self):
+        self.wrong = dict(self.wrong)
 
     def __call__(self, answer: Any) -> Any:
         """Hand a right answer back, the reference for any other, and print which, with a hint."""
@@ -238,7 +247,7 @@ class Exercise:
         unless that is a whole number or a truth value, which agree by chance.
         """
         unsure = ""
-        for answer, hint in self.wrong:
+        for answer, hint in self.wrong.items():
             given = self._outcome(Check(self.errors), answer, cases[number])
             if not self._agree(found[number], given, words, expected):
                 continue

@@ -423,7 +423,7 @@ mean_iou = Exercise(
     "mean_iou",
     _mean_iou,
     cases=lambda: [
-        Case((torch.tensor(_COUNTS),), f"of the matrix {_COUNTS}", "the mean IoU"),
+        Case((torch.tensor(_COUNTS),), what=f"the mean IoU of the matrix {_COUNTS}"),
         Case((torch.diag(torch.tensor([7, 0, 2])),), "of a perfect prediction", "the mean IoU"),
         Case((torch.tensor([[3, 1], [1, 1]]) * 10**10,), "of counts beyond 32 bits", "the mean IoU"),
     ],

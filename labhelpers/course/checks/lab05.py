@@ -236,7 +236,10 @@ _WRONG_BEATS: list[tuple[Callable[[float, float, float, float], bool], str]] = [
     (lambda a, s, b, t: a <= b and s >= t, _EQUAL.format("throw each other out")),
     (lambda a, s, b, t: a <= b and s <= t and (a, s) != (b, t), "a higher score is better, not a lower."),
     (lambda a, s, b, t: a >= b and s >= t and (a, s) != (b, t), "a lower latency is better, not a higher."),
-    (lambda a, s, b, t: a >= b and s <= t and (a, s) != (b, t), "fast and good is what beats a model."),
+    (
+        lambda a, s, b, t: a >= b and s <= t and (a, s) != (b, t),
+        "better and worse are exchanged: what is fast and good beats a model.",
+    ),
 ]
 
 pareto_front = Exercise(
@@ -245,7 +248,7 @@ pareto_front = Exercise(
     cases=_pareto_cases,
     run=_run_front,
     wrong=[
-        (lambda x, y: [1 + i for i in _pareto_front(x, y)], "indices count from 0."),
+        (lambda x, y: [1 + i for i in _pareto_front(x, y)], "the indices count from 1: they count from 0 here."),
         (_ends, "these are the fastest and the best alone: between them lie models that none beats either."),
         (lambda x, y: list(range(len(y))), "this is every model: leave out those that another beats."),
         (
@@ -313,7 +316,10 @@ _WRONG_VOTES = [
     (lambda v, m: 1 - v[1:].amax(0) / m, "votes for class 0 are not counted: background is an opinion, too."),
     (lambda v, m: 1 - v[:-1].amax(0) / m, "votes for the last class are not counted: labels go to num_classes - 1."),
     (lambda v, m: 1 - v.sort(0).values[-2] / m, "this is 1 minus the second most frequent: take the most frequent."),
-    (lambda v, m: v.sort(0).values[-2:].diff(dim=0)[0] / m, "this is the lead of the first label over the second."),
+    (
+        lambda v, m: v.sort(0).values[-2:].diff(dim=0)[0] / m,
+        "this is the lead of the first label over the second: take 1 - the share of the first.",
+    ),
     (lambda v, m: (1 - v.amax(0) / m).mean(), "this is one number for the whole image: return one for each pixel."),
     (lambda v, m: 100 * (1 - v.amax(0) / m), _PERCENT),
 ]

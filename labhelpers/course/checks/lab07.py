@@ -1,4 +1,4 @@
-"""Exercises of lab 07: how stable a mask is, which of many to keep, what classes they get, how many clicks one takes."""
+"""Checks of lab 07: how stable a mask is, which of many to keep, what classes they get, how many clicks it takes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,10 +79,7 @@ stability_score = Exercise(
             "this is one number: return one for each mask, an array (N,).",
         ),
         (_ratio(lambda d: -d, lambda d: d), "this is the inverse: the smaller mask (above +offset) is on top."),
-        (
-            _ratio(lambda d: d, lambda d: 0),
-            "it compares with the mask above 0: compare with the one above -offset.",
-        ),
+        (_ratio(lambda d: d, lambda d: 0), "it compares with the mask above 0: compare with the one above -offset."),
         (_ratio(lambda d: 0, lambda d: -d), "it compares the mask above 0: take the one above +offset."),
         (
             lambda z, offset=1.0: _above(z, offset).astype(float),
@@ -105,7 +102,7 @@ stability_score = Exercise(
             lambda z, offset=1.0: (abs(z) > offset).mean((1, 2)),
             "this is the share of the image that is sure of itself, background included: compare two masks.",
         ),
-        (_ratio(lambda d: d, lambda d: d), "it is 1 for every mask. Are both thresholds the same?"),
+        (_ratio(lambda d: d, lambda d: d), "it is 1 for every mask: are both thresholds the same?"),
         (lambda z, offset=1.0: _stability_score(z), "it ignores `offset` and takes 1."),
         (lambda z, offset=0.5: _stability_score(z, offset), "the default of `offset` is 1, not 0.5."),
         *(
@@ -168,7 +165,8 @@ def _run_nms(check: Check, answer: Callable, case: Case) -> list[int]:
     check.that(array.ndim <= 1, f"{words} it returns shape {array.shape}: return indices, not the masks themselves.")
     check.that(
         array.dtype != bool,
-        f"{words} it returns True or False for each of {count} masks: return the indices of those it keeps, best first.",
+        f"{words} it returns True or False for each of {count} masks: return the indices of those it keeps, best "
+        "first.",
     )
     whole = not array.size or array.dtype.kind in "iu"
     check.that(whole, f"{words} it returns values of type {array.dtype}, expected whole numbers: indices.")
@@ -207,7 +205,7 @@ non_maximum_suppression = Exercise(
     run=_run_nms,
     errors={"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."},
     wrong=[
-        (_nms(beaten=lambda overlap, threshold: False), "nothing is suppressed."),
+        (_nms(beaten=lambda overlap, threshold: False), "nothing is suppressed: leave out what overlaps a kept mask."),
         (
             lambda masks, scores, threshold=0.7: _non_maximum_suppression(masks, scores, threshold)[:1],
             "only the best mask is kept: go on with the others.",
@@ -244,7 +242,7 @@ non_maximum_suppression = Exercise(
         *(
             (
                 lambda masks, scores, threshold=other: _non_maximum_suppression(masks, scores, threshold),
-                f"without a threshold it does not use 0.7. Is its default {other}?",
+                f"without a threshold it does not use 0.7: is its default {other}?",
             )
             for other in (0.5, 0.6, 0.9)
         ),

@@ -227,7 +227,12 @@ def check_conv(
 
 
 def run_watched(
-    check: Check, model: nn.Module, layers: Iterable[nn.Module], *inputs: Tensor, when: str
+    check: Check,
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    *inputs: Tensor,
+    when: str,
+    errors: Mapping[str, str] | None = None,
 ) -> tuple[Any, list[Tensor | None]]:
     """What the student's model gives, and what each of `layers` was given on the way (None unless it ran once)."""
     watched = list(layers)
@@ -242,7 +247,7 @@ def run_watched(
         for place, layer in enumerate(watched)
     ]
     try:
-        output = check.call(model, *inputs, when=when)
+        output = check.call(model, *inputs, when=when, errors=errors)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,8 +1,10 @@
-"""The machinery of the checks: what is handed back, graded, reported; that nothing is disturbed and nothing crashes."""
+"""The machinery of the checks, and what holds for every exercise: each wrong answer gets the hint that it is told."""
 
 import itertools
+import json
 import linecache
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ from labhelpers import data
 from labhelpers.course import checks
 from labhelpers.course.checks.core import EXERCISES, difference
 
+# What each check is known to say, by its key words, about wrong answers: {exercise: [[answer, [key words]], ...]}.
+KNOWN = json.loads((Path(__file__).parent / "hints.json").read_text())
+every_exercise = pytest.mark.parametrize("name", sorted(EXERCISES))
 _cells = itertools.count()
 
 
@@ -41,7 +46,7 @@ def test_there_is_a_check_for_every_exercise():
     assert all(getattr(checks, name).__doc__ for name in checks.__all__)
 
 
-@pytest.mark.parametrize("name", sorted(EXERCISES))
+@every_exercise
 def test_right_answer_passes_and_the_line_is_always_the_same(name):
     answer = own(EXERCISES[name].reference)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -52,6 +57,41 @@ def test_right_answer_passes_and_the_line_is_always_the_same(name):
     torch.manual_seed(1)
     assert judge(name, answer) == text
     assert checks.grade(name, answer) is None
+
+
+@every_exercise
+def test_each_wrong_answer_gets_its_own_hint_and_none_is_lost(name):
+    wrong = EXERCISES[name].wrong
+    hints = [judge(name, answer).splitlines()[0] for answer in wrong]
+    for hint, said in zip(wrong.values(), hints, strict=True):
+        assert said.endswith(hint)
+        assert len(said) < 600
+        assert hint.endswith((".", "?", ".)", "?)"))
+        assert any(mark in hint for mark in (":", ",", ";", "`", "("))  # what is wrong, and what to do
+    asserted = "".join(path.read_text() for path in Path(__file__).parent.glob("test_checks_*.py"))
+    for _, words in KNOWN[name]:
+        known = any(all(word in hint for word in words) for hint in hints)
+        # A hint about structure, and the general words, are proved by the answers of the other files.
+        assert known or all(word in asserted or json.dumps(word)[1:-1] in asserted for word in words), words
+
+
+@every_exercise
+def test_every_argument_changed_in_place_is_noticed(name):
+    reference = EXERCISES[name].reference
+    if isinstance(reference, type):
+        return
+    changed = []
+
+    def answer(*given, **named):
+        result = reference(*given, **named)
+        for argument in given:
+            if isinstance(argument, (torch.Tensor, np.ndarray)) and argument.size and not changed:
+                changed.append(True)
+                with torch.no_grad():
+                    argument[...] = 1 - 1 * argument
+        return result
+
+    assert ("in place" in judge(name, answer)) == bool(changed)
 
 
 def test_wrong_answer_hands_on_the_reference_and_fails_the_grade_with_its_hint(capsys):
@@ -178,13 +218,25 @@ ODD_RESULTS = [
     (torch.zeros(3, 5, 5), np.zeros((5, 5))),
     nn.Linear(2, 2),
     nn.Conv2d(3, 5, (2, 4)),
+    None,
+    2**64,
+    -(10**400),
+    [2**64],
+    torch.eye(3).to_sparse(),
+    torch.zeros(2, 3, device="meta"),
+    (torch.zeros(3, 5, 5, device="meta"), torch.eye(3).to_sparse()),
 ]
 
 
-@pytest.mark.parametrize("name", sorted(EXERCISES))
+def raises(*given, **named):
+    raise KeyError("odd")
+
+
+@every_exercise
 def test_whatever_comes_back_the_check_ends_with_a_hint(name):
-    for odd in ODD_RESULTS:
-        text = judge(name, lambda *given, odd=odd, **named: odd)
+    results = [lambda *given, odd=odd, **named: odd for odd in ODD_RESULTS]
+    for answer in (None, 3, "text", raises, lambda a, b, c, d, e, f, g: a, lambda *, named: named, *results):
+        text = judge(name, answer)
         assert "going on with the reference" in text
         assert len(text.splitlines()[0]) < 600
 
@@ -236,3 +288,12 @@ def test_difference(found, expected, hint):
     text = difference(found, expected, "it")
     assert hint in text
     assert bool(text) == bool(hint)
+
+
+@pytest.mark.parametrize(
+    "odd", [2**64, -(10**400), [2**70, 1], torch.eye(3).to_sparse(), torch.empty(2, device="meta")]
+)
+def test_odd_numbers_are_named(odd):
+    kind = "sparse" if getattr(odd, "is_sparse", False) else "meta" if isinstance(odd, torch.Tensor) else "expected"
+    for name in ("transposed_output_size", "class_weights"):
+        assert kind in judge(name, lambda *given, **named: odd)
