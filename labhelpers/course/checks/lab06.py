@@ -25,7 +25,7 @@ from labhelpers.course.checks.core import (
 from labhelpers.course.checks.layers import IN_PLACE, make, rounding
 from labhelpers.prompting import sampling
 from labhelpers.prompting.sampling import depth
-from labhelpers.training.prompt_loss import prompt_loss as right_loss
+from labhelpers.prompting.task import prompt_loss as right_loss
 
 _Size = tuple[int, int]
 _Per = Callable[[Tensor], Tensor]
