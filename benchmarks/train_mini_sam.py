@@ -22,7 +22,7 @@ from labhelpers.data import FolderSegmentation, VOCSegmentation, make_scenes
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.loader import SubsetDataset
 from labhelpers.data.voc import ObjectDataset
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models import build
 from labhelpers.prompting import (
     MiniSamPredictor,
     PromptTask,
@@ -74,14 +74,14 @@ def main() -> None:
         warmup_steps=min(200, args.steps // 10),
         save_every=250,
     )
-    model = load_mini_sam(args.start).train() if args.start else MiniSAM()
+    model = load_mini_sam(args.start).train() if args.start else build("mini_sam", 1)
     run = train_or_load("mini_sam_shipped", model, mixture, ObjectDataset(scenes_val), recipe, task=PromptTask())
     model = run.model
     if held_out is not None:
         print(evaluate_prompts(MiniSamPredictor(model), objects(held_out)))
         return
 
-    semantic = MiniSAM(num_classes=21)
+    semantic = build("mini_sam", 21)
     same = {k: v for k, v in model.state_dict().items() if semantic.state_dict()[k].shape == v.shape}
     semantic.load_state_dict(same, strict=False)
     classes = Recipe(

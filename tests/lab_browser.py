@@ -68,19 +68,19 @@ class Server:
 
 
 def jupyter_lab(folder: Path) -> AbstractContextManager[Server]:
-    """JupyterLab on a folder; its application is visible to scripts in the page, as ``jupyterapp``."""
+    """JupyterLab on a folder; its application is visible to scripts in the page, as `jupyterapp`."""
     options = ["--expose-app-in-browser", "--allow-root", "--IdentityProvider.token={token}"]
     return serve(folder, ["jupyterlab", *options])
 
 
 def voila(folder: Path, notebook: Path) -> AbstractContextManager[Server]:
-    """A notebook as a page, at the server's address; ``folder`` takes the log and settings."""
+    """A notebook as a page, at the server's address; `folder` takes the log and settings."""
     return serve(folder, ["voila", str(notebook), "--token={token}"])
 
 
 @contextmanager
 def serve(folder: Path, command: list[str]) -> Iterator[Server]:
-    """Run ``python -m`` COMMAND with a free port, a token and settings of its own, until the block ends."""
+    """Run `python -m` COMMAND with a free port, a token and settings of its own, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

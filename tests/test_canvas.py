@@ -14,7 +14,9 @@ from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
 from labhelpers.prompting import PromptCanvas, PromptSession
-from labhelpers.prompting import session as pictures
+from labhelpers.prompting import canvas as canvas_module
+from labhelpers.prompting.canvas import decode_upload
+from labhelpers.prompting.session import draw
 
 
 def new_canvas(height=48, width=64, predictor=None) -> PromptCanvas:
@@ -168,23 +170,23 @@ class TestUpload:
         canvas = new_canvas()
         self.upload(canvas, data)
         with pytest.raises(ValueError, match=message):
-            pictures.decode_upload(data, "photo.png")
+            decode_upload(data, "photo.png")
         assert canvas._state["message"].startswith("photo.png is no picture")
         assert canvas.session.image_names == ["first", "second"]
 
     def test_limits(self, monkeypatch):
-        monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+        monkeypatch.setattr(canvas_module, "MAX_PIXELS", 1000)
         with pytest.raises(ValueError, match=r"large\.png has more than .* pixels: choose a smaller one"):
-            pictures.decode_upload(as_file(Image.new("RGB", (100, 11))), "large.png")
+            decode_upload(as_file(Image.new("RGB", (100, 11))), "large.png")
         with pytest.raises(ValueError, match=r"huge\.png has 20\.0 MB, more than 20 MB: choose a smaller one"):
-            pictures.decode_upload(bytes(20_000_001), "huge.png")
+            decode_upload(bytes(20_000_001), "huge.png")
 
     def test_upright_and_reduced(self):
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by 90 degrees clockwise
         photo = Image.new("RGB", (3000, 1500), "blue")
         photo.paste("red", (0, 0, 3000, 300))  # the upper edge of the file, the right one of what is seen
-        pixels = pictures.decode_upload(as_file(photo, "jpeg", exif=exif), "photo.jpg")
+        pixels = decode_upload(as_file(photo, "jpeg", exif=exif), "photo.jpg")
         assert pixels.shape == (1024, 512, 3)
         assert (pixels[512, 500] >= (200, 0, 0)).all()
         assert (pixels[512, 10] >= (0, 0, 200)).all()
@@ -193,7 +195,7 @@ class TestUpload:
     @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
     def test_every_kind_becomes_rgb(self, mode):
         kind = "tiff" if mode == "CMYK" else "png"
-        pixels = pictures.decode_upload(as_file(Image.new(mode, (20, 10)), kind), "photo")
+        pixels = decode_upload(as_file(Image.new(mode, (20, 10)), kind), "photo")
         assert (pixels.shape, pixels.dtype) == ((10, 20, 3), np.uint8)
         expected = 255 if mode in ("LA", "RGBA", "CMYK") else 0  # nothing there (or no ink) is white
         assert (pixels == expected).all()
@@ -219,7 +221,7 @@ class TestWithoutABrowser:
     def test_the_mask_is_drawn_where_it_is(self):
         session = PromptSession(DiscPredictor(), picture(64, 64, shade=60))
         session.add_box(20, 10, 50, 40)
-        drawn = np.asarray(pictures.draw(session)).astype(float)
+        drawn = np.asarray(draw(session)).astype(float)
         magenta = np.array([0xD6, 0x27, 0x8A])
         np.testing.assert_allclose(drawn[25, 35], (session.image[25, 35] + magenta) / 2, atol=1)
         np.testing.assert_array_equal(drawn[60, 60], session.image[60, 60])
@@ -228,7 +230,7 @@ class TestWithoutABrowser:
         session = PromptSession(DiscPredictor(), picture(512, 512, shade=20)[:, :400])
         session.add_point(100, 200)
         session.add_point(300, 200, label=0)
-        drawn = np.asarray(pictures.draw(session))
+        drawn = np.asarray(draw(session))
         assert drawn[203, 103].tolist() == [0, 0x9E, 0x73]
         assert drawn[203, 303].tolist() == [0xD5, 0x5E, 0]
         vertical = [drawn[200 - 3, x].tolist() == [255, 255, 255] for x in (100, 300)]

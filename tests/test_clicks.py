@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judged_toys import Answers, MemoryDataset, rectangles
+from prompting_toys import Answers, MemoryDataset, rectangles
 from scipy import stats
 
 from labhelpers.prompting import ClickCurve, calibration, click_curve, objects

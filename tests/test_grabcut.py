@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from judged_toys import MemoryDataset, rectangles
+from prompting_toys import MemoryDataset, rectangles
 
 from labhelpers.prompting import BoxEllipse, FilledBox, GrabCut, evaluate_prompts, grabcut_box, mask_iou
 

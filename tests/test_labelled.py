@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judged_toys import Answers, MemoryDataset, rectangles
+from prompting_toys import Answers, MemoryDataset, rectangles
 from torch import nn
 
 from labhelpers.data import denormalize
@@ -94,12 +94,6 @@ def test_masks_that_do_not_fit_are_an_error(masks, scores):
 # --- whole sets ---
 
 
-class Toy(Answers):
-    """Its `model` is asked for its device only."""
-
-    model = nn.Conv2d(3, 1, 1)
-
-
 @pytest.fixture
 def toys() -> MemoryDataset:
     """Two objects of one class, none at all, one with a rim of void, one on another."""
@@ -136,7 +130,7 @@ class Red(nn.Module):
 
 
 def test_answers_to_true_boxes_get_their_objects_class(toys):
-    asked = Toy(inside_of_box)
+    asked = Answers(inside_of_box)
     evaluation = evaluate_prompted_classes(asked, toys, bands=(2,))
     assert evaluation.scores.mean_iou == 1  # rectangles fill their boxes, and the smaller is painted on the larger
     assert evaluation.boundary_iou == 1
@@ -154,13 +148,13 @@ def test_an_answer_that_is_too_small_costs(toys):
     def nothing(image, **prompt):
         return np.zeros(image.shape[:2], dtype=bool), 0.0
 
-    evaluation = evaluate_prompted_classes(Toy(nothing), toys)
+    evaluation = evaluate_prompted_classes(Answers(nothing), toys)
     assert evaluation.matrix[:, 1:].sum() == 0
     assert evaluation.scores.class_iou[1:].tolist() == [0, 0, 0]
 
 
 def test_everything_is_named_by_the_truth_or_by_a_vote(toys):
-    oracle = evaluate_everything(Toy(None), toys, segment=regions)
+    oracle = evaluate_everything(Answers(None), toys, segment=regions)
     assert oracle.scores.mean_iou == 1
     assert "prompted with by colour; each mask gets the true class it overlaps most (oracle)" in str(oracle.protocol)
 
@@ -168,14 +162,14 @@ def test_everything_is_named_by_the_truth_or_by_a_vote(toys):
         def forward(self, images):
             return super().forward(images) * torch.tensor([1, 1, 0, 1])[:, None, None]
 
-    vote = evaluate_everything(Toy(None), toys, Red(), "Red", regions)
+    vote = evaluate_everything(Answers(None), toys, Red(), "Red", regions)
     assert vote.scores.mean_iou == 1
-    blind = evaluate_everything(Toy(None), toys, Never2(), "Never2", regions)
+    blind = evaluate_everything(Answers(None), toys, Never2(), "Never2", regions)
     assert blind.scores.class_iou.tolist()[2:] == [0, 1]
     assert "the class Red votes for" in str(vote.protocol)
     assert len({oracle.protocol.key, vote.protocol.key, blind.protocol.key}) == 3
     with pytest.raises(ValueError, match="voter and voter_name belong together"):
-        evaluate_everything(Toy(None), toys, Red())
+        evaluate_everything(Answers(None), toys, Red())
 
 
 def test_what_a_predictor_keeps_can_be_trained_on_later(toys):
@@ -186,5 +180,5 @@ def test_what_a_predictor_keeps_can_be_trained_on_later(toys):
         kept.append(torch.ones(1))
         return inside_of_box(image, **prompt)
 
-    evaluate_prompted_classes(Toy(keeps), toys)
+    evaluate_prompted_classes(Answers(keeps), toys)
     assert not any(tensor.is_inference() for tensor in kept)

@@ -4,26 +4,29 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labhelpers.data.augment import to_input
+from labhelpers.models import build
 from labhelpers.models.mini_sam import FUSIONS, Embedding, MiniSAM
-from labhelpers.models.prompt_maps import normalize, positions, sample, unit_keys
+from labhelpers.models.prompt_maps import grid_positions, normalize, sample_keys, unit_keys
 
 SIZE = (64, 64)
 NOWHERE = float("nan")
 fusions = pytest.mark.parametrize("fusion", FUSIONS)
 heads = pytest.mark.parametrize("num_classes", [1, 21])
+KINDS = (("points", "point_labels"), ("boxes",), ("mask_input",))  # arguments of one kind of prompt
+each_kind = pytest.mark.parametrize("kinds", KINDS, ids=lambda k: k[0])
 quick = settings(max_examples=8, deadline=None)
 
 
 def settle(num_classes: int = 1, fusion: str = "spatial", seed: int = 0) -> MiniSAM:
     """Random weights, with batch-norm statistics of one batch, so that signals do not die out; in eval mode."""
     torch.manual_seed(seed)
-    model = MiniSAM(num_classes, fusion=fusion)
+    model = build("mini_sam", num_classes, fusion=fusion)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -75,7 +78,7 @@ def different(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bo
 @heads
 def test_four_to_five_and_a_half_million_parameters_most_of_them_at_stride_32(num_classes, fusion):
     with torch.device("meta"):
-        model = MiniSAM(num_classes, fusion=fusion)
+        model = build("mini_sam", num_classes, fusion=fusion)
     total = sum(p.numel() for p in model.parameters())
     assert 4e6 <= total <= 5.5e6
     assert sum(p.numel() for p in model.image_encoder.context.parameters()) > 2 / 3 * total
@@ -128,8 +131,8 @@ def test_enlarging_keeps_positions():
 
 @fusions
 def test_one_image_is_enough_to_train_on(fusion):
-    model = MiniSAM(fusion=fusion)
-    for kinds in ((), ("points", "point_labels"), ("boxes",), ("mask_input",)):
+    model = build("mini_sam", 1, fusion=fusion)
+    for kinds in ((), *KINDS):
         logits, _ = model(photos(1), **only(prompts(1), *kinds))
         assert logits.isfinite().all()
 
@@ -137,32 +140,27 @@ def test_one_image_is_enough_to_train_on(fusion):
 # --- prompts that are there, and prompts that are not ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",), ("mask_input",)], ids=lambda k: k[0])
 @heads
-def test_each_kind_of_prompt_is_heard(num_classes, kinds):
+def test_each_kind_of_prompt_is_heard(num_classes):
     torch.manual_seed(0)
     model, images, given = settled(num_classes), photos(2), prompts(2)
-    alone = answers(model, images, **only(given, *kinds))
-    assert different(alone, answers(model, images))
-    assert different(alone, answers(model, images, **given))
+    nothing, all_of_it = answers(model, images), answers(model, images, **given)
+    for kinds in KINDS:
+        alone = answers(model, images, **only(given, *kinds))
+        assert different(alone, nothing), kinds
+        assert different(alone, all_of_it), kinds
 
 
 @fusions
-def test_each_edge_of_a_box_is_heard(fusion):
+def test_each_edge_of_a_box_and_each_label_is_heard(fusion):
     torch.manual_seed(0)
     model, images, box = settled(fusion=fusion), photos(1), torch.tensor([[20.0, 18.0, 44.0, 40.0]])
     for edge in range(4):
         moved = box.clone()
         moved[0, edge] += 16
         assert different(answers(model, images, boxes=box), answers(model, images, boxes=moved)), edge
-
-
-def test_foreground_and_background_are_told_apart():
-    torch.manual_seed(0)
-    for fusion in FUSIONS:
-        model, images, at = settled(fusion=fusion), photos(2), prompts(2, 1)["points"]
-        labels = torch.ones(2, 1, dtype=torch.long)
-        assert different(answers(model, images, at, labels), answers(model, images, at, 0 * labels)), fusion
+    points, labels = prompts(1, 1)["points"], torch.ones(1, 1, dtype=torch.long)
+    assert different(answers(model, images, points, labels), answers(model, images, points, 0 * labels))
 
 
 @fusions
@@ -180,51 +178,36 @@ def test_neither_padding_nor_the_order_of_points_changes_anything(fusion, real, 
 
 
 @fusions
-def test_points_that_are_all_padding_are_no_points(fusion):
-    model, images = settled(fusion=fusion), photos(2)
-    padding = (torch.full((2, 3, 2), NOWHERE), torch.full((2, 3), -1))
-    same(answers(model, images, *padding), answers(model, images))
-    same(answers(model, images, torch.empty(2, 0, 2), torch.empty(2, 0, dtype=torch.long)), answers(model, images))
-
-
-@fusions
-def test_a_row_of_nan_is_no_box_and_a_mask_with_a_nan_no_mask(fusion):
-    model, images, given = settled(fusion=fusion), photos(2), prompts(2)
-    mask = given["mask_input"].clone()
-    mask[:, :, 3, 5] = NOWHERE
-    nothing = answers(model, images)
-    same(answers(model, images, boxes=torch.full((2, 4), NOWHERE)), nothing)
-    same(answers(model, images, boxes=torch.tensor([[NOWHERE, 5, 20, 30], [5, 5, 20, NOWHERE]])), nothing)
-    same(answers(model, images, mask_input=mask), nothing)
-    points = only(given, "points", "point_labels")
-    same(answers(model, images, **points, boxes=torch.full((2, 4), NOWHERE)), answers(model, images, **points))
-
-
-@fusions
 @heads
 def test_a_mixed_batch_gives_what_each_gives_alone(num_classes, fusion):
+    """A label of -1 is no point, a row with a NaN no box, and a mask with a NaN no mask."""
     torch.manual_seed(0)
-    model, images, given = settled(num_classes, fusion), photos(4), prompts(4)
-    given["point_labels"][0] = -1
+    model, images, given = settled(num_classes, fusion), photos(5), prompts(5)
+    given["point_labels"][[0, 3, 4]] = -1
+    given["points"][3] = given["boxes"][[3, 4]] = given["mask_input"][3] = NOWHERE
     given["point_labels"][1, 1:] = -1
-    given["boxes"][1] = NOWHERE
-    given["mask_input"][2] = NOWHERE
-    given["boxes"][3] = NOWHERE
-    given["point_labels"][3] = -1
-    given["mask_input"][3] = NOWHERE
+    given["boxes"][1, 3] = given["boxes"][4, 0] = NOWHERE
+    given["mask_input"][[2, 4], :, 3, 5] = NOWHERE
     together = answers(model, images, **given)
-    first = answers(model, images[:1], boxes=given["boxes"][:1], mask_input=given["mask_input"][:1])
-    second = answers(
-        model,
-        images[1:2],
-        given["points"][1:2, :1],
-        given["point_labels"][1:2, :1],
-        mask_input=given["mask_input"][1:2],
+    there = (
+        {"boxes": 3, "mask_input": 3},
+        {"points": 1, "point_labels": 1, "mask_input": 3},
+        {"points": 3, "point_labels": 3, "boxes": 3},
+        {},
+        {},
     )
-    third = answers(model, images[2:3], given["points"][2:3], given["point_labels"][2:3], given["boxes"][2:3])
-    fourth = answers(model, images[3:])
-    alone = tuple(torch.cat(parts) for parts in zip(first, second, third, fourth, strict=True))
-    same(together, alone)
+    alone = [
+        answers(
+            model,
+            images[row, None],
+            **{
+                kind: given[kind][row, None] if kind in ("boxes", "mask_input") else given[kind][row, None, :count]
+                for kind, count in kinds.items()
+            },
+        )
+        for row, kinds in enumerate(there)
+    ]
+    same(together, tuple(torch.cat(parts) for parts in zip(*alone, strict=True)))
 
 
 # --- images and embeddings -------------------------------------------------------------------------------------------
@@ -252,17 +235,6 @@ def test_encoding_once_serves_every_click(fusion):
     same(repeated, tuple(torch.stack(parts, 1).flatten(0, 1) for parts in zip(*one_by_one, strict=True)))
 
 
-def test_a_detached_embedding_trains_the_decoder_alone():
-    model = MiniSAM()
-    embedding = model.encode(photos(2))
-    cut = embedding.detach()
-    assert isinstance(cut, Embedding)
-    assert torch.equal(cut.features, embedding.features)
-    model.decode(cut, **prompts(2))[0].mean().backward()
-    assert all(p.grad is None for p in model.image_encoder.parameters())
-    assert model.decoder[2][0].weight.grad.abs().sum() > 0
-
-
 class Click(nn.Module):
     """What runs at a click, on tensors alone, which is what can be exported."""
 
@@ -277,14 +249,15 @@ class Click(nn.Module):
 def test_a_click_can_be_exported():
     """So nothing in it depends on values: on a GPU no click waits for the device."""
     model, given = settled(), prompts(2)
-    embedding = model.encode(photos(2)).detach()
+    with torch.no_grad():
+        embedding = model.encode(photos(2))
     tensors = (embedding.features, embedding.decoder_part, embedding.keys, embedding.fine)
     exported = torch.export.export(Click(model), tensors, given).module()
     same(exported(*tensors, **given), model.decode(embedding, **given))
 
 
 def test_what_a_recipe_freezes_is_the_pretrained_part():
-    model = MiniSAM()
+    model = build("mini_sam", 1)
     assert model.encoder is model.image_encoder.backbone
     model.encoder.requires_grad_(False)
     model(photos(2), **prompts(2))[0].mean().backward()
@@ -303,12 +276,14 @@ def test_pixels_positions_and_keys_agree_where_things_are(height, width):
     rows, columns = -(-height // 8), -(-width // 8)
     x, y = torch.arange(columns) * 8 + 3.5, torch.arange(rows) * 8 + 3.5
     centres = normalize(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1), (height, width))
-    torch.testing.assert_close(positions(rows, columns, (height, width), torch.device("cpu")), centres)
+    torch.testing.assert_close(grid_positions(rows, columns, (height, width), torch.device("cpu")), centres)
     unit = unit_keys(torch.randn(1, 16, rows, columns))
-    torch.testing.assert_close(sample(unit, centres[None], (height, width))[0], unit[0].flatten(2).permute(2, 0, 1))
+    torch.testing.assert_close(
+        sample_keys(unit, centres[None], (height, width))[0], unit[0].flatten(2).permute(2, 0, 1)
+    )
 
 
-@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",), ("mask_input",)], ids=lambda k: k[0])
+@each_kind
 def test_on_a_plain_image_the_prompt_map_moves_with_the_prompt(kinds):
     """What is said depends on offsets alone: a prompt one cell further right and two further down says it there."""
     keys, encoder = torch.ones(1, 64, 10, 12), settled().prompt_encoder
@@ -365,7 +340,7 @@ def test_broadcast_says_the_same_everywhere():
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 90)])
 def test_an_earlier_mask_lies_where_it_was_at_any_resolution(size):
-    """The same mask, once at the resolution of the image and once as ``full_size=False`` gives it (stride 4)."""
+    """The same mask, once at the resolution of the image and once as `full_size=False` gives it (stride 4)."""
     height, width = (-(-length // 8) * 2 for length in size)
     coarse = torch.full((1, 1, height, width), -9.0)
     coarse[..., height // 2 :, width // 2 :] = 9.0
@@ -376,11 +351,11 @@ def test_an_earlier_mask_lies_where_it_was_at_any_resolution(size):
     torch.testing.assert_close(one, two, rtol=0, atol=0.05 * float(one.amax() - one.amin()))
 
 
-@pytest.mark.parametrize("kinds", [("points", "point_labels"), ("boxes",)], ids=lambda k: k[0])
+@pytest.mark.parametrize("kinds", KINDS[:2], ids=lambda k: k[0])
 def test_of_two_things_alike_broadcast_cannot_mark_one(kinds):
     """Exact for an embedding that does not give away positions, away from its edges, whose padding does.
 
-    (In small images the edges are everywhere: there a trained ``broadcast`` can learn to match positions after all.)
+    (In small images the edges are everywhere: there a trained `broadcast` can learn to match positions after all.)
     """
     torch.manual_seed(0)
     ground, thing = torch.randn(2, 64, 1, 1)
@@ -453,7 +428,7 @@ def test_a_click_on_each_of_two_discs_gives_that_disc():
 @fusions
 def test_gradients_reach_every_parameter(num_classes, fusion):
     torch.manual_seed(0)
-    model = MiniSAM(num_classes, fusion=fusion)
+    model = build("mini_sam", num_classes, fusion=fusion)
     logits, iou = model(photos(2), **prompts(2))
     (logits.square().mean() + iou.square().mean()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
@@ -463,7 +438,7 @@ def test_gradients_reach_every_parameter(num_classes, fusion):
 @heads
 def test_the_iou_s_error_does_not_touch_the_masks(num_classes):
     """Else the masks would be made such that their IoU is easy to guess."""
-    model = MiniSAM(num_classes)
+    model = build("mini_sam", num_classes)
     logits, iou = model(photos(2), **prompts(2))
     iou.sum().backward(retain_graph=True)
     for part in (model.mask_head, model.to_fine, model.fine_proj):
@@ -474,29 +449,31 @@ def test_the_iou_s_error_does_not_touch_the_masks(num_classes):
     assert all(p.grad is None for p in model.iou_head.parameters())
 
 
-@fusions
-def test_gradients_are_finite_where_prompts_are_missing(fusion):
-    model, given = MiniSAM(fusion=fusion), prompts(3)
+def missing_prompts() -> dict[str, Tensor]:
+    given = prompts(3)
     given["points"][0], given["point_labels"][0] = NOWHERE, -1
-    given["boxes"][1] = NOWHERE
-    given["mask_input"][2] = NOWHERE
-    logits, iou = model(photos(3), **given)
+    given["boxes"][1] = given["mask_input"][2] = NOWHERE
+    return given
+
+
+def degenerate_prompts() -> dict[str, Tensor]:
+    """A box of one pixel, one that covers all, points on a key's own centre, in a corner and outside the image."""
+    points = [[[3.5, 3.5], [0.0, 0.0]], [[63.0, 63.0], [-40.0, 200.0]]]
+    boxes = [[5.0, 6.0, 5.0, 6.0], [0.0, 0.0, 63.0, 63.0]]
+    labels = torch.tensor([[1, 0], [1, 0]])
+    return {"points": torch.tensor(points), "point_labels": labels, "boxes": torch.tensor(boxes)}
+
+
+@fusions
+@pytest.mark.parametrize("given", [missing_prompts, degenerate_prompts])
+def test_answers_and_gradients_are_finite(fusion, given):
+    model, given = build("mini_sam", 1, fusion=fusion), given()
+    logits, iou = model(photos(len(given["boxes"])), **given)
+    assert logits.isfinite().all()
+    assert iou.isfinite().all()
     (logits.square().mean() + iou.mean()).backward()
     broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     assert broken == []
-
-
-@fusions
-def test_degenerate_boxes_and_points_on_the_edge_are_finite(fusion):
-    """A box of one pixel, one that covers all, points on a key's own centre, in a corner and outside the image."""
-    model = MiniSAM(fusion=fusion)
-    points = torch.tensor([[[3.5, 3.5], [0.0, 0.0]], [[63.0, 63.0], [-40.0, 200.0]]])
-    boxes = torch.tensor([[5.0, 6.0, 5.0, 6.0], [0.0, 0.0, 63.0, 63.0]])
-    logits, iou = model(photos(2), points, torch.tensor([[1, 0], [1, 0]]), boxes)
-    assert logits.isfinite().all()
-    assert iou.isfinite().all()
-    logits.square().mean().backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -524,7 +501,7 @@ def test_mixed_precision_and_its_answer_as_the_next_prompt(dtype):
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
-        MiniSAM(**options)
+        build("mini_sam", **options)
 
 
 ONE, TWO = torch.ones(2, 1, dtype=torch.long), torch.ones(2, 2, dtype=torch.long)
@@ -542,6 +519,8 @@ ONE, TWO = torch.ones(2, 1, dtype=torch.long), torch.ones(2, 2, dtype=torch.long
         ({"points": torch.zeros(2, 1, 2), "point_labels": TWO}, r"point_labels must have shape \(2, 1\), got \(2, 2\)"),
         ({"boxes": torch.zeros(4)}, r"boxes must have shape \(2, 4\).* got \(4,\)"),
         ({"boxes": torch.zeros(2, 1, 4)}, r"boxes must have shape \(2, 4\)"),
+        ({"points": torch.zeros(2, 1, 2), "point_labels": ONE.float()}, "point_labels must be integers: 1 foreground"),
+        ({"mask_input": torch.ones(2, 1, 8, 8).bool()}, r"must be logits, float, got torch.bool; .* 16\.0 \* mask - 8"),
         ({"mask_input": torch.zeros(2, 16, 16)}, r"mask_input must have shape \(2, 1, h, w\), got \(2, 16, 16\)"),
         ({"mask_input": torch.zeros(2, 3, 16, 16)}, r"mask_input must have shape \(2, 1, h, w\)"),
     ],

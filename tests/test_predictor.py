@@ -1,18 +1,17 @@
-"""The predictor: windows keep positions, a click is encoded once, answers lie where one clicked; weights in and out."""
+"""Mini-SAM as a predictor: answers lie where one clicked, a click is encoded once, wrong prompts are named."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from prompting_toys import boxes_in_images, photo
 from torch import Tensor, nn
 
+from labhelpers.models import build
 from labhelpers.models.mini_sam import Embedding, MiniSAM
-from labhelpers.prompting import MiniSamPredictor, load_mini_sam, load_predictor
-from labhelpers.prompting import shipped as shipped_module
+from labhelpers.prompting import MiniSamPredictor, mask_iou
 from labhelpers.prompting.predictor import KEPT
-from labhelpers.prompting.shipped import save_mini_sam
-from labhelpers.prompting.windows import Window
 
 sides = st.integers(20, 150)
 seeds = st.integers(0, 2**31)
@@ -22,7 +21,7 @@ quick = settings(max_examples=30, deadline=None)
 class Painter(nn.Module):
     """In the place of Mini-SAM: discs at the foreground points, or the box, or the earlier mask, in what it is shown.
 
-    The first candidate is the mask, the second all of the window, the third nothing; ``ious`` says which is best.
+    The first candidate is the mask, the second all of the window, the third nothing; `ious` says which is best.
     """
 
     num_classes = 1
@@ -61,11 +60,7 @@ class Painter(nn.Module):
 @pytest.fixture(scope="module")
 def network() -> MiniSAM:
     torch.manual_seed(0)
-    return MiniSAM()
-
-
-def photo(height: int = 60, width: int = 90, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return build("mini_sam", 1)
 
 
 def predictor_on(image: np.ndarray, model: nn.Module | None = None, **options) -> MiniSamPredictor:
@@ -76,79 +71,6 @@ def predictor_on(image: np.ndarray, model: nn.Module | None = None, **options) -
 
 def centroid(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask).mean(0)[::-1]
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    return (first & second).sum() / (first | second).sum()
-
-
-# --- windows ---------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def boxes_in_images(draw):
-    height, width = draw(sides), draw(sides)
-    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
-    return (height, width), np.array(
-        [x0, y0, draw(st.integers(x0, width - 1)), draw(st.integers(y0, height - 1))], float
-    )
-
-
-@quick
-@given(boxes_in_images(), st.floats(1.3, 3))
-def test_a_window_is_a_square_around_the_box_inside_the_image_where_it_can_be(case, margin):
-    (height, width), box = case
-    window = Window.around(box, margin, (height, width), 128)
-    extent = window.x1 - window.x0
-    assert window.y1 - window.y0 == extent
-    assert extent >= max(box[2] - box[0], box[3] - box[1]) + 1
-    for low, high, length, first, last in (
-        (window.x0, window.x1, width, box[0], box[2]),
-        (window.y0, window.y1, height, box[1], box[3]),
-    ):
-        assert (low >= 0 and high <= length) if extent <= length else (low <= 0 and high >= length)
-        assert low <= first
-        assert last < high
-
-
-@quick
-@given(boxes_in_images())
-def test_points_and_boxes_have_their_window_s_scale(case):
-    (height, width), box = case
-    window = Window.around(box, 2.0, (height, width), 128)
-    scale = 128 / (window.x1 - window.x0)
-    # The outer corner of the first pixel is that of the window's first pixel, likewise the last.
-    corners = np.array([[window.x0 - 0.5, window.y0 - 0.5], [window.x1 - 0.5, window.y1 - 0.5]])
-    np.testing.assert_allclose(window.points(corners), [[-0.5, -0.5], [127.5, 127.5]], atol=1e-4)
-    moved = window.box(box)
-    np.testing.assert_allclose(moved[2:] - moved[:2] + 1, (box[2:] - box[:2] + 1) * scale, rtol=1e-4)
-    np.testing.assert_allclose((moved[:2] + moved[2:]) / 2, window.points((box[:2] + box[2:]) / 2), atol=1e-3)
-
-
-@quick
-@given(boxes_in_images())
-def test_what_is_cut_and_pasted_lies_where_it_was(case):
-    (height, width), box = case
-    window = Window.around(box, 1.4, (height, width), 128)
-    x, y = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
-    ramps = torch.stack([x, y]).to(torch.uint8)
-    pasted = window.paste(window.cut(ramps, torch.zeros(2, 1, 1)).float(), (height, width), outside=-1.0)
-    seen = (x >= window.x0) & (x < window.x1) & (y >= window.y0) & (y < window.y1)
-    assert (pasted[:, ~seen] == -1).all()
-    margin = 4  # of the window's edge, and the image's, where interpolation lacks a neighbour
-    edges = [max(window.x0, 0), max(window.y0, 0), min(window.x1, width), min(window.y1, height)]
-    inner = (x >= edges[0] + margin) & (x < edges[2] - margin) & (y >= edges[1] + margin) & (y < edges[3] - margin)
-    if inner.any():
-        assert (pasted - ramps)[:, inner].abs().max() < 1.1
-
-
-@quick
-@given(sides, sides)
-def test_the_whole_image_keeps_its_proportions(height, width):
-    window = Window.whole((height, width), 96)
-    assert max(window.width, window.height) == 96
-    assert abs(window.width / window.height - width / height) < 0.06 * width / height
-    assert window.cut(torch.zeros(3, height, width, dtype=torch.uint8)).shape == (3, window.height, window.width)
 
 
 # --- answers lie where one asked -------------------------------------------------------------------------------------
@@ -188,7 +110,7 @@ def test_a_box_is_answered_where_it_was(case, zoom):
     truth[y0 : y1 + 1, x0 : x1 + 1] = True
     mask, _ = predictor_on(photo(height, width), zoom=zoom).predict(box=box)
     if min(x1 - x0, y1 - y0) >= 8:
-        assert overlap(mask, truth) > 0.75
+        assert mask_iou(mask, truth) > 0.75
 
 
 @pytest.mark.parametrize("zoom", [True, False])
@@ -197,7 +119,7 @@ def test_an_earlier_mask_is_seen_where_it_was(size, zoom):
     earlier = np.zeros(size, dtype=bool)
     earlier[20:50, 40:80] = True
     mask, _ = predictor_on(photo(*size), zoom=zoom).predict(mask_input=earlier)
-    assert overlap(mask, earlier) > 0.85
+    assert mask_iou(mask, earlier) > 0.85
 
 
 def test_a_background_click_beside_the_window_is_left_out_and_one_inside_is_not():
@@ -230,11 +152,11 @@ def test_the_best_candidate_by_predicted_iou_and_all_in_that_order():
 
 def test_without_zoom_an_image_is_encoded_once():
     model = Painter()
-    predictor = predictor_on(photo(), model, zoom=False)
+    predictor = predictor_on(photo(60, 90), model, zoom=False)
     for x in range(5):
         predictor.predict(np.array([[10.0 * x, 20.0]]), np.ones(1))
     assert (model.encoded, model.decoded) == (1, 5)
-    predictor.set_image(photo(seed=1))
+    predictor.set_image(photo(60, 90, seed=1))
     assert model.encoded == 2
 
 
@@ -258,11 +180,11 @@ def test_with_zoom_the_same_question_costs_no_second_encoding_and_few_windows_ar
 def test_nothing_is_left_of_the_image_before(network):
     """Of the same size, so that the windows are the same."""
     prompt = {"points": np.array([[50.0, 30.0]]), "labels": np.ones(1)}
-    predictor = predictor_on(photo(seed=1), network)
+    predictor = predictor_on(photo(60, 90, seed=1), network)
     _, iou_before = predictor.predict(**prompt)
-    predictor.set_image(photo(seed=2))
+    predictor.set_image(photo(60, 90, seed=2))
     mask, iou = predictor.predict(**prompt)
-    expected, expected_iou = predictor_on(photo(seed=2), network).predict(**prompt)
+    expected, expected_iou = predictor_on(photo(60, 90, seed=2), network).predict(**prompt)
     np.testing.assert_array_equal(mask, expected)
     assert iou == expected_iou != iou_before
 
@@ -272,7 +194,7 @@ def test_nothing_is_left_of_the_image_before(network):
 
 @pytest.mark.parametrize("zoom", [True, False])
 def test_every_mix_of_prompts(network, zoom):
-    predictor = predictor_on(photo(), network, zoom=zoom)
+    predictor = predictor_on(photo(60, 90), network, zoom=zoom)
     some = {"points": np.array([[10, 20], [70.5, 5.25]]), "labels": np.array([1, 0])}
     box, earlier = {"box": [5, 5, 60, 50]}, {"mask_input": np.eye(60, 90, dtype=bool)}
     for prompt in (some, box, earlier, some | box, some | earlier, box | earlier, some | box | earlier):
@@ -293,12 +215,12 @@ def test_every_mix_of_prompts(network, zoom):
 def test_a_semantic_head_names_the_class_that_it_marks(prompt):
     """A network that is sure of a cat (8) everywhere but for a background that is surer still elsewhere."""
     torch.manual_seed(0)
-    model = MiniSAM(num_classes=21)
+    model = build("mini_sam", 21)
     last = model.mask_head[-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     last.bias.data[8] = 5.0
-    predictor = predictor_on(photo(), model, name="semantic")
+    predictor = predictor_on(photo(60, 90), model, name="semantic")
     assert predictor.class_name is None
     mask, iou = predictor.predict(**prompt)
     assert predictor.class_name == "cat"
@@ -336,10 +258,12 @@ def test_a_semantic_head_names_the_class_that_it_marks(prompt):
 )
 def test_wrong_prompts_are_named(prompt, message):
     with pytest.raises(ValueError, match=message):
-        predictor_on(photo()).predict(**prompt)
+        predictor_on(photo(60, 90)).predict(**prompt)
 
 
-@pytest.mark.parametrize("image", [photo().astype(float), photo()[..., 0], photo().transpose(2, 0, 1), "photo.jpg"])
+@pytest.mark.parametrize(
+    "image", [photo(60, 90).astype(float), photo(60, 90)[..., 0], photo(60, 90).transpose(2, 0, 1), "photo.jpg"]
+)
 def test_an_image_that_is_none(image):
     with pytest.raises(ValueError, match=r"set_image needs a uint8 array \(H, W, 3\), RGB, got"):
         MiniSamPredictor(Painter()).set_image(image)
@@ -350,51 +274,25 @@ def test_a_prompt_before_an_image():
         MiniSamPredictor(Painter()).predict(box=[1, 2, 3, 4])
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def test_weights_come_back_in_half_precision_both_heads_from_one_file(tmp_path, network):
-    torch.manual_seed(1)
-    semantic = MiniSAM(num_classes=21)
-    semantic.load_state_dict({**semantic.state_dict(), **network.image_encoder.state_dict(prefix="image_encoder.")})
-    file = tmp_path / "both.safetensors"
-    save_mini_sam(file, network, semantic, about={"steps": "0"})
-    alone = tmp_path / "alone.safetensors"
-    save_mini_sam(alone, semantic)
-    assert file.stat().st_size < 12e6
-    assert file.stat().st_size < 1.25 * alone.stat().st_size  # the encoder is there once
-    for saved in (network, semantic):
-        loaded = load_mini_sam(file, num_classes=saved.num_classes)
-        assert not loaded.training
-        for (name, value), original in zip(loaded.state_dict().items(), saved.state_dict().values(), strict=True):
-            assert value.dtype == original.dtype, name
-            torch.testing.assert_close(value, original, rtol=1e-3, atol=1e-6, msg=name)
-
-
-def test_weights_of_another_model_are_refused(tmp_path, network):
-    file = tmp_path / "objects.safetensors"
-    save_mini_sam(file, network)
-    with pytest.raises(ValueError, match=r"objects\.safetensors does not fit MiniSAM\(num_classes=21\)"):
-        load_mini_sam(file, num_classes=21)
-
-
-def test_missing_weights_and_unknown_predictors_say_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(shipped_module, "__file__", str(tmp_path / "labhelpers" / "prompting" / "shipped.py"))
-    with pytest.raises(FileNotFoundError, match=r"weights of Mini-SAM are missing .*checkpoints.mini_sam\.safetensors"):
-        load_predictor("mini_sam")
-    with pytest.raises(ValueError, match="unknown predictor 'sam9'; known: mini_sam, mini_sam_semantic"):
-        load_predictor("sam9")
+def test_an_image_that_could_not_be_encoded_is_not_there(monkeypatch):
+    predictor = predictor_on(photo())
+    monkeypatch.setattr(predictor.model, "encode", None)
+    with pytest.raises(TypeError):
+        predictor.set_image(photo(seed=1))
+    assert predictor.image is None
+    with pytest.raises(RuntimeError, match="no image yet"):
+        predictor.predict(box=[1, 2, 3, 4])
 
 
 def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypatch):
-    predictor = MiniSamPredictor(MiniSAM())
+    predictor = MiniSamPredictor(build("mini_sam", 1))
     predictor.set_image(np.zeros((200, 300, 3), dtype=np.uint8))
     answer = np.zeros((200, 300), dtype=bool)
     answer[90:110, 140:170] = True
     looks = []
 
-    def look(window, points, labels, box, mask, multimask):
-        looks.append((window, mask))
+    def look(window, prompt, multimask):
+        looks.append((window, prompt.mask))
         return torch.from_numpy(answer)[None] * 2.0 - 1, torch.ones(1)
 
     monkeypatch.setattr(predictor, "_look", look)

@@ -9,6 +9,7 @@ from training_toys import Squares, Stop, assert_same, stop_at
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.voc import ObjectDataset
+from labhelpers.models import build
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.prompting.task import (
     Prompts,
@@ -37,7 +38,7 @@ def objects(n: int = 4, split: str = "train") -> ObjectDataset:
 
 def mini_sam(num_classes: int = 1) -> MiniSAM:
     torch.manual_seed(0)
-    return MiniSAM(num_classes)
+    return build("mini_sam", num_classes)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import DiscPredictor, picture
+from prompting_toys import photo
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
 
@@ -26,16 +26,12 @@ from labhelpers.models.sam import (
     load_sam_folder,
     repair_hq_decoder,
 )
-from labhelpers.prompting import PromptSession, SamPredictor, load_predictor, load_sam
+from labhelpers.prompting import SamPredictor, load_predictor, load_sam, mask_iou
 from labhelpers.prompting import sam as sam_module
 
 KINDS = ("sam", "sam_hq", "sam2")
 CLICK = {"points": np.array([[12.0, 9.0]]), "labels": np.array([1])}
 BOX = {"box": np.array([4, 5, 30, 28])}
-
-
-def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +47,6 @@ def models(folders):
 @pytest.fixture(params=KINDS)
 def predictor(request, models):
     return SamPredictor(models[request.param], request.param)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / (a | b).sum()
 
 
 # --- coordinates -----------------------------------------------------------------------------------------------------
@@ -125,7 +117,7 @@ def test_a_mask_survives_the_way_into_the_networks_square_and_back(models, kind,
     assert logits.shape == (1, 1, models[kind].low_side, models[kind].low_side)
     back = models[kind].enlarge(logits, embedding)[0, 0] > 0
     assert back.shape == size
-    assert iou(back.numpy(), mask) > 0.8
+    assert mask_iou(back.numpy(), mask) > 0.8
 
 
 def test_the_answer_is_the_librarys_where_the_picture_is_not_resized(models):
@@ -229,24 +221,11 @@ def test_embeddings_are_kept_by_content(predictor, monkeypatch):
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
 
 
-def test_arguments_are_checked_as_for_mini_sam(models):
-    predictor = SamPredictor(models["sam"])
-    with pytest.raises(RuntimeError, match="call set_image first"):
-        predictor.predict(**BOX)
-    with pytest.raises(ValueError, match=r"set_image needs a uint8 array \(H, W, 3\), RGB, got float64"):
-        predictor.set_image(np.zeros((4, 4, 3)))
-    predictor.set_image(photo())
-    with pytest.raises(ValueError, match="no prompt"):
-        predictor.predict()
-    with pytest.raises(ValueError, match="points must lie in the image of 56 x 40"):
-        predictor.predict(points=np.array([[56.0, 3.0]]), labels=np.array([1]))
+def test_several_images_and_points_without_labels_are_refused(models):
     with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\) at a time"):
-        predictor.model.encode(torch.zeros(2, 3, 8, 8))
-
-
-def test_parameters_are_counted_once(models):
-    for kind, model in models.items():
-        assert SamPredictor(model).parameters == sum(p.numel() for p in tiny_network(kind).parameters())
+        models["sam"].encode(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="points and point_labels belong together"):
+        models["sam"].decode(embedding_of((8, 8), (64, 64)), torch.zeros(1, 1, 2))
 
 
 def test_an_own_decoder_changes_nothing_else(predictor):
@@ -263,25 +242,6 @@ def test_an_own_decoder_changes_nothing_else(predictor):
     before = predictor.model.decoder.iou_prediction_head.proj_out.bias
     assert not torch.equal(before, twin.model.decoder.iou_prediction_head.proj_out.bias)
     assert np.array_equal(twin.predict(**BOX)[0], predictor.predict(**BOX)[0])
-
-
-def test_a_session_switches_between_sam_and_another_model(models):
-    sam, discs = SamPredictor(models["sam"], "sam_vit_b"), DiscPredictor("mini_sam")
-    session = PromptSession({"mini_sam": discs, "sam_vit_b": sam}, {"a": picture(), "b": photo()})
-    session.add_point(20, 20)
-    session.add_point(30, 20, 0)
-    theirs = session.mask
-    session.switch_model("sam_vit_b")
-    first = sam.predict(points=[[20, 20]], labels=[1])[0]
-    assert np.array_equal(session.mask, sam.predict(session.points, session.labels, mask_input=first)[0])
-    session.switch_image("b")
-    session.add_box(3, 3, 30, 30)
-    session.switch_image("a")
-    session.switch_model("mini_sam")
-    assert np.array_equal(session.mask, theirs)
-    session.undo()
-    session.switch_model("sam_vit_b")
-    assert np.array_equal(session.mask, first)
 
 
 # --- what hooks change -----------------------------------------------------------------------------------------------
@@ -358,22 +318,6 @@ def test_the_folders_own_normalisation_is_used(folders, tmp_path):
     assert processor.size["longest_edge"] == SIDE
 
 
-def _without_config(folder):
-    (folder / "config.json").unlink()
-
-
-def _only_a_pickle(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _another_network(folder):
-    (folder / "config.json").write_text('{"model_type": "bert"}')
-
-
-def _no_json(folder):
-    (folder / "config.json").write_text("{")
-
-
 def _cut_short(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -387,16 +331,24 @@ def _without_a_tensor(folder):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _with_config(text):
+    return lambda folder: (folder / "config.json").write_text(text)
+
+
+def _only_a_pickle(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
         (shutil.rmtree, FileNotFoundError, "broken does not exist"),
-        (_without_config, FileNotFoundError, "config.json does not exist"),
+        (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "config.json does not exist"),
         (_only_a_pickle, FileNotFoundError, "model.safetensors does not exist"),
-        (_another_network, ValueError, "model type 'bert', not sam, sam_hq, sam2"),
-        (_no_json, ValueError, "broken holds no SAM"),
+        (_with_config('{"model_type": "bert"}'), ValueError, "model type 'bert', not sam, sam_hq, sam2"),
+        (_with_config("{"), ValueError, "broken holds no SAM"),
         (_cut_short, ValueError, "broken holds no SAM"),
-        (_without_a_tensor, ValueError, "has not all weights of a sam, not mask_decoder.iou_token.weight"),
+        (_without_a_tensor, ValueError, "lacks weights of a sam, such as mask_decoder.iou_token.weight"),
     ],
 )
 def test_a_wrong_folder_is_one_clear_error(folders, tmp_path, monkeypatch, damage, error, message):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from judged_toys import MemoryDataset, rectangles
+from prompting_toys import MemoryDataset, rectangles
 from torch import nn
 
 from labhelpers.data import denormalize

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models import build
 from labhelpers.prompting import MiniSamPredictor, PromptSession
 
 IMAGES = {"wide": picture(48, 64), "tall, with/odd name": picture(50, 40, shade=20)}
@@ -172,9 +172,9 @@ class TestImagesAndModels:
         session = new_session(predictor=predictor)
         for x in range(5):
             session.add_point(x, 0)
-        assert predictor.encoded == 1
+        assert predictor.images == 1
         session.switch_image("tall, with/odd name")
-        assert predictor.encoded == 2
+        assert predictor.images == 2
 
     def test_sessions_may_share_a_predictor(self):
         predictor = DiscPredictor()
@@ -185,22 +185,6 @@ class TestImagesAndModels:
         first.add_point(9, 9)
         assert first.mask.shape == (30, 30)
         assert second.mask.shape == (40, 40)
-
-    def test_a_predictor_that_does_not_say_what_it_holds(self):
-        class Silent:
-            name, class_name = "silent", None
-
-            def set_image(self, image):
-                self.size = image.shape[:2]
-
-            def predict(self, **prompts):
-                return np.ones(self.size, dtype=bool), 1.0
-
-        predictor = Silent()
-        session = PromptSession(predictor, picture(30, 30))
-        predictor.set_image(picture(8, 8))
-        session.add_point(5, 5)
-        assert session.mask.shape == (30, 30)
 
     def test_another_model_answers_the_same_prompts(self):
         small, large = DiscPredictor("small", 3), DiscPredictor("large", 9)
@@ -403,7 +387,7 @@ class TestRecording:
 
 
 def test_with_the_network():
-    session = PromptSession(MiniSamPredictor(MiniSAM()), picture(64, 96))
+    session = PromptSession(MiniSamPredictor(build("mini_sam", 1)), picture(64, 96))
     session.add_point(30, 20)
     session.add_point(50, 40, label=0)
     session.add_box(10, 10, 60, 50)

@@ -71,4 +71,6 @@ def build(name: str, num_classes: int = 21, pretrained: bool = False, **options:
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    if name == "mini_sam":
+        return MiniSAM(build_encoder("mobilenet_v3_small", pretrained), num_classes, **options)
     return MODELS[name](num_classes=num_classes, pretrained=pretrained, **options)

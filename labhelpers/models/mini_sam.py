@@ -3,22 +3,23 @@
 The plan is that of Kirillov et al., Segment Anything, ICCV 2023: a heavy image encoder that runs once for each image,
 a prompt encoder, and a light decoder that runs at every click and returns three candidate masks, each with a predicted
 IoU. Three things differ, so that it can be trained on a laptop: the encoder is a MobileNetV3; prompts become maps
-instead of tokens (see ``prompt_maps``); three convolutions take the place of the two-way transformer.
+instead of tokens (see `prompt_maps`); three convolutions take the place of the two-way transformer.
 
 Parameters stand where positions are few: three quarters of them at stride 32. What a click has to compute is thin, and
-what the decoder computes from the image alone is computed in :meth:`MiniSAM.encode`.
+what the decoder computes from the image alone is computed in `MiniSAM.encode`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labhelpers.data.augment import to_input
-from labhelpers.models.encoders import build_encoder
-from labhelpers.models.prompt_maps import BroadcastPrompts, SpatialPrompts
+from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder
+from labhelpers.models.prompt_maps import BroadcastPrompts, Size, SpatialPrompts, check_prompts
 
+FUSIONS: dict[str, type[SpatialPrompts] | type[BroadcastPrompts]]
 FUSIONS = {"spatial": SpatialPrompts, "broadcast": BroadcastPrompts}
 EMBEDDING = 256  # channels of the image embedding
 DECODER = 64  # channels of all that is computed at a click
@@ -33,37 +34,33 @@ class Embedding:
 
     features: Tensor  # (B, 256, h, w), the image embedding
     decoder_part: Tensor  # (B, 64, h, w), the image's share in the decoder's first layer
-    keys: Tensor  # (B, 64, h, w), see ``prompt_maps.SpatialPrompts``
+    keys: Tensor  # (B, 64, h, w), see `prompt_maps.SpatialPrompts`
     fine: Tensor  # (B, 32, 2h, 2w), features of stride 4 for the mask's edge
-    size: tuple[int, int]  # (H, W) of the images
+    size: Size  # (H, W) of the images
 
     def repeat(self, count: int) -> "Embedding":
-        """Each image ``count`` times in a row, for as many prompts on it: B * count."""
-        return self._map(lambda x: x.repeat_interleave(count, dim=0))
-
-    def detach(self) -> "Embedding":
-        """The same values, cut off from the graph that computed them."""
-        return self._map(Tensor.detach)
-
-    def _map(self, function) -> "Embedding":
-        return Embedding(*(function(getattr(self, f.name)) for f in fields(self) if f.name != "size"), self.size)
+        """Each image `count` times in a row, for as many prompts on it: B * count."""
+        parts = (self.features, self.decoder_part, self.keys, self.fine)
+        features, decoder_part, keys, fine = (part.repeat_interleave(count, dim=0) for part in parts)
+        return Embedding(features, decoder_part, keys, fine, self.size)
 
 
 class MiniSAM(nn.Module):
     """Masks for points and a box.
 
     Args:
+        encoder: the part with ImageNet weights, which a training may freeze or train at a lower rate: features of
+            strides 4, 8, 16 and 32, as `build_encoder("mobilenet_v3_small")` gives them.
         num_classes: 1: the mask of the prompted object, in three candidates. More: logits of so many classes.
-        pretrained: ImageNet weights for the image encoder.
-        fusion: ``"spatial"``: what the prompt says depends on each position's offset to each point and to the box.
-            ``"broadcast"``: one vector for all prompts, the same at every position, so that the decoder cannot tell
+        fusion: `"spatial"`: what the prompt says depends on each position's offset to each point and to the box.
+            `"broadcast"`: one vector for all prompts, the same at every position, so that the decoder cannot tell
             where the click was; it is here to show that.
 
     Raises:
-        ValueError: for an unknown fusion or ``num_classes`` below 1.
+        ValueError: for an unknown fusion or `num_classes` below 1.
     """
 
-    def __init__(self, num_classes: int = 1, pretrained: bool = False, fusion: str = "spatial"):
+    def __init__(self, encoder: MobileNetV3Encoder | ResNetEncoder, num_classes: int = 1, fusion: str = "spatial"):
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
@@ -72,11 +69,11 @@ class MiniSAM(nn.Module):
         self.num_classes, self.fusion = num_classes, fusion
         masks, ious = (CANDIDATES, CANDIDATES) if num_classes == 1 else (num_classes, 1)
 
-        self.image_encoder = ImageEncoder(pretrained)
+        self.image_encoder = ImageEncoder(encoder)
         self.img_proj = separable(EMBEDDING, EMBEDDING)
         self.key_proj = nn.Conv2d(EMBEDDING, KEYS, 1)
         self.decoder_proj = nn.Conv2d(EMBEDDING, DECODER, 1)
-        self.fine_proj = nn.Conv2d(self.image_encoder.fine_channels, FINE, 1)
+        self.fine_proj = nn.Conv2d(encoder.channels[0], FINE, 1)
 
         self.prompt_encoder = FUSIONS[fusion](DECODER)
         self.decoder = nn.Sequential(
@@ -95,8 +92,8 @@ class MiniSAM(nn.Module):
         )
 
     @property
-    def encoder(self) -> nn.Module:
-        """The part with ImageNet weights, which a training may freeze or train at a lower rate."""
+    def encoder(self) -> MobileNetV3Encoder | ResNetEncoder:
+        """The encoder that was given."""
         return self.image_encoder.backbone
 
     @property
@@ -125,7 +122,7 @@ class MiniSAM(nn.Module):
         """Images and prompts -> masks and how good they are.
 
         Args:
-            images: uint8 (B, 3, H, W), RGB; or float, normalised as ``to_input`` does.
+            images: uint8 (B, 3, H, W), RGB; or float, normalised as `to_input` does.
             points: float (B, N, 2), pixels (x, y) of these images; the centre of the first pixel is (0, 0).
             point_labels: integers (B, N): 1 foreground, 0 background, -1 padding, which changes nothing.
             boxes: float (B, 4), pixels (x0, y0, x1, y1); a row of NaN is no box.
@@ -134,7 +131,7 @@ class MiniSAM(nn.Module):
             Any of them may be missing, all of them too.
 
         Returns:
-            Logits (B, 3, H, W), of which a mask is what is above 0, and IoUs (B, 3) in 0..1; with ``num_classes`` K > 1
+            Logits (B, 3, H, W), of which a mask is what is above 0, and IoUs (B, 3) in 0..1; with `num_classes` K > 1
             class logits (B, K, H, W) and one IoU (B, 1).
 
         Raises:
@@ -143,7 +140,7 @@ class MiniSAM(nn.Module):
         return self.decode(self.encode(images), points, point_labels, boxes, mask_input)
 
     def encode(self, images: Tensor) -> Embedding:
-        """Images (B, 3, H, W) as for :meth:`forward` -> all that does not depend on a prompt."""
+        """Images (B, 3, H, W) as for `forward` -> all that does not depend on a prompt."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
         x = to_input(images) if images.dtype == torch.uint8 else images
@@ -152,7 +149,7 @@ class MiniSAM(nn.Module):
         # An odd number of rows at stride 4 is completed, so that there are twice as many as at stride 8.
         missing_y, missing_x = 2 * x.shape[2] - f4.shape[2], 2 * x.shape[3] - f4.shape[3]
         fine = self.fine_proj(F.pad(f4, (0, missing_x, 0, missing_y), mode="replicate"))
-        return Embedding(x, self.decoder_proj(x), self.key_proj(x), fine, tuple(images.shape[2:]))
+        return Embedding(x, self.decoder_proj(x), self.key_proj(x), fine, (images.shape[2], images.shape[3]))
 
     def decode(
         self,
@@ -163,10 +160,11 @@ class MiniSAM(nn.Module):
         mask_input: Tensor | None = None,
         full_size: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Prompts on encoded images; arguments and result as for :meth:`forward`.
+        """Prompts on encoded images; arguments and result as for `forward`.
 
-        ``full_size=False`` leaves the logits at stride 4, (B, 3, 2h, 2w): a sixteenth of the values for a loss.
+        `full_size=False` leaves the logits at stride 4, (B, 3, 2h, 2w): a sixteenth of the values for a loss.
         """
+        check_prompts(len(embedding.keys), points, point_labels, boxes, mask_input)
         prompt = self.prompt_encoder(embedding.keys, embedding.size, points, point_labels, boxes, mask_input)
         x = self.decoder(embedding.decoder_part + prompt)
         logits = self.mask_head(self.to_fine(x) + embedding.fine)
@@ -174,7 +172,7 @@ class MiniSAM(nn.Module):
         return (self.enlarge(logits, embedding.size) if full_size else logits), iou
 
     @staticmethod
-    def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def enlarge(logits: Tensor, size: Size) -> Tensor:
         """Logits of stride 4 at the images' own resolution: (B, C, 2h, 2w) -> (B, C, H, W)."""
         logits = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
@@ -193,15 +191,15 @@ class MiniSAM(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """MobileNetV3-Small, its features fused from stride 32 up to 8 as in a feature pyramid (Lin et al., FPN, 2017).
+    """An encoder, its features fused from stride 32 up to 8 as in a feature pyramid (Lin et al., FPN, 2017).
 
-    Three quarters of all parameters are in ``context``, at stride 32, where an image of 512 px has 256 positions.
+    Three quarters of all parameters are in `context`, at stride 32, where an image of 512 px has 256 positions.
     """
 
-    def __init__(self, pretrained: bool = False):
+    def __init__(self, backbone: MobileNetV3Encoder | ResNetEncoder):
         super().__init__()
-        self.backbone = build_encoder("mobilenet_v3_small", pretrained)
-        self.fine_channels, c8, c16, c32 = self.backbone.channels
+        self.backbone = backbone
+        _, c8, c16, c32 = backbone.channels
         self.context = nn.Sequential(conv_norm(c32, EMBEDDING, 1), *(Residual(EMBEDDING) for _ in range(3)))
         self.lateral16 = nn.Conv2d(c16, EMBEDDING, 1)
         self.smooth16 = separable(EMBEDDING, EMBEDDING)
@@ -247,6 +245,6 @@ def separable(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def twice(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` at twice its size, cut to the size of ``like``, which may be odd."""
+    """`x` at twice its size, cut to the size of `like`, which may be odd."""
     x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     return x[..., : like.shape[2], : like.shape[3]]

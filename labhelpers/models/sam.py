@@ -2,7 +2,7 @@
 
 Kirillov et al., Segment Anything, ICCV 2023; Ke et al., Segment Anything in High Quality, NeurIPS 2023; Ravi et al.,
 SAM 2, 2024. Networks and preprocessing are the library's. What is added is the interface of Mini-SAM: coordinates in
-pixels of the image, prompts in one call, masks of the image's own size. How weights are found: see ``sam_weights``.
+pixels of the image, prompts in one call, masks of the image's own size.
 """
 
 import copy
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labhelpers.models.library import FILE, Unreachable, hub_file
 
@@ -45,7 +45,7 @@ class SAM(nn.Module):
     """A Segment Anything model with coordinates in pixels of the image.
 
     Args:
-        network: ``SamModel``, ``SamHQModel`` or ``Sam2Model`` of `transformers`. It is frozen and put in eval mode.
+        network: `SamModel`, `SamHQModel` or `Sam2Model` of `transformers`. It is frozen and put in eval mode.
         processor: the library's image processor for it.
 
     Attributes:
@@ -53,12 +53,12 @@ class SAM(nn.Module):
         low_side: pixels of the square of the decoder's logits, 256.
     """
 
-    def __init__(self, network: nn.Module, processor: Any):
+    def __init__(self, network: Any, processor: Any):
         super().__init__()
         self.network, self.processor = network.requires_grad_(False), processor
         self.eval()
-        self.side = network.prompt_encoder.input_image_size
-        self.low_side = 4 * network.prompt_encoder.image_embedding_size[0]
+        self.side: int = network.prompt_encoder.input_image_size
+        self.low_side: int = 4 * network.prompt_encoder.image_embedding_size[0]
 
     @property
     def device(self) -> torch.device:
@@ -74,25 +74,12 @@ class SAM(nn.Module):
         others = [part for name, part in self.network.named_children() if name != "mask_decoder"]
         return SAM(copy.deepcopy(self.network, {id(part): part for part in others}), self.processor)
 
-    def forward(
-        self,
-        images: Tensor,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        multimask: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """One image (1, 3, H, W) and prompts -> logits (P, M, H, W) and IoUs (P, M), see :meth:`decode`."""
-        embedding = self.encode(images)
-        logits, ious = self.decode(embedding, points, point_labels, boxes, multimask=multimask)
-        return self.enlarge(logits, embedding), ious
-
     @torch.no_grad()
     def encode(self, images: Tensor) -> SamEmbedding:
         """All that does not depend on a prompt, without gradients.
 
         Args:
-            images: one image, uint8 (1, 3, H, W), RGB; or float, normalised as ``data.colour.to_input`` does.
+            images: one image, uint8 (1, 3, H, W), RGB; or float, normalised as `data.to_input` does.
 
         Raises:
             ValueError: another shape.
@@ -109,9 +96,8 @@ class SAM(nn.Module):
             features = (features[0], features[1][0])
         elif isinstance(features, Tensor):
             features = (features,)
-        seen = prepared.get("reshaped_input_sizes", [(self.side, self.side)])[0]
-        height, width = (int(length) for length in seen)
-        return SamEmbedding(tuple(features), tuple(images.shape[2:]), (height, width))
+        height, width = (int(length) for length in prepared.get("reshaped_input_sizes", [(self.side, self.side)])[0])
+        return SamEmbedding(tuple(features), (images.shape[2], images.shape[3]), (height, width))
 
     def decode(
         self,
@@ -132,13 +118,18 @@ class SAM(nn.Module):
             multimask: M = 3 masks for a prompt that may mean several things; else M = 1.
 
         Returns:
-            Logits (P, M, low_side, low_side) of the network's square, see :meth:`enlarge`, and predicted IoUs (P, M),
+            Logits (P, M, low_side, low_side) of the network's square, see `enlarge`, and predicted IoUs (P, M),
             which no function holds within 0..1.
+
+        Raises:
+            ValueError: points without labels, or labels without points.
         """
         given: dict[str, Any] = {"input_masks": mask_input, "multimask_output": multimask}
-        if points is not None:
+        if points is not None and point_labels is not None:
             given["input_points"] = self._to_seen(points, embedding)[None]
             given["input_labels"] = point_labels.to(self.device)[None]
+        elif points is not None or point_labels is not None:
+            raise ValueError("points and point_labels belong together: give both or none")
         if boxes is not None:
             given["input_boxes"] = self._boxes_to_seen(boxes, embedding)[None]
         features, kind = embedding.features, type(self.network).__name__
@@ -156,7 +147,7 @@ class SAM(nn.Module):
     def shrink(self, masks: Tensor, embedding: SamEmbedding) -> Tensor:
         """The share of each position of the network's square that a mask covers, 0 in the padding.
 
-        (P, H, W), bool or float -> float (P, low_side, low_side), what :meth:`enlarge` turns back.
+        (P, H, W), bool or float -> float (P, low_side, low_side), what `enlarge` turns back.
         """
         masks = masks.to(self.device, torch.float32)[:, None]
         height, width = embedding.seen
@@ -165,7 +156,7 @@ class SAM(nn.Module):
         return F.interpolate(square, (self.low_side, self.low_side), mode="area")[:, 0]
 
     def mask_logits(self, mask: Tensor, embedding: SamEmbedding) -> Tensor:
-        """A mask without logits, bool (H, W), as ``mask_input``: (1, 1, low_side, low_side)."""
+        """A mask without logits, bool (H, W), as `mask_input`: (1, 1, low_side, low_side)."""
         return SURE * (2 * self.shrink(mask[None], embedding)[None] - 1)
 
     def _to_seen(self, xy: Tensor, embedding: SamEmbedding) -> Tensor:
@@ -208,7 +199,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return {key: _cast(item, dtype) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def repair_hq_decoder(decoder: nn.Module) -> None:
+def repair_hq_decoder(decoder: Any) -> None:
     """Have SAM-HQ's decoder enlarge what its transformer returned, as Ke et al. (2023) do and SAM's decoder does.
 
     In `transformers` 5.23 it enlarges the embedding from before the transformer, which no prompt has reached, and with
@@ -229,7 +220,6 @@ def repair_hq_decoder(decoder: nn.Module) -> None:
 
 # The weights of SAM: from a folder, the hub's cache or the hub, in this order, and as safetensors only.
 
-
 VARIABLE = "LAB_SAM_WEIGHTS"
 
 # What config.json calls the architecture -> classes of `transformers`. The weights of SAM 2 are those of its video
@@ -249,7 +239,7 @@ class SamUnavailable(RuntimeError):
 def build_sam(
     name: str = "sam_vit_b", device: str | torch.device = "cpu", tell: Callable[[str], None] = print
 ) -> tuple[SAM, str]:
-    """The model ``name`` of ``SAM_MODELS`` with its published weights, or the one in the folder ``LAB_SAM_WEIGHTS``.
+    """The model `name` of `SAM_MODELS` with its published weights, or the one in the folder `LAB_SAM_WEIGHTS`.
 
     On a GPU the image encoder, nearly all of the parameters, computes in float16 and the rest in float32.
 
@@ -257,7 +247,7 @@ def build_sam(
         tell: gets one sentence before something large is downloaded.
 
     Returns:
-        The model, and the name of what it is: ``name``, or that of the folder.
+        The model, and the name of what it is: `name`, or that of the folder.
 
     Raises:
         SamUnavailable: the library or the weights are out of reach, which is decided within about a second.
@@ -277,7 +267,7 @@ def build_sam(
 
 
 def load_sam_folder(folder: Path, device: str | torch.device = "cpu") -> SAM:
-    """The SAM in a folder that ``save_pretrained`` wrote: ``config.json`` says which, ``model.safetensors`` weighs it.
+    """The SAM in a folder that `save_pretrained` wrote: `config.json` says which, `model.safetensors` weighs it.
 
     Raises:
         FileNotFoundError: there is no such folder, or one of the two files is missing. ValueError: the files are of
@@ -304,7 +294,7 @@ def load_sam_folder(folder: Path, device: str | torch.device = "cpu") -> SAM:
             raise ValueError(f"{folder} holds no SAM ({str(error).splitlines()[0]}): {remedy}") from error
         if found["missing_keys"] or found["mismatched_keys"]:
             lacking = sorted([*found["missing_keys"], *found["mismatched_keys"]], key=str)
-            raise ValueError(f"{folder / FILE} has not all weights of a {kind}, not {lacking[0]}: {remedy}")
+            raise ValueError(f"{folder / FILE} lacks weights of a {kind}, such as {lacking[0]}: {remedy}")
         processor = _processor(processor_class, folder, network)
     if kind == "sam_hq":
         repair_hq_decoder(network.mask_decoder)
@@ -313,13 +303,13 @@ def load_sam_folder(folder: Path, device: str | torch.device = "cpu") -> SAM:
     return SAM(network.to(device), processor)
 
 
-def _processor(kind: Any, folder: Path, network: nn.Module) -> Any:
+def _processor(kind: Any, folder: Path, network: Any) -> Any:
     """The folder's image processor, or the class's own; in either case for the network's size of image."""
     side = network.prompt_encoder.input_image_size
     square = {"height": side, "width": side}
     padded = kind.__name__ == "SamImageProcessor"
     sizes = {"size": {"longest_edge": side}, "pad_size": square} if padded else {"size": square}
-    if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
+    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return kind.from_pretrained(folder, local_files_only=True, **sizes)
     return kind(**sizes)
 
@@ -329,7 +319,7 @@ def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     repo_id, revision = SAM_MODELS[name]
-    shown = not are_progress_bars_disabled()
+    bars = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         large = hub_file(
@@ -340,7 +330,7 @@ def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
         remedy = f"connect and run this again, or set {VARIABLE} to a folder with its weights"
         raise SamUnavailable(error.sentence(f"{name} is left out; to have it, {remedy}")) from error
     finally:
-        if shown:
+        if bars:
             enable_progress_bars()
     return large.parent
 

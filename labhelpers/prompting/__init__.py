@@ -6,7 +6,7 @@ from labhelpers.prompting.clicks import ClickCurve, click_curve
 from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, paint, segment_everything
 from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
 from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
-from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
+from labhelpers.prompting.predictor import MiniSamPredictor, Predictor, Prompt
 from labhelpers.prompting.sam import SamPredictor, load_sam
 from labhelpers.prompting.sam_tuning import SamRecipe, TunedSam, sam_loss, tune_sam_decoder
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
@@ -39,6 +39,7 @@ __all__ = [
     "MiniSamPredictor",
     "ObjectRef",
     "Predictor",
+    "Prompt",
     "PromptCanvas",
     "PromptScores",
     "PromptSession",

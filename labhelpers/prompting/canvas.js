@@ -127,14 +127,14 @@ class View {
       this.pending = this.pending.filter((event) => event.number > Number(handled[1]));
     }
     if (this.pending.length === 0) clearTimeout(this.waiting);
-    this.say(this.state.message);
+    this.message.textContent = this.state.message;
     this.readPicture();
     this.readMask();
     this.label();
     this.paint();
   }
 
-  readPicture() {
+  async readPicture() {
     const bytes = this.model.get("_picture");
     if (bytes === this.bytes) return;
     this.bytes = bytes;
@@ -142,10 +142,6 @@ class View {
     Object.assign(this, { width, height, picture: null, zoom: 1, left: 0, top: 0 });
     this.canvas.style.aspectRatio = `${width} / ${height}`;
     this.canvas.style.maxWidth = `calc(var(--pc-height) * ${width / height})`;
-    this.decode(bytes);
-  }
-
-  async decode(bytes) {
     const picture = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
     if (bytes !== this.bytes) return; // another image came in the meantime
     this.picture = picture;
@@ -200,10 +196,6 @@ class View {
     this.root.querySelector(`[data-readout=${name}]`).textContent = text;
   }
 
-  say(text) {
-    this.message.textContent = text;
-  }
-
   // To Python
 
   send(action, args = {}, buffers = []) {
@@ -212,7 +204,8 @@ class View {
     const event = { id: `${this.name}:${this.sent}`, action, image: this.state.image, arguments: args };
     this.model.send(event, undefined, buffers);
     clearTimeout(this.waiting);
-    this.waiting = setTimeout(() => this.say("Python is busy with something else, or not running."), PATIENCE);
+    const late = () => (this.message.textContent = "Python is busy with something else, or not running.");
+    this.waiting = setTimeout(late, PATIENCE);
     this.paint();
   }
 
@@ -222,7 +215,8 @@ class View {
     if (!file) return;
     const limit = this.model.get("_look").upload_bytes;
     if (file.size > limit) {
-      this.say(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB, more than ${limit / 1e6} MB: choose a smaller one.`);
+      const size = `${(file.size / 1e6).toFixed(1)} MB, more than ${limit / 1e6} MB`;
+      this.message.textContent = `${file.name} has ${size}: choose a smaller one.`;
       return;
     }
     const bytes = await file.arrayBuffer();
@@ -301,23 +295,25 @@ class View {
   }
 
   key(event) {
-    const key = event.key.toLowerCase();
     const command = event.ctrlKey || event.metaKey;
+    if (!command && (event.altKey || event.target.matches("select, input"))) return;
     const step = this.width / this.zoom / 8;
-    let action;
-    if (command && key === "z") action = () => this.send(event.shiftKey ? "redo" : "undo");
-    else if (command && key === "y") action = () => this.send("redo");
-    else if (command || event.altKey || event.target.matches("select, input")) return;
-    else if (key === "c" || key === "delete") action = () => this.send("clear");
-    else if (key === "m") action = () => this.toggleMask();
-    else if (key === "escape" && this.drag) action = () => this.letGo();
-    else if (key === "+" || key === "=") action = () => this.zoomBy(1.5);
-    else if (key === "-") action = () => this.zoomBy(1 / 1.5);
-    else if (this.zoom > 1 && key === "arrowleft") action = () => this.look(this.zoom, this.left - step, this.top);
-    else if (this.zoom > 1 && key === "arrowright") action = () => this.look(this.zoom, this.left + step, this.top);
-    else if (this.zoom > 1 && key === "arrowup") action = () => this.look(this.zoom, this.left, this.top - step);
-    else if (this.zoom > 1 && key === "arrowdown") action = () => this.look(this.zoom, this.left, this.top + step);
-    else return;
+    const move = (x, y) => () => this.look(this.zoom, this.left + x * step, this.top + y * step);
+    const actions = command
+      ? { z: () => this.send(event.shiftKey ? "redo" : "undo"), y: () => this.send("redo") }
+      : {
+          c: () => this.send("clear"),
+          delete: () => this.send("clear"),
+          m: () => this.toggleMask(),
+          "+": () => this.zoomBy(1.5),
+          "=": () => this.zoomBy(1.5),
+          "-": () => this.zoomBy(1 / 1.5),
+          ...(this.drag && { escape: () => this.letGo() }),
+          ...(this.zoom > 1 && { arrowleft: move(-1, 0), arrowright: move(1, 0) }),
+          ...(this.zoom > 1 && { arrowup: move(0, -1), arrowdown: move(0, 1) }),
+        };
+    const action = actions[event.key.toLowerCase()];
+    if (!action) return;
     event.preventDefault();
     event.stopPropagation(); // in Jupyter, M would also make this a Markdown cell
     action();

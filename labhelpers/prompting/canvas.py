@@ -1,6 +1,7 @@
 """The canvas: click on a picture in the notebook, and see the mask. A thin view on a `PromptSession`."""
 
 import base64
+import io
 import traceback
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
-from PIL import Image
+from PIL import Image, ImageOps
 
-from labhelpers.prompting.session import COLOURS, MAX_BYTES, OPACITY, PromptSession, decode_upload, draw, encode_jpeg
+from labhelpers.prompting.session import COLOURS, OPACITY, PromptSession, draw
 
-__all__ = ["PromptCanvas"]
-
+MAX_BYTES = 20_000_000  # of an uploaded file
+MAX_PIXELS = 60_000_000  # of an uploaded picture: twice what a good camera has, 180 MB as an array
+LONGER_SIDE = 1024  # to which a larger upload is reduced: what SAM sees, and more than Mini-SAM does
 STATIC_BYTES = 70_000  # of the picture that stays in a stored notebook
 
 
@@ -21,7 +23,7 @@ class PromptCanvas(anywidget.AnyWidget):
     """A picture to click on: left for what belongs to the object, right (or Shift) for what does not, drag for a box.
 
     The wheel or the buttons zoom, Ctrl+Z undoes, Ctrl+Shift+Z does it again, C or Delete clears, M hides the mask. All
-    of it acts on ``session``; what a cell does to the session (``canvas.session.undo()``) appears in the canvas. What
+    of it acts on `session`; what a cell does to the session (`canvas.session.undo()`) appears in the canvas. What
     goes wrong is said under the picture. Runs in JupyterLab, Notebook 7, VS Code, Voila and Colab, whose manager of
     custom widgets it switches on (anywidget does). Where no frontend runs, as in a notebook on GitHub, the output is a
     picture of the session as it was when the cell ran.
@@ -121,13 +123,47 @@ class PromptCanvas(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The widget, and beside it a picture of the session for readers without a kernel."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        data["image/jpeg"] = base64.b64encode(encode_jpeg(draw(self.session), STATIC_BYTES)).decode()
-        data["text/plain"] = self._description()
-        return data, {**metadata, "image/jpeg": {"alt": data["text/plain"]}}
-
-    def _description(self) -> str:
-        session = self.session
+        session, (data, metadata) = self.session, super()._repr_mimebundle_(**kwargs) or ({}, {})
         prompts = f"{len(session.points)} points" + (" and a box" if session.box is not None else "")
         answer = "no mask yet" if session.answer is None else f"predicted IoU {session.predicted_iou:.2f}"
-        return f"{session.image_name}: {prompts}, {answer}"
+        data["image/jpeg"] = base64.b64encode(encode_jpeg(draw(session), STATIC_BYTES)).decode()
+        data["text/plain"] = f"{session.image_name}: {prompts}, {answer}"
+        return data, {**metadata, "image/jpeg": {"alt": data["text/plain"]}}
+
+
+def decode_upload(data: bytes, name: str) -> np.ndarray:
+    """An uploaded picture upright and in RGB, uint8 (H, W, 3), its longer side at most 1024 pixels.
+
+    Raises:
+        ValueError: the file is too large, or no picture that Pillow can read; the message says which and what to do.
+    """
+    if len(data) > MAX_BYTES:
+        limit = f"{MAX_BYTES / 1e6:.0f} MB"
+        raise ValueError(f"{name} has {len(data) / 1e6:.1f} MB, more than {limit}: choose a smaller one.")
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # JPEG: decode no more than is kept
+        picture = ImageOps.exif_transpose(picture)  # a copy, so that it is decoded here
+    except Image.DecompressionBombError as error:
+        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
+        raise ValueError(f"{name} has more than {limit}: choose a smaller one.") from error
+    except (OSError, SyntaxError) as error:  # Pillow's errors for a broken PNG are SyntaxErrors
+        raise ValueError(f"{name} is no picture that can be read: choose a JPEG, PNG or WebP.") from error
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    picture = picture.convert("RGB")
+    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    return np.array(picture)
+
+
+def encode_jpeg(picture: Image.Image, limit: int | None = None) -> bytes:
+    """JPEG of high quality, or of what quality fits into `limit` bytes."""
+    for quality in (90, 80, 70, 60, 50, 40, 30):
+        buffer = io.BytesIO()
+        picture.save(buffer, "jpeg", quality=quality, subsampling=0)
+        if limit is None or buffer.tell() <= limit:
+            return buffer.getvalue()
+    smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
+    return encode_jpeg(smaller, limit)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from labhelpers.data.base import IGNORE_INDEX
-from labhelpers.prompting.predictor import Predictor, checked_image
+from labhelpers.models.sam import quiet
+from labhelpers.prompting.predictor import Predictor, check_image
 from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
 
@@ -55,7 +56,7 @@ def segment_everything(
     Raises:
         ValueError: another kind of image, or a grid below 1.
     """
-    checked_image(image)
+    check_image(image)
     if grid < 1:
         raise ValueError(f"grid must be at least 1, got {grid}")
     how = f"{grid} x {grid} clicks, predicted IoU above {min_iou:g}"
@@ -64,16 +65,15 @@ def segment_everything(
         how += f", stability at least {min_stability:g}"
     else:
         masks, ious = _click_by_click(predictor, image, grid, min_iou, max_overlap)
-    return FoundMasks(masks, ious, f"{how}, box overlap at most {max_overlap:g}")
+    stack = np.array(masks, dtype=bool).reshape(-1, *image.shape[:2])  # for no masks, too
+    return FoundMasks(stack, np.array(ious, dtype=np.float32), f"{how}, box overlap at most {max_overlap:g}")
 
 
 def _by_pipeline(
     predictor: SamPredictor, image: np.ndarray, grid: int, min_iou: float, min_stability: float, max_overlap: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[list[np.ndarray], list[float]]:
     from PIL import Image
     from transformers import MaskGenerationPipeline
-
-    from labhelpers.models.sam import quiet
 
     model = predictor.model
     with quiet(), torch.no_grad():
@@ -88,14 +88,12 @@ def _by_pipeline(
             stability_score_thresh=min_stability,
             crops_nms_thresh=max_overlap,
         )
-    masks = [np.asarray(mask, dtype=bool) for mask in found["masks"]]
-    ious = found["scores"].cpu().float().clamp(0, 1).numpy()
-    return (np.stack(masks), ious) if masks else _nothing(image)
+    return found["masks"], found["scores"].cpu().float().clamp(0, 1).tolist()
 
 
 def _click_by_click(
     predictor: Predictor, image: np.ndarray, grid: int, min_iou: float, max_overlap: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[list[np.ndarray], list[float]]:
     from torchvision.ops import nms
 
     height, width = image.shape[:2]
@@ -109,15 +107,9 @@ def _click_by_click(
                 if iou > min_iou and mask.any():
                     masks.append(mask)
                     ious.append(iou)
-    if not masks:
-        return _nothing(image)
-    boxes = torch.from_numpy(np.stack([box_from_mask(mask) for mask in masks]))
-    kept = nms(boxes, torch.tensor(ious, dtype=torch.float32), max_overlap).numpy()
-    return np.stack(masks)[kept], np.array(ious, dtype=np.float32)[kept]
-
-
-def _nothing(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((0, *image.shape[:2]), dtype=bool), np.zeros(0, dtype=np.float32)
+    boxes = torch.tensor(np.array([box_from_mask(mask) for mask in masks]).reshape(-1, 4))
+    kept = nms(boxes, torch.tensor(ious, dtype=boxes.dtype), max_overlap).tolist()
+    return [masks[index] for index in kept], [ious[index] for index in kept]
 
 
 # Class maps from masks without classes: somebody else has to name them before there can be a mean IoU.

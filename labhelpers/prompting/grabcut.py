@@ -4,51 +4,37 @@ All three are predictors, so that they are asked exactly what Mini-SAM and SAM a
 does not tell them where the background is. None of them estimates its IoU.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import numpy as np
+from torch import nn
 
-from labhelpers.prompting.predictor import checked
+from labhelpers.prompting.predictor import Predictor, Prompt
 
-GRABCUT_ITERATIONS = 5
+ITERATIONS = 5  # rounds of colours and cut
 
 
-class BoxBaseline(ABC):
-    """A predictor that answers a box with one mask, and nothing else; see `prompting.Predictor`."""
+class BoxBaseline(Predictor):
+    """A predictor that answers a box with one mask, and nothing else; its predicted IoU is NaN."""
 
     name: str
-    class_name: str | None = None
 
-    def __init__(self):
-        self._image: np.ndarray | None = None
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), self.name)
 
-    def set_image(self, image: np.ndarray) -> None:
-        """Takes an image, uint8 (H, W, 3), RGB."""
-        self._image = image
-
-    def predict(
-        self,
-        points: np.ndarray | None = None,
-        labels: np.ndarray | None = None,
-        box: np.ndarray | None = None,
-        mask_input: np.ndarray | None = None,
-        multimask: bool = False,
-    ) -> tuple[np.ndarray, float]:
-        """The mask for a box (x0, y0, x1, y1), bool (H, W), and NaN in place of a predicted IoU.
-
-        Raises:
-            RuntimeError: no image is set.
-            ValueError: there is no box, something else beside it, or it is none (see `prompting.predictor.checked`).
-        """
-        if self._image is None:
-            raise RuntimeError("no image yet: call set_image first")
-        others = {"points": points, "labels": labels, "mask_input": mask_input}
-        given = [name for name, value in others.items() if value is not None] + ["multimask"] * multimask
-        if box is None or given:
-            found = f"got {', '.join(given) or 'nothing'}" + (" beside it" if box is not None else "")
+    def check(self, prompt: Prompt, multimask: bool) -> None:
+        """Raises ValueError unless there is a box and nothing beside it."""
+        given = ["points", "labels"] * (len(prompt.points) > 0) + ["mask_input"] * (prompt.mask is not None)
+        given += ["multimask"] * multimask
+        if prompt.box is None or given:
+            found = f"got {', '.join(given) or 'nothing'}" + (" beside it" if prompt.box is not None else "")
             raise ValueError(f"{self.name} needs a box and takes nothing else, {found}: it cannot answer clicks.")
-        _, _, box, _ = checked(None, None, box, None, self._image.shape[:2])
-        return self.mask(self._image, box), float("nan")
+
+    def encode(self, image: np.ndarray) -> None:
+        self._pixels = image
+
+    def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+        return self.mask(self._pixels, np.asarray(prompt.box))[None], np.array([np.nan])
 
     @abstractmethod
     def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -61,7 +47,6 @@ class FilledBox(BoxBaseline):
     name = "filled box"
 
     def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """As `BoxBaseline.mask`."""
         return filled_box(image.shape[:2], box)
 
 
@@ -71,7 +56,6 @@ class BoxEllipse(BoxBaseline):
     name = "ellipse in the box"
 
     def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """As `BoxBaseline.mask`."""
         y, x = np.ogrid[: image.shape[0], : image.shape[1]]
         x0, y0, x1, y1 = box
         across, down = (2 * x - x0 - x1) / (x1 - x0 + 1), (2 * y - y0 - y1) / (y1 - y0 + 1)
@@ -84,11 +68,10 @@ class GrabCut(BoxBaseline):
     name = "GrabCut"
 
     def mask(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """As `BoxBaseline.mask`."""
         return grabcut_box(image, box)
 
 
-def grabcut_box(image: np.ndarray, box: np.ndarray, iterations: int = GRABCUT_ITERATIONS) -> np.ndarray:
+def grabcut_box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Segment the object in a box by its colours: OpenCV's GrabCut.
 
     Rother et al., "GrabCut": interactive foreground extraction using iterated graph cuts, SIGGRAPH 2004. Two mixtures
@@ -99,7 +82,6 @@ def grabcut_box(image: np.ndarray, box: np.ndarray, iterations: int = GRABCUT_IT
     Args:
         image: uint8 (H, W, 3), RGB.
         box: (4,), x0, y0, x1, y1, the extreme pixel indices; fractions are rounded.
-        iterations: rounds of colours and cut.
 
     Returns:
         bool (H, W); the same each time, as the mixtures start from a fixed seed.
@@ -111,15 +93,8 @@ def grabcut_box(image: np.ndarray, box: np.ndarray, iterations: int = GRABCUT_IT
         return inside
     labels = np.where(inside, np.uint8(cv2.GC_PR_FGD), np.uint8(cv2.GC_BGD))
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        np.ascontiguousarray(image),
-        labels,
-        None,
-        np.zeros((1, 65)),
-        np.zeros((1, 65)),
-        iterations,
-        cv2.GC_INIT_WITH_MASK,
-    )
+    mixtures = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(image), labels, (0, 0, 0, 0), *mixtures, ITERATIONS, cv2.GC_INIT_WITH_MASK)
     return (labels == cv2.GC_PR_FGD) | (labels == cv2.GC_FGD)
 
 
@@ -133,7 +108,6 @@ def filled_box(size: tuple[int, int], box: np.ndarray) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
     mask[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)] = True
     if not mask.any():
-        raise ValueError(
-            f"the box {np.asarray(box).tolist()} holds no pixel of an image of {size[1]}x{size[0]} pixels."
-        )
+        corners = np.asarray(box).tolist()
+        raise ValueError(f"the box {corners} holds no pixel of an image of {size[1]}x{size[0]} pixels.")
     return mask

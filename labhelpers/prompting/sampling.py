@@ -7,13 +7,11 @@ Reviving Iterative Training with Mask Guidance for Interactive Segmentation (RIT
 
 import numpy as np
 
-__all__ = ["box_from_mask", "centre_click", "depth", "next_click", "random_click", "sample_points"]
-
 
 def sample_points(
     mask: np.ndarray, n: int, rng: np.random.Generator, ignore: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw ``n`` points, half of them (rounded up) on the object and half beside it, uniformly.
+    """Draw `n` points, half of them (rounded up) on the object and half beside it, uniformly.
 
     Args:
         ignore: bool (H, W), void pixels, on which no point falls.
@@ -23,7 +21,7 @@ def sample_points(
         the whole image has no background: then all points are foreground.
 
     Raises:
-        ValueError: the mask is empty or no bool (H, W) array, or ``n`` is below 1.
+        ValueError: the mask is empty or no bool (H, W) array, or `n` is below 1.
     """
     mask = _checked(mask)
     if n < 1:
@@ -47,11 +45,11 @@ def box_from_mask(mask: np.ndarray, jitter: float = 0.0, rng: np.random.Generato
         rng: needed with jitter.
 
     Raises:
-        ValueError: the mask is empty or no bool (H, W) array, or jitter comes without ``rng``.
+        ValueError: the mask is empty or no bool (H, W) array, or jitter comes without `rng`.
     """
     mask = _checked(mask)
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+    box: np.ndarray = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
     if jitter:
         if rng is None:
             raise ValueError("box_from_mask needs rng to jitter the box")
@@ -75,7 +73,7 @@ def centre_click(mask: np.ndarray) -> np.ndarray:
 
 
 def random_click(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A point of the mask, drawn uniformly: float32 (2,). Raises ValueError as :func:`centre_click` does."""
+    """A point of the mask, drawn uniformly: float32 (2,). Raises ValueError as `centre_click` does."""
     return _draw(_checked(mask), 1, rng)[0]
 
 

@@ -7,13 +7,14 @@ says how well a mask follows from a good prompt, not how well an object is found
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from labhelpers.data.base import SegmentationDataset
@@ -34,30 +35,34 @@ from labhelpers.prompting.objects import (
 from labhelpers.prompting.predictor import Predictor
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 
-Prompt = dict[str, np.ndarray]  # keyword arguments of `Predictor.predict`
-
 JITTER = 0.1
 """Standard deviation of each edge of a jittered box, as a fraction of its width or height, as SAM was trained."""
 
 
-def _click(point: np.ndarray) -> Prompt:
+def _click(point: np.ndarray) -> dict[str, Any]:
     return {"points": point[None], "labels": np.ones(1, dtype=np.int64)}
 
 
-def _points(mask: np.ndarray, rng: np.random.Generator, jitter: float, n: int) -> Prompt:
+def _jittered_click(mask: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    click = next_click(np.zeros_like(mask), mask, rng=rng)
+    assert click is not None  # since an object has pixels
+    return _click(click[0])
+
+
+def _points(mask: np.ndarray, rng: np.random.Generator, n: int) -> dict[str, Any]:
     points, labels = sample_points(mask, n, rng)
     return {"points": points, "labels": labels}
 
 
-PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator, float], Prompt]] = {
-    "box": lambda mask, rng, jitter: {"box": box_from_mask(mask)},
-    "jittered_box": lambda mask, rng, jitter: {"box": box_from_mask(mask, jitter, rng)},
-    "centre_click": lambda mask, rng, jitter: _click(centre_click(mask)),
-    "jittered_click": lambda mask, rng, jitter: _click(next_click(np.zeros_like(mask), mask, rng=rng)[0]),
-    "random_click": lambda mask, rng, jitter: _click(random_click(mask, rng)),
+PROMPTS: dict[str, Callable[[np.ndarray, np.random.Generator], dict[str, Any]]] = {
+    "box": lambda mask, rng: {"box": box_from_mask(mask)},
+    "jittered_box": lambda mask, rng: {"box": box_from_mask(mask, JITTER, rng)},
+    "centre_click": lambda mask, rng: _click(centre_click(mask)),
+    "jittered_click": _jittered_click,
+    "random_click": lambda mask, rng: _click(random_click(mask, rng)),
     **{f"{n}_points": partial(_points, n=n) for n in range(3, 11)},
 }
-"""How each kind of prompt is drawn from a mask, bool (H, W).
+"""How each kind of prompt is drawn from a mask, bool (H, W), as keyword arguments of `Predictor.predict`.
 
 A centre click is the deepest point of the object, a jittered click one at least half as deep, a random click any. Of
 `n_points` half (rounded up) lie on the object and half beside it.
@@ -74,7 +79,7 @@ class PromptScores:
         ious: kind of prompt -> float64 (N,), against the object's true mask, void ignored.
         predicted: kind of prompt -> float64 (N,), the predictor's own estimate; NaN if it gives none.
         images: int64 (N,), the number of each object's image.
-        sizes: (N,) names in `sizes.BOUNDS`.
+        sizes: (N,) names in `BOUNDS`.
     """
 
     predictor: str
@@ -118,7 +123,6 @@ def evaluate_prompts(
     predictor: Predictor,
     judged: SegmentationDataset | Sequence[ObjectRef],
     prompts: Sequence[str] = ("box", "centre_click", "random_click"),
-    jitter: float = JITTER,
     seed: int = 0,
 ) -> PromptScores:
     """Ask for every object of a set with one prompt of each kind, and compare the answers with the true masks.
@@ -128,7 +132,6 @@ def evaluate_prompts(
     Args:
         judged: a data set with instance masks (its objects of at least 32x32 pixels are taken), or a list of objects.
         prompts: names in `PROMPTS`.
-        jitter: of "jittered_box", see `box_from_mask`.
 
     Raises:
         ValueError: an unknown kind of prompt, no objects, or an answer that is no mask of the image's size.
@@ -143,11 +146,11 @@ def evaluate_prompts(
         for position in positions:
             item = judged[position]
             for kind in prompts:
-                prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]), jitter)
+                prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]))
                 mask, predicted[kind][position] = predictor.predict(**prompt)
                 ious[kind][position] = mask_iou(mask, item.mask, item.ignore)
     drawn = f"prompts drawn from the truth (seed {seed}"
-    drawn += f", box edges moved by {jitter:g} of its sides)" if "jittered_box" in prompts else ")"
+    drawn += f", box edges moved by {JITTER:g} of its sides)" if "jittered_box" in prompts else ")"
     sizes = np.array([item.size for item in judged])
     return PromptScores(predictor.name, protocol(judged, drawn), ious, predicted, clusters(judged), sizes)
 
@@ -210,7 +213,7 @@ def protocol(judged: Sequence[ObjectRef], prompts: str) -> str:
 TRUE_BOXES = "the box of every true object, whose class the answer gets"
 
 
-def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset, **options) -> Evaluation:
+def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset, **options: Any) -> Evaluation:
     """Ask for every true object with its box, name the answer as the truth does, and score the class map.
 
     Where the objects are and what they are is told; only their outlines are the predictor's. So the score says how good
@@ -227,13 +230,15 @@ def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset
     """
     judged = objects(dataset, min_side=1)
 
-    def maps() -> Iterator[np.ndarray]:
-        for index in range(len(dataset)):
-            items = [item for item in judged if item.index == index]
-            answers = _ask(predictor, dataset.load_image(index), [box_from_mask(item.mask) for item in items])
-            yield paint(*answers, np.array([item.label for item in items], dtype=np.int64))
+    def class_map(index: int) -> np.ndarray:
+        items = [item for item in judged if item.index == index]
+        if not items:
+            return np.zeros(dataset.load_target(index).shape, dtype=np.uint8)
+        predictor.set_image(items[0].image)
+        masks, ious = zip(*(predictor.predict(box=box_from_mask(item.mask)) for item in items), strict=True)
+        return paint(np.stack(masks), np.array(ious), np.array([item.label for item in items]))
 
-    return _prompted(_evaluate_maps(maps(), predictor, dataset, options), TRUE_BOXES)
+    return _prompted(_evaluate_maps(class_map, predictor, dataset, options), TRUE_BOXES)
 
 
 def evaluate_everything(
@@ -242,7 +247,7 @@ def evaluate_everything(
     voter: nn.Module | None = None,
     voter_name: str = "",
     segment: Callable[[Predictor, np.ndarray], FoundMasks] = segment_everything,
-    **options,
+    **options: Any,
 ) -> Evaluation:
     """Score all masks found in each image, named by the truth or by a semantic network.
 
@@ -259,36 +264,20 @@ def evaluate_everything(
     """
     if (voter is None) != (voter_name == ""):
         raise ValueError("voter and voter_name belong together: give both, or neither for names from the truth.")
-
     how = ""
 
-    def maps() -> Iterator[np.ndarray]:
+    def class_map(index: int) -> np.ndarray:
         nonlocal how
-        for index in range(len(dataset)):
-            image = dataset.load_image(index)
-            found = segment(predictor, _picture(image))
-            how = found.how
-            if voter is None:
-                yield by_overlap(found.masks, found.ious, dataset.load_target(index).numpy(), dataset.ignore_index)
-            else:
-                yield by_vote(found.masks, found.ious, predict(voter, image).numpy())
+        image = dataset.load_image(index)
+        found = segment(predictor, np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        how = found.how
+        if voter is None:
+            return by_overlap(found.masks, found.ious, dataset.load_target(index).numpy(), dataset.ignore_index)
+        return by_vote(found.masks, found.ious, predict(voter, image).numpy())
 
-    evaluation = _evaluate_maps(maps(), predictor, dataset, options)
+    evaluation = _evaluate_maps(class_map, predictor, dataset, options)
     named = "the true class it overlaps most (oracle)" if voter is None else f"the class {voter_name} votes for"
     return _prompted(evaluation, f"{how}; each mask gets {named}")
-
-
-def _ask(predictor: Predictor, image: torch.Tensor, boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The answers to boxes: masks bool (N, H, W) and predicted IoUs (N,)."""
-    if not boxes:
-        return np.zeros((0, *image.shape[1:]), dtype=bool), np.zeros(0)
-    predictor.set_image(_picture(image))
-    masks, ious = zip(*(predictor.predict(box=box) for box in boxes), strict=True)
-    return np.stack(masks), np.array(ious)
-
-
-def _picture(image: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _prompted(evaluation: Evaluation, prompts: str) -> Evaluation:
@@ -296,24 +285,32 @@ def _prompted(evaluation: Evaluation, prompts: str) -> Evaluation:
 
 
 def _evaluate_maps(
-    maps: Iterator[np.ndarray], predictor: Predictor, dataset: SegmentationDataset, options: dict
+    class_map: Callable[[int], np.ndarray], predictor: Predictor, dataset: SegmentationDataset, options: dict[str, Any]
 ) -> Evaluation:
-    """Score one label map (H, W) an image, in the set's order."""
-    return evaluate(_Given(maps, dataset.num_classes, predictor), dataset, batch_size=1, **options)
+    """Score one label map (H, W) an image, as logits that are 1 for a pixel's label and 0 for the others."""
+
+    def logits(index: int, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False):  # predictors keep embeddings, which may be trained on later
+            labels = torch.from_numpy(class_map(index)).long().to(images.device)
+        return F.one_hot(labels, dataset.num_classes).permute(2, 0, 1)[None].float()
+
+    return evaluate(_OneByOne(predictor.model, logits), dataset, batch_size=1, **options)
 
 
-class _Given(nn.Module):
-    """Answers each image with the next of the label maps, as logits that are 1 for its label and 0 for the others."""
+class _OneByOne(nn.Module):
+    """Answers the images of a set one by one, in its order, by `logits(index, images)`.
 
-    def __init__(self, maps: Iterator[np.ndarray], num_classes: int, predictor: Predictor):
+    Args:
+        model: whose device stands in the protocol.
+    """
+
+    def __init__(self, model: nn.Module, logits: Callable[[int, torch.Tensor], torch.Tensor]):
         super().__init__()
-        self.maps, self.num_classes = maps, num_classes
-        self.model = predictor.model  # whose device stands in the protocol
+        self.model, self.logits, self.index = model, logits, -1
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(False):  # predictors keep embeddings, which may be trained on later
-            labels = torch.from_numpy(next(self.maps)).long().to(images.device)
-        return nn.functional.one_hot(labels, self.num_classes).permute(2, 0, 1)[None].float()
+        self.index += 1
+        return self.logits(self.index, images)
 
 
 # Does a network know how good its masks are? Its predicted IoU against the true one.
@@ -404,8 +401,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 SOURCES = ("truth", "none", "random")
 
-Points = tuple[torch.Tensor | None, torch.Tensor | None]
-
 
 def evaluate_semantic(
     model: nn.Module,
@@ -413,7 +408,7 @@ def evaluate_semantic(
     prompts: str = "none",
     points: int = 5,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> Evaluation:
     """Score the class logits of a promptable model on every image of a set, as `evaluate` does with other models.
 
@@ -435,44 +430,29 @@ def evaluate_semantic(
     """
     if prompts not in SOURCES or points < 1:
         raise ValueError(f"prompts must be one of {', '.join(SOURCES)}, with points >= 1; got {prompts!r}, {points}.")
-    # One image at a time, in the set's order: then the prompts, which are drawn in that order, are those of the image.
-    asked = _Asked(model, _draw(dataset, prompts, points, seed))
-    evaluation = evaluate(asked, dataset, batch_size=1, **options)
+
+    def logits(index: int, images: torch.Tensor) -> torch.Tensor:
+        if prompts == "none":
+            return model(images, None, None)[0]
+        target = dataset.load_target(index).numpy()
+        drawn = _draw((target != 0) & (target != dataset.ignore_index), prompts, points, [seed, index])
+        return model(images, *(torch.from_numpy(array)[None].to(images.device) for array in drawn))[0]
+
+    evaluation = evaluate(_OneByOne(model, logits), dataset, batch_size=1, **options)
     if prompts == "none":
         return evaluation
-    drawn = "drawn from the truth" if prompts == "truth" else "at random places with random labels"
-    protocol = replace(evaluation.protocol, prompts=f"{points} points {drawn} (seed {seed})")
-    return replace(evaluation, protocol=protocol)
+    source = "drawn from the truth" if prompts == "truth" else "at random places with random labels"
+    return _prompted(evaluation, f"{points} points {source} (seed {seed})")
 
 
-class _Asked(nn.Module):
-    """Asks the model about each image with the next of the prompts."""
-
-    def __init__(self, model: nn.Module, prompts: Iterator[Points]):
-        super().__init__()
-        self.model, self.prompts = model, prompts
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        points, labels = next(self.prompts)
-        if points is not None:
-            points, labels = points.to(images.device), labels.to(images.device)
-        return self.model(images, points, labels)[0]
-
-
-def _draw(dataset: SegmentationDataset, source: str, n: int, seed: int) -> Iterator[Points]:
-    """The points (1, N, 2) and labels (1, N) of each image, in order."""
-    for index in range(len(dataset)):
-        if source == "none":
-            yield None, None
-            continue
-        target, rng = dataset.load_target(index).numpy(), np.random.default_rng([seed, index])
-        objects = (target != 0) & (target != dataset.ignore_index)
-        if source == "truth" and objects.any():
-            points, labels = sample_points(objects, n, rng)
-        else:
-            points, _ = sample_points(np.ones_like(objects), n, rng)
-            labels = np.arange(n) < (n + 1) // 2 if source == "random" else np.zeros(n)
-        yield torch.from_numpy(points)[None], torch.from_numpy(labels.astype(np.int64))[None]
+def _draw(objects: np.ndarray, source: str, n: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 2) and labels (n,) for an image; objects bool (H, W)."""
+    rng = np.random.default_rng(seed)
+    if source == "truth" and objects.any():
+        return sample_points(objects, n, rng)
+    points, _ = sample_points(np.ones_like(objects), n, rng)
+    labels = np.arange(n) < (n + 1) // 2 if source == "random" else np.zeros(n)
+    return points, labels.astype(np.int64)
 
 
 def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int = 1, runs: int = 5) -> dict[str, Any]:
@@ -481,11 +461,10 @@ def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int =
     The embedding is computed anew each time; a second prompt on the same image costs only the decoder's share.
 
     Args:
-        predictor: one with a `model`, in its own precision.
+        predictor: in its own precision.
         size: height and width of the image in pixels; what the network makes of it inside is its own choice.
     """
     height, width = size
-    device = next(predictor.model.parameters()).device
     rng = np.random.default_rng(0)
     box = np.array([width // 4, height // 4, 3 * width // 4, 3 * height // 4], dtype=np.float64)
 
@@ -500,7 +479,7 @@ def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int =
         ask()  # the mask is an array in the computer's memory, so the device has finished
         times.append(time.perf_counter() - start)
     held = [copy.copy(value) for value in vars(predictor).values()]  # else the last embedding's end counts as a gain
-    peak = peak_memory_mb(ask, device)
+    peak = peak_memory_mb(ask, predictor.device)
     del held
     return {
         "parameters": count_parameters(predictor.model),

@@ -5,7 +5,6 @@ Coordinates are pixel indices (x, y) of the current image, the centre of the fir
 """
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -16,18 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from labhelpers.prompting.predictor import Predictor
+from labhelpers.prompting.predictor import Predictor, check_image
 
-# What a session keeps for each image: the steps taken on it, one for each click, box or clear.
+FORMAT = 1  # of a recording; raise it when an older one can no longer be replayed
+REPLAYED = ("add_point", "add_box", "clear", "undo", "redo", "switch_image", "switch_model")
+
+# Points and box: Okabe and Ito, "Color universal design" (2008), which colour-blind readers can tell apart; a sign in
+# each point says the same again. The mask: magenta, which photographs hardly have, with a white outline.
+COLOURS = {"mask": "#D6278A", "foreground": "#009E73", "background": "#D55E00", "box": "#F0E442"}
+OPACITY = 0.5
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a predictor said to the prompts of one image."""
 
-    mask: np.ndarray  # bool (H, W)
+    mask: np.ndarray  # bool (H, W), read-only
     predicted_iou: float
     latency_ms: float  # of the prediction alone: the image was encoded before
     class_name: str | None  # where the network knows classes
@@ -35,10 +40,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Step:
-    """The prompts after one action, and the answers to them so far, by model: each is computed once."""
+    """The prompts of an image after one action, and the answers to them so far, by model: each is computed once."""
 
     clicks: tuple[tuple[float, float, int], ...] = ()  # x, y, label
-    corners: tuple[float, float, float, float] | None = None
+    corners: tuple[float, ...] | None = None  # x0, y0, x1, y1
     refines: "Step | None" = None  # the step whose mask this one starts from
     answers: dict[str, Answer] = field(default_factory=dict)
 
@@ -58,27 +63,18 @@ class Step:
     def box(self) -> np.ndarray | None:
         return None if self.corners is None else np.array(self.corners, dtype=np.float32)
 
-    def prompts(self) -> dict[str, Any]:
-        """For ``predict``, which takes None for what there is not."""
-        points, labels = (self.points, self.labels) if self.clicks else (None, None)
-        return {"points": points, "labels": labels, "box": self.box}
-
 
 @dataclass
 class Picture:
     """An image and its history: undo goes back in it, redo forth, and a new step forgets what was undone."""
 
-    pixels: np.ndarray  # uint8 (H, W, 3)
+    pixels: np.ndarray  # uint8 (H, W, 3), read-only
     history: list[Step] = field(default_factory=lambda: [Step()])
     position: int = 0
 
     @property
     def step(self) -> Step:
         return self.history[self.position]
-
-    def add(self, step: Step) -> None:
-        self.history[self.position + 1 :] = [step]
-        self.position += 1
 
 
 class PromptSession:
@@ -89,7 +85,7 @@ class PromptSession:
     new box (which replaces the one before) and the first click after a clear start from no mask.
 
     Args:
-        predictor: one, or several by name; see :class:`labhelpers.prompting.Predictor`.
+        predictor: one, or several by name.
         images: uint8 (H, W, 3), RGB: one, or several by name. They are copied.
 
     Raises:
@@ -98,16 +94,15 @@ class PromptSession:
 
     def __init__(self, predictor: Predictor | Mapping[str, Predictor], images: np.ndarray | Mapping[str, np.ndarray]):
         self.predictors = dict(predictor) if isinstance(predictor, Mapping) else {predictor.name: predictor}
-        if not self.predictors:
-            raise ValueError("PromptSession needs at least one predictor, got an empty mapping")
         self._pictures: dict[str, Picture] = {}
         self._observers: list[Callable[[], None]] = []
         for name, pixels in (images if isinstance(images, Mapping) else {"image": images}).items():
             self.add_image(name, pixels)
-        if not self._pictures:
-            raise ValueError("PromptSession needs at least one image, got an empty mapping")
+        for what, there in (("predictor", self.predictors), ("image", self._pictures)):
+            if not there:
+                raise ValueError(f"PromptSession needs at least one {what}, got an empty mapping")
         self.model, self.image_name = next(iter(self.predictors)), next(iter(self._pictures))
-        self._log: list[dict[str, Any]] = [  # every action since the session began, what was undone too
+        self._log: list[dict[str, Any]] = [
             {"action": "switch_model", "name": self.model},
             {"action": "switch_image", "name": self.image_name},
         ]
@@ -122,7 +117,7 @@ class PromptSession:
     @property
     def image(self) -> np.ndarray:
         """The current image, uint8 (H, W, 3), read-only."""
-        return self.pixels(self.image_name)
+        return self._picture.pixels
 
     @property
     def points(self) -> np.ndarray:
@@ -169,17 +164,6 @@ class PromptSession:
     def can_redo(self) -> bool:
         return self._picture.position < len(self._picture.history) - 1
 
-    def pixels(self, name: str) -> np.ndarray:
-        """The image of that name, as :attr:`image`; raises ValueError if it is unknown."""
-        _known(name, self._pictures, "image")
-        view = self._pictures[name].pixels.view()
-        view.setflags(write=False)
-        return view
-
-    def answers(self) -> dict[str, Answer | None]:
-        """The current model's answer for every image by name, None where there are no prompts."""
-        return {name: self._answer(self.model, name, picture.step) for name, picture in self._pictures.items()}
-
     def prompts(self) -> dict[str, dict[str, Any]]:
         """The prompts of every image by name: {"points": [[x, y, label], ...], "box": [x0, y0, x1, y1] or None}."""
         return {
@@ -208,12 +192,11 @@ class PromptSession:
         Raises:
             ValueError: a corner lies outside the image, or the corners are not in order.
         """
-        x0, y0, x1, y1 = self._inside((x0, y0, x1, y1), "box")
+        x0, y0, x1, y1 = corners = self._inside((x0, y0, x1, y1), "box")
         if x0 > x1 or y0 > y1:
-            raise ValueError(
-                f"a box is (left, top, right, bottom), got {x0:g}, {y0:g}, {x1:g}, {y1:g}: sort its corners"
-            )
-        self._do(Step(self._picture.step.clicks, (x0, y0, x1, y1)), "add_box", x0=x0, y0=y0, x1=x1, y1=y1)
+            got = ", ".join(f"{value:g}" for value in corners)
+            raise ValueError(f"a box is (left, top, right, bottom), got {got}: sort its corners")
+        self._do(Step(self._picture.step.clicks, corners), "add_box", x0=x0, y0=y0, x1=x1, y1=y1)
 
     def clear(self) -> None:
         """Take all prompts off the image; undo brings them back. Without prompts it does nothing."""
@@ -230,23 +213,15 @@ class PromptSession:
 
     def switch_image(self, name: str) -> None:
         """Go to another image; the prompts of this one stay for the way back. Raises ValueError if it is unknown."""
-        _known(name, self._pictures, "image")
-        if name == self.image_name:
-            return
-        self._answer(self.model, name, self._pictures[name].step)
-        self._encode(self.model, name)
-        self.image_name = name
-        self._changed("switch_image", name=name)
+        if name != self.image_name:
+            self._switch(self.model, name)
+            self._changed("switch_image", name=name)
 
     def switch_model(self, name: str) -> None:
         """Ask another model the same; raises ValueError if it is unknown."""
-        _known(name, self.predictors, "model")
-        if name == self.model:
-            return
-        self._answer(name, self.image_name, self._picture.step)
-        self._encode(name, self.image_name)
-        self.model = name
-        self._changed("switch_model", name=name)
+        if name != self.model:
+            self._switch(name, self.image_name)
+            self._changed("switch_model", name=name)
 
     def add_image(self, name: str, pixels: np.ndarray) -> None:
         """Take one more image, uint8 (H, W, 3), without switching to it.
@@ -256,11 +231,14 @@ class PromptSession:
         """
         if name in self._pictures:
             raise ValueError(f"there is an image {name!r} already: give the new one another name")
-        self._pictures[name] = Picture(_checked(name, pixels))
+        check_image(pixels, f"image {name!r} must be")
+        if 0 in pixels.shape:
+            raise ValueError(f"image {name!r} has no pixels: its shape is {pixels.shape}")
+        self._pictures[name] = Picture(_read_only(pixels))
         self._notify()
 
     def observe(self, callback: Callable[[], None]) -> None:
-        """Have ``callback()`` called after every change: a view shows then what there is."""
+        """Have `callback()` called after every change: a view shows then what there is."""
         self._observers.append(callback)
 
     # What remains of it
@@ -272,13 +250,13 @@ class PromptSession:
 
     def to_json(self) -> str:
         """All actions, and the prompts and answers that remain."""
-        return to_json(self)
+        return json.dumps(self._record(), indent=1)
 
     @classmethod
     def from_json(
         cls, text: str, predictor: Predictor | Mapping[str, Predictor], images: np.ndarray | Mapping[str, np.ndarray]
     ) -> "PromptSession":
-        """A session as it was when ``to_json`` recorded it; raises ValueError as :meth:`replay` does."""
+        """A session as it was when `to_json` recorded it; raises ValueError as `replay` does."""
         session = cls(predictor, images)
         session.replay(text)
         return session
@@ -286,30 +264,80 @@ class PromptSession:
     def replay(self, text: str) -> list[Answer | None]:
         """Do every recorded action again, on its own images and models; returns the answer after each.
 
-        To ask another model, give it under the recorded name: ``PromptSession({"mini_sam": sam}, images)``.
+        To ask another model, give it under the recorded name: `PromptSession({"mini_sam": sam}, images)`.
 
         Raises:
             ValueError: the text is no recording, or names an image or a model that is not here, or an image's pixels
                 are not those recorded, or something was done here before.
         """
-        return replay(self, text)
+        try:
+            record = json.loads(text)
+            version, images, actions = (record[key] for key in ("prompt_session", "images", "actions"))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"this is no recording of a PromptSession ({error}): use what to_json() returned"
+            ) from error
+        if version != FORMAT:
+            raise ValueError(f"the recording has format {version!r}; this version of labhelpers reads format {FORMAT}")
+        if len(self._log) > 2:  # beyond the model and the image that it began with
+            raise ValueError("replay needs a session in which nothing was done yet: make a new one")
+        for name, recorded in images.items():
+            _known(name, self._pictures, "image")
+            if _digest(self._pictures[name].pixels) != recorded["sha256"]:
+                raise ValueError(
+                    f"image {name!r} is not the one that was recorded, its pixels differ: give the same file"
+                )
+        answers = []
+        for action in actions:
+            name, arguments = action["action"], {key: value for key, value in action.items() if key != "action"}
+            if name not in REPLAYED:
+                raise ValueError(f"unknown action {name!r} in the recording; known: {', '.join(REPLAYED)}")
+            getattr(self, name)(**arguments)
+            answers.append(self.answer)
+        return answers
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``session.json`` and, for every image with prompts, its mask as PNG (0 and 255); returns the folder.
+        """Write `session.json` and, for every image with prompts, its mask as PNG (0 and 255); returns the folder.
 
-        The masks are the current model's; ``session.json`` names their files.
+        The masks are the current model's; `session.json` names their files.
         """
-        return save(self, folder)
+        folder, record = Path(folder), self._record()
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (name, picture) in enumerate(self._pictures.items(), start=1):
+            answer = self._answer(self.model, name, picture.step)
+            if answer is not None:
+                file = f"mask_{number:02d}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')}.png"
+                Image.fromarray(answer.mask.astype(np.uint8) * 255).save(folder / file)
+                record["images"][name]["mask"] = file
+        (folder / "session.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        return folder
 
-    # How it works
+    def _record(self) -> dict[str, Any]:
+        images, prompts = {}, self.prompts()
+        for name, picture in self._pictures.items():
+            height, width = picture.pixels.shape[:2]
+            answer = self._answer(self.model, name, picture.step)
+            images[name] = {
+                "width": width,
+                "height": height,
+                "sha256": _digest(picture.pixels),
+                **prompts[name],
+                "predicted_iou": answer and answer.predicted_iou,
+                "class_name": answer and answer.class_name,
+            }
+        return {"prompt_session": FORMAT, "model": self.model, "images": images, "actions": self.actions}
+
+    # How it works: a step is answered before it becomes part of the history, so that what a model refuses is no step
 
     @property
     def _picture(self) -> Picture:
         return self._pictures[self.image_name]
 
     def _do(self, step: Step, action: str, **arguments: Any) -> None:
-        self._answer(self.model, self.image_name, step)  # first, so that a click that the model refuses is no click
-        self._picture.add(step)
+        self._answer(self.model, self.image_name, step)
+        picture = self._picture
+        picture.history[picture.position + 1 :] = [step]
+        picture.position += 1
         self._changed(action, **arguments)
 
     def _move(self, by: int, action: str) -> bool:
@@ -318,6 +346,13 @@ class PromptSession:
         picture.position += by
         self._changed(action)
         return True
+
+    def _switch(self, model: str, image: str) -> None:
+        _known(image, self._pictures, "image")
+        _known(model, self.predictors, "model")
+        self._answer(model, image, self._pictures[image].step)
+        self._encode(model, image)
+        self.model, self.image_name = model, image
 
     def _changed(self, action: str, **arguments: Any) -> None:
         self._log.append({"action": action, **arguments})
@@ -335,17 +370,16 @@ class PromptSession:
             earlier = before.mask.copy() if before and before.mask.any() else None  # an empty mask refines nothing
             predictor = self._encode(model, image)
             start = time.perf_counter()
-            mask, iou = predictor.predict(**step.prompts(), mask_input=earlier)
+            mask, iou = predictor.predict(step.points, step.labels, step.box, earlier)
             milliseconds = 1000 * (time.perf_counter() - start)
-            mask = mask.copy()  # a predictor may use its array again
-            mask.setflags(write=False)
-            step.answers[model] = Answer(mask, float(iou), milliseconds, predictor.class_name)
+            # A copy, since a predictor may use its array again.
+            step.answers[model] = Answer(_read_only(mask), float(iou), milliseconds, predictor.class_name)
         return step.answers[model]
 
     def _encode(self, model: str, image: str) -> Predictor:
         """The model, with this image set. Others may have set another one since: sessions may share a predictor."""
         predictor, pixels = self.predictors[model], self._pictures[image].pixels
-        if getattr(predictor, "image", None) is not pixels:  # one that does not say what it holds is told every time
+        if predictor.image is not pixels:
             predictor.set_image(pixels)
         return predictor
 
@@ -362,121 +396,14 @@ class PromptSession:
         return values
 
 
-# A prompting session as a file: what was done, in JSON that can be replayed, and the masks as PNG.
-
-
-FORMAT = 1  # raise it when an older recording can no longer be replayed
-REPLAYED = ("add_point", "add_box", "clear", "undo", "redo", "switch_image", "switch_model")
-
-
-def to_json(session: "PromptSession") -> str:
-    return json.dumps(_record(session), indent=1)
-
-
-def replay(session: "PromptSession", text: str) -> list[Answer | None]:
-    try:
-        record = json.loads(text)
-        version, images, actions = (record[key] for key in ("prompt_session", "images", "actions"))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"this is no recording of a PromptSession ({error}): use what to_json() returned") from error
-    if version != FORMAT:
-        raise ValueError(f"the recording has format {version!r}; this version of labhelpers reads format {FORMAT}")
-    if len(session.actions) > 2:  # beyond the model and the image that it began with
-        raise ValueError("replay needs a session in which nothing was done yet: make a new one")
-    for name, recorded in images.items():
-        if _digest(session.pixels(name)) != recorded["sha256"]:
-            raise ValueError(f"image {name!r} is not the one that was recorded, its pixels differ: give the same file")
-    answers = []
-    for action in actions:
-        arguments = {key: value for key, value in action.items() if key != "action"}
-        if action["action"] not in REPLAYED:
-            raise ValueError(f"unknown action {action['action']!r} in the recording; known: {', '.join(REPLAYED)}")
-        getattr(session, action["action"])(**arguments)
-        answers.append(session.answer)
-    return answers
-
-
-def save(session: "PromptSession", folder: str | Path) -> Path:
-    from PIL import Image
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = _record(session)
-    for number, (name, answer) in enumerate(session.answers().items(), start=1):
-        if answer is not None:
-            file = f"mask_{number:02d}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')}.png"
-            Image.fromarray(answer.mask.astype(np.uint8) * 255).save(folder / file)
-            record["images"][name]["mask"] = file
-    (folder / "session.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return folder
-
-
-def _record(session: "PromptSession") -> dict[str, Any]:
-    images, prompts = {}, session.prompts()
-    for name, answer in session.answers().items():
-        pixels = session.pixels(name)
-        images[name] = {
-            "width": pixels.shape[1],
-            "height": pixels.shape[0],
-            "sha256": _digest(pixels),
-            **prompts[name],
-            "predicted_iou": answer and answer.predicted_iou,
-            "class_name": answer and answer.class_name,
-        }
-    return {"prompt_session": FORMAT, "model": session.model, "images": images, "actions": session.actions}
-
-
-def _digest(pixels: np.ndarray) -> str:
-    return hashlib.sha256(pixels).hexdigest()
-
-
-# Pictures in and out of the canvas: an uploaded file becomes an array, a session becomes a picture.
-
-
-MAX_BYTES = 20_000_000  # of an uploaded file
-MAX_PIXELS = 60_000_000  # of an uploaded picture: twice what a good camera has, 180 MB as an array
-LONGER_SIDE = 1024  # to which a larger upload is reduced: what SAM sees, and more than Mini-SAM does
-
-# Points and box: Okabe and Ito, "Color universal design" (2008), which colour-blind readers can tell apart; a sign in
-# each point says the same again. The mask: magenta, which photographs hardly have, with a white outline.
-COLOURS = {"mask": "#D6278A", "foreground": "#009E73", "background": "#D55E00", "box": "#F0E442"}
-OPACITY = 0.5
-
-
-def decode_upload(data: bytes, name: str) -> np.ndarray:
-    """An uploaded picture upright and in RGB, uint8 (H, W, 3), its longer side at most 1024 pixels.
-
-    Raises:
-        ValueError: the file is too large, or no picture that Pillow can read; the message says which and what to do.
-    """
-    if len(data) > MAX_BYTES:
-        raise ValueError(
-            f"{name} has {len(data) / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB: choose a smaller one."
-        )
-    try:
-        picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # JPEG: decode no more than is kept
-        picture = ImageOps.exif_transpose(picture)  # a copy, so that it is decoded here
-    except Image.DecompressionBombError as error:
-        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
-        raise ValueError(f"{name} has more than {limit}: choose a smaller one.") from error
-    except (OSError, SyntaxError) as error:  # Pillow's errors for a broken PNG are SyntaxErrors
-        raise ValueError(f"{name} is no picture that can be read: choose a JPEG, PNG or WebP.") from error
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    picture = picture.convert("RGB")
-    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
-    return np.array(picture)
-
-
 def draw(session: PromptSession) -> Image.Image:
     """The current image with the mask, its outline, the box and the points, as the canvas shows them."""
     mask = session.mask
     picture = session.image.astype(np.float32)
-    picture[mask] += OPACITY * (np.array(_rgb("mask")) - picture[mask])
-    picture[_outline(mask)] = 255
+    picture[mask] += OPACITY * (np.array(tuple(bytes.fromhex(COLOURS["mask"][1:]))) - picture[mask])
+    padded = np.pad(mask, 1, mode="edge")  # no outline along the image's edge
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    picture[mask & ~inside] = 255
     drawn = Image.fromarray(np.rint(picture).astype(np.uint8))
     pen = ImageDraw.Draw(drawn)
     unit = max(1, round(max(drawn.size) / 256))  # a line's width
@@ -484,40 +411,14 @@ def draw(session: PromptSession) -> Image.Image:
         x0, y0, x1, y1 = session.box.tolist()
         pen.rectangle((x0, y0, x1, y1), outline="black", width=2 * unit)
         pen.rectangle((x0, y0, x1, y1), outline=COLOURS["box"], width=unit)
-    for (x, y), label in zip(session.points.tolist(), session.labels.tolist(), strict=True):
-        _draw_point(pen, x, y, label, unit)
-    return drawn
-
-
-def encode_jpeg(picture: Image.Image, limit: int | None = None) -> bytes:
-    """JPEG of high quality, or of what quality fits into `limit` bytes."""
-    for quality in (90, 80, 70, 60, 50, 40, 30):
-        buffer = io.BytesIO()
-        picture.save(buffer, "jpeg", quality=quality, subsampling=0)
-        if limit is None or buffer.tell() <= limit:
-            return buffer.getvalue()
-    smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
-    return encode_jpeg(smaller, limit)
-
-
-def _draw_point(pen: ImageDraw.ImageDraw, x: float, y: float, label: int, unit: int) -> None:
     radius, arm = 3.5 * unit, 2 * unit
-    colour = COLOURS["foreground" if label else "background"]
-    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="white", width=unit)
-    pen.line((x - arm, y, x + arm, y), fill="white", width=unit)
-    if label:
-        pen.line((x, y - arm, x, y + arm), fill="white", width=unit)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """The mask's pixels that have a neighbour beyond it, above, below, left or right; the image's edge is none."""
-    padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
-
-
-def _rgb(name: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(COLOURS[name][1:]))
+    for (x, y), label in zip(session.points.tolist(), session.labels.tolist(), strict=True):
+        colour = COLOURS["foreground" if label else "background"]
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="white", width=unit)
+        pen.line((x - arm, y, x + arm, y), fill="white", width=unit)
+        if label:
+            pen.line((x, y - arm, x, y + arm), fill="white", width=unit)
+    return drawn
 
 
 def _known(name: str, known: Mapping[str, Any], what: str) -> None:
@@ -525,11 +426,12 @@ def _known(name: str, known: Mapping[str, Any], what: str) -> None:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
 
 
-def _checked(name: str, pixels: np.ndarray) -> np.ndarray:
-    """A copy, which no one can change under a mask."""
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        what = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise ValueError(f"image {name!r} must be a uint8 array (H, W, 3), RGB, got {what}")
-    if 0 in pixels.shape:
-        raise ValueError(f"image {name!r} has no pixels: its shape is {pixels.shape}")
-    return np.array(pixels, order="C")
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A copy that nobody can change."""
+    copy = np.array(array, order="C")
+    copy.setflags(write=False)
+    return copy

@@ -5,28 +5,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labhelpers.models.mini_sam import MiniSAM
-from labhelpers.models.sam import SAM_MODELS
+from labhelpers.models import MiniSAM, build_encoder
+from labhelpers.models.sam import SAM_MODELS, build_sam
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
-from labhelpers.prompting.sam import sam_predictor
-
-__all__ = ["load_mini_sam", "load_predictor", "mini_sam_weights", "save_mini_sam"]
+from labhelpers.prompting.sam import SamPredictor
 
 PREDICTORS = ("mini_sam", "mini_sam_semantic")
 SEMANTIC = "semantic."  # what the 21-class head has of its own; all else it shares with the other
 
 
 def load_predictor(name: str = "mini_sam", device: str | torch.device = "cpu") -> Predictor:
-    """The predictor ``name``: "mini_sam" marks objects, "mini_sam_semantic" marks a class and names it.
+    """The predictor `name`: "mini_sam" marks objects, "mini_sam_semantic" marks a class and names it.
 
-    The names of ``models.sam.SAM_MODELS`` ("sam_vit_b", ...) load a SAM, see :func:`prompting.load_sam`.
+    The names of `models.sam.SAM_MODELS` ("sam_vit_b", ...) load a SAM, see `load_sam`.
 
     Raises:
         ValueError: an unknown name. FileNotFoundError: the weights are not where they came with the project.
         SamUnavailable: a SAM's weights, or the library for it, are out of reach; one sentence says so.
     """
     if name in SAM_MODELS:
-        return sam_predictor(name, device)
+        return SamPredictor(*build_sam(name, device))
     if name not in PREDICTORS:
         raise ValueError(f"unknown predictor {name!r}; known: {', '.join([*PREDICTORS, *SAM_MODELS])}")
     model = load_mini_sam(num_classes=21 if name == "mini_sam_semantic" else 1)
@@ -34,7 +32,7 @@ def load_predictor(name: str = "mini_sam", device: str | torch.device = "cpu") -
 
 
 def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
-    """Mini-SAM with the shipped weights (or those of another file that :func:`save_mini_sam` wrote), in eval mode.
+    """Mini-SAM with the shipped weights (or those of another file that `save_mini_sam` wrote), in eval mode.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it holds other weights than this model needs.
@@ -47,11 +45,11 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     state = {k: v for k, v in state.items() if not k.startswith(SEMANTIC)}
     if num_classes > 1:
         state |= own
-    model = MiniSAM(num_classes=num_classes)
+    model = MiniSAM(build_encoder("mobilenet_v3_small"), num_classes)
     try:
         model.load_state_dict(state)  # half precision in the file, float32 in the model
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit MiniSAM(num_classes={num_classes}): {error}") from error
+        raise ValueError(f"{path} does not fit MiniSAM with num_classes={num_classes}: {error}") from error
     return model.eval()
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 from labhelpers.data.augment import IMAGENET_MEAN
 
@@ -14,7 +14,7 @@ _OUTSIDE = torch.tensor([255 * m for m in IMAGENET_MEAN]).round()[:, None, None]
 
 @dataclass(frozen=True)
 class Window:
-    """The pixels from (x0, y0) to (x1, y1), the latter excluded, seen at ``width`` x ``height``; it may stick out."""
+    """The pixels from (x0, y0) to (x1, y1), the latter excluded, seen at `width` x `height`; it may stick out."""
 
     x0: int
     y0: int
@@ -25,14 +25,14 @@ class Window:
 
     @classmethod
     def whole(cls, image_size: tuple[int, int], side: int) -> "Window":
-        """All of an image of size (H, W), its longer side at ``side`` pixels."""
+        """All of an image of size (H, W), its longer side at `side` pixels."""
         height, width = image_size
         scale = side / max(image_size)
         return cls(0, 0, width, height, max(1, round(width * scale)), max(1, round(height * scale)))
 
     @classmethod
     def around(cls, box: np.ndarray, margin: float, image_size: tuple[int, int], side: int) -> "Window":
-        """The square around a box (x0, y0, x1, y1), inclusive, ``margin`` times its longer side, at ``side`` pixels.
+        """The square around a box (x0, y0, x1, y1), inclusive, `margin` times its longer side, at `side` pixels.
 
         Its place and size are rounded to an eighth of it, so that a box a little different gives the same window.
         Where it can it lies inside the image.
@@ -48,7 +48,7 @@ class Window:
         return cls(starts[0], starts[1], starts[0] + extent, starts[1] + extent, side, side)
 
     def cut(self, image: Tensor, outside: Tensor = _OUTSIDE) -> Tensor:
-        """uint8 (C, H, W) -> uint8 (C, height, width); beyond the image: ``outside``, by default the mean colour."""
+        """uint8 (C, H, W) -> uint8 (C, height, width); beyond the image: `outside`, by default the mean colour."""
         _, height, width = image.shape
         x0, y0, x1, y1 = max(self.x0, 0), max(self.y0, 0), min(self.x1, width), min(self.y1, height)
         part = image[:, y0:y1, x0:x1]
@@ -74,7 +74,7 @@ class Window:
         return np.array([x0, y0, x1 - 1, y1 - 1], dtype=np.float32)
 
     def paste(self, logits: Tensor, image_size: tuple[int, int], outside: float) -> Tensor:
-        """Logits (C, h, w) of the window, at any resolution -> (C, H, W) of the image; beyond it ``outside``."""
+        """Logits (C, h, w) of the window, at any resolution -> (C, H, W) of the image; beyond it `outside`."""
         own = F.interpolate(logits[None], (self.y1 - self.y0, self.x1 - self.x0), mode="bilinear", antialias=True)[0]
         height, width = image_size
         x0, y0, x1, y1 = max(self.x0, 0), max(self.y0, 0), min(self.x1, width), min(self.y1, height)
@@ -87,7 +87,7 @@ class Window:
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
         """Whether points (N, 2) of the image lie in the window: bool (N,). A pixel reaches half a pixel either way."""
-        return ((xy + 0.5 >= [self.x0, self.y0]) & (xy + 0.5 < [self.x1, self.y1])).all(1)
+        return np.all((xy + 0.5 >= [self.x0, self.y0]) & (xy + 0.5 < [self.x1, self.y1]), axis=1)
 
     def _scale(self) -> np.ndarray:
         return np.array([self.width / (self.x1 - self.x0), self.height / (self.y1 - self.y0)])
