@@ -529,3 +529,7 @@ def test_accuracy_against_latency_stays_inside_one_protocol(folder, capsys):
     assert table.against_latency(BOXES.key)["names"] == ["SAM (zero-shot)"]
     with pytest.raises(ValueError, match=r"'nowhere'; known: scenes-val-"):
         table.against_latency("nowhere")
+    other = replace(PROTOCOL, images=12)
+    ResultsTable(folder / f"results-{other.key}.json").add("FCN-8s", evaluation(60, other))
+    with pytest.raises(ValueError, match="has a score, a time and a count of parameters: run a lab again"):
+        FinalTable(folder).against_latency(other.key)

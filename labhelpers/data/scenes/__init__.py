@@ -14,10 +14,7 @@ from PIL import Image
 
 from labhelpers.data.base import png
 from labhelpers.data.scenes.composition import SPLITS, draw_scene
-from labhelpers.data.voc import VOC_CLASSES
 from labhelpers.files import write_atomic
-
-SCENE_CLASSES = VOC_CLASSES
 
 CONTEXT_PAIRS = (
     ("bus", "train", "surroundings: the same drawing, on a road or on rails"),
