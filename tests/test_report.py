@@ -182,8 +182,8 @@ def test_a_network_that_still_improves_is_named_and_its_gap_said():
         "FCN-8s was best at the last evaluation: a longer training may raise the score."
     ]
     assert [p.text for p in discuss(results)] == [
-        "FCN-8s ends its training with a mean IoU of 50.0 % on training and 20.0 % on validation images: a gap of +30.0 "
-        "points."
+        "FCN-8s ends its training with a mean IoU of 50.0 % on training and 20.0 % on validation images: a gap of "
+        "+30.0 points."
     ]
     run.info["best_step"] = 5
     assert suggest(results) == []
