@@ -13,12 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
+from matplotlib.text import Text
 from PIL import Image
 
 from labhelpers import plots
 from labhelpers.data.voc import VOC_CLASSES, VOCSegmentation
+from labhelpers.evaluation import Interval
 from labhelpers.plots.output import MAX_BYTES, SHOWN_BYTES, encode
 from labhelpers.plots.style import STAMP, series_style, stamp
+from labhelpers.prompting import calibration
 
 RNG = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RNG.integers(0, 256, (3, 48, 64), dtype=np.uint8))
@@ -34,6 +37,15 @@ GAP_ROWS = [
     | {"train_mean_iou": 0.12 * s}
     for s in range(1, 9)
 ]
+
+PANEL = {
+    "image": IMAGE,
+    "points": [(25, 20), (3, 40)],
+    "labels": [1, 0],
+    "box": (10, 8, 39, 32),
+    "mask": TARGET == 15,
+    "truth": TARGET > 0,
+}
 
 FIGURES = {
     "image_grid": lambda: plots.image_grid({"image": [IMAGE] * 2, "truth": [TARGET] * 2}, row_titles=["a", "b"]),
@@ -62,9 +74,14 @@ FIGURES = {
         ["a", "b", "a"],
     ),
     "error_maps": lambda: plots.image_grid(
-        {"image": [IMAGE], "errors": [plots.error_map(TARGET == 255, TARGET == 15, IMAGE)]},
-        legend=plots.error_legend(),
+        {"image": [IMAGE], "errors": [plots.error_map(TARGET == 255, TARGET == 15, IMAGE)]}, legend=plots.error_legend()
     ),
+    "prompt_grid": lambda: plots.prompt_grid([PANEL] * 5, titles=["a"] * 5),
+    "click_curves": lambda: plots.click_curves({"a": SimpleNamespace(mean=[0.5, 0.6], band=[[0.4, 0.5], [0.6, 0.8]])}),
+    "one_click": lambda: plots.click_curves({"a": SimpleNamespace(mean=[0.5], band=[[0.4], [0.6]])}),
+    "interval_curves": lambda: plots.interval_curves((3, 4), {"a": [Interval(0.4, 0.6, 0.5, 0.5)] * 2}, "points"),
+    "calibration_plot": lambda: plots.calibration_plot(calibration(np.linspace(0, 1, 30), np.linspace(0, 1, 30) ** 2)),
+    "calibration_undefined": lambda: plots.calibration_plot(calibration(np.full(3, 0.5), np.full(3, 0.5))),
 }
 
 
@@ -75,7 +92,7 @@ def _smoke(monkeypatch):
 
 def texts(figure) -> list[str]:
     """Everything that is written in a figure."""
-    return [text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))]
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def legend_entries(figure) -> list[str]:

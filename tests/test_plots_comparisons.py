@@ -202,13 +202,7 @@ def test_heat_maps_go_from_pale_to_dark_and_agree_with_their_legend():
     found = plots.heat_map([[0.0, 0.25, 0.5, 0.75, 1.0]])
     assert [tuple(pixel) for pixel in found[0].tolist()] == list(plots.heat_legend().values())
     assert (np.diff(found.astype(int).sum(2)) < 0).all()
-    assert list(plots.heat_legend(6, unit="models")) == [
-        "0 models",
-        "1.5 models",
-        "3 models",
-        "4.5 models",
-        "6 models",
-    ]
+    assert list(plots.heat_legend(6, unit="models")) == ["0 models", "1.5 models", "3 models", "4.5 models", "6 models"]
     beyond = plots.heat_map([[-1.0, 2.0, np.nan]])
     assert beyond[0, :2].tolist() == found[0, [0, 4]].tolist()
     assert beyond[0, 2].tolist() == [118] * 3

@@ -54,10 +54,7 @@ RESNETS = {
     "resnet101": ("Bottleneck", (3, 4, 23, 3)),
 }
 # name: where the feature of each stride ends in torchvision's list of layers, Howard et al., Tables 1 and 2
-MOBILENETS = {
-    "mobilenet_v3_large": (4, 7, 13, 17),
-    "mobilenet_v3_small": (2, 4, 9, 13),
-}
+MOBILENETS = {"mobilenet_v3_large": (4, 7, 13, 17), "mobilenet_v3_small": (2, 4, 9, 13)}
 ENCODERS = (*RESNETS, *MOBILENETS)
 
 

@@ -154,9 +154,7 @@ def _same_length(names: Sequence[str], values: np.ndarray, function: str) -> Non
 
 @styled
 def confusion_heatmap(
-    matrix: np.ndarray | torch.Tensor,
-    names: Sequence[str] = VOC_CLASSES,
-    normalise: str | None = "target",
+    matrix: np.ndarray | torch.Tensor, names: Sequence[str] = VOC_CLASSES, normalise: str | None = "target"
 ) -> "Figure":
     """Draw a confusion matrix; each cell of at least half a percent (or one pixel) bears its number.
 

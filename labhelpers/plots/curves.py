@@ -36,7 +36,6 @@ _LABELS = {
 _FEW_POINTS = 6
 _WIDE = 50  # a loss that spans such a factor is drawn on a logarithmic axis
 _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on top
-_LEGEND = 0.3  # inches
 _MOST_RUNS = 3  # side by side in a notebook's width
 _THRESHOLDS = (0.85, 0.90)  # where NoC@85 and NoC@90 stop counting
 
@@ -103,11 +102,7 @@ def training_gap(histories: Mapping[str, Any], metrics: Sequence[str] = ("loss",
         raise ValueError(f"training_gap draws 1 to {_MOST_RUNS} runs side by side, got {len(histories)}.")
     pairs = [[_pair(name, history, metric) for name, history in histories.items()] for metric in metrics]
     columns = len(histories)
-    height = 2.5 * len(metrics) + 0.7
-    figure = new_figure(height, width=min(WIDTH, 3.7 * columns + 1))
-    below = _LEGEND / height
-    layout: Any = figure.get_layout_engine()
-    layout.set(rect=(0, below, 1, 1 - below))
+    figure = new_figure(2.5 * len(metrics) + 0.7, width=min(WIDTH, 3.7 * columns + 1), below=0.3)
     panels = figure.subplots(len(metrics), columns, sharex=True, sharey="row", squeeze=False)
     summary, handles = [], []
     for row, metric in enumerate(metrics):

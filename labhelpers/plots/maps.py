@@ -59,11 +59,7 @@ def blend(picture: np.ndarray, paint: np.ndarray, where: np.ndarray, alpha: floa
 
 
 def error_map(
-    prediction: Array,
-    target: Array,
-    image: Array | None = None,
-    num_classes: int = 2,
-    ignore_index: int = IGNORE_INDEX,
+    prediction: Array, target: Array, image: Array | None = None, num_classes: int = 2, ignore_index: int = IGNORE_INDEX
 ) -> np.ndarray:
     """Paint where a prediction is wrong: uint8 RGB (H, W, 3). `error_legend` has the colours.
 

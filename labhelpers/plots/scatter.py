@@ -12,6 +12,7 @@ from labhelpers.plots.style import (
     INK,
     SERIES_COLOURS,
     WIDTH,
+    legend_below,
     logarithmic_ticks,
     new_figure,
     series_style,
@@ -218,7 +219,7 @@ def calibration_plot(calibration: Any, title: str | None = None) -> "Figure":
         title: written above.
     """
     predicted, true = to_array(calibration.predicted), to_array(calibration.true)
-    figure = new_figure(6.2, width=5.4)
+    figure = new_figure(6.2, width=5.4, below=0.3)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     colour, other = SERIES_COLOURS[:2]
     upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="as good as predicted")
@@ -230,7 +231,7 @@ def calibration_plot(calibration: Any, title: str | None = None) -> "Figure":
     # The numbers and the legend stand outside: an answer may lie anywhere inside.
     numbers = f"Pearson {calibration.pearson:.2f}, Spearman {calibration.spearman:.2f}, ECE {calibration.error:.3f}"
     upper.set_title(numbers, loc="right", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, upper.get_legend_handles_labels()[0], 2)
     edges = np.linspace(0, 1, _BINS + 1)
     lower.hist(predicted, edges, color=colour, alpha=0.35)
     lower.hist(true, edges, histtype="step", color=other, linewidth=1.5)

@@ -85,12 +85,23 @@ def styled(make: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
 
 
 def new_figure(
-    height: float, *, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
+    height: float,
+    *,
+    width: float = WIDTH,
+    below: float = 0.0,
+    layout: Literal["constrained"] | None = "constrained",
 ) -> "Figure":
-    """Make a figure of so many inches without pyplot, which would keep it alive until someone closes it."""
+    """Make a figure of so many inches without pyplot, which would keep it alive until someone closes it.
+
+    The layout leaves `below` inches at the lower edge to a legend.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(width, height), layout=layout)
+    if below:
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, below / height, 1, 1 - below / height))
+    return figure
 
 
 def legend_below(figure: "Figure", handles: Sequence["Artist"], columns: int, **options: Any) -> None:
