@@ -17,13 +17,14 @@ class FCN32s(nn.Module):
     Args:
         encoder: gives four features, of strides 4, 8, 16 and 32; see `labhelpers.models.build_encoder`.
         num_classes: K.
+        upsampling: `"transposed"` (learned, starting as bilinear) or `"bilinear"` (fixed, behind a 1x1 convolution).
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int):
+    def __init__(self, encoder: Encoder, num_classes: int, upsampling: str = "transposed"):
         super().__init__()
         self.encoder = encoder
         self.score_fr = score_layer(encoder.channels[3], num_classes)
-        self.upscore32 = upsample_layer(num_classes, 32)
+        self.upscore32 = upsample_layer(num_classes, 32, upsampling)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -34,13 +35,13 @@ class FCN32s(nn.Module):
 class FCN16s(nn.Module):
     """Adds the scores of stride 16 to the upsampled scores of stride 32. Arguments as for `FCN32s`."""
 
-    def __init__(self, encoder: Encoder, num_classes: int):
+    def __init__(self, encoder: Encoder, num_classes: int, upsampling: str = "transposed"):
         super().__init__()
         self.encoder = encoder
         self.score_fr = score_layer(encoder.channels[3], num_classes)
         self.score_pool4 = score_layer(encoder.channels[2], num_classes)
-        self.upscore2 = upsample_layer(num_classes, 2)
-        self.upscore16 = upsample_layer(num_classes, 16)
+        self.upscore2 = upsample_layer(num_classes, 2, upsampling)
+        self.upscore16 = upsample_layer(num_classes, 16, upsampling)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -52,15 +53,15 @@ class FCN16s(nn.Module):
 class FCN8s(nn.Module):
     """Adds the scores of strides 16 and 8 on the way up. Arguments as for `FCN32s`."""
 
-    def __init__(self, encoder: Encoder, num_classes: int):
+    def __init__(self, encoder: Encoder, num_classes: int, upsampling: str = "transposed"):
         super().__init__()
         self.encoder = encoder
         self.score_fr = score_layer(encoder.channels[3], num_classes)
         self.score_pool4 = score_layer(encoder.channels[2], num_classes)
         self.score_pool3 = score_layer(encoder.channels[1], num_classes)
-        self.upscore2 = upsample_layer(num_classes, 2)
-        self.upscore_pool4 = upsample_layer(num_classes, 2)
-        self.upscore8 = upsample_layer(num_classes, 8)
+        self.upscore2 = upsample_layer(num_classes, 2, upsampling)
+        self.upscore_pool4 = upsample_layer(num_classes, 2, upsampling)
+        self.upscore8 = upsample_layer(num_classes, 8, upsampling)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W from 1 pixel."""
@@ -79,13 +80,18 @@ def score_layer(in_channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def upsample_layer(num_classes: int, factor: int) -> nn.ConvTranspose2d:
-    """Enlarges (B, K, h, w) to (B, K, factor * h, factor * w): learned, starting as bilinear interpolation."""
-    # output = (h - 1) * stride - 2 * padding + kernel = factor * h for these three numbers
-    layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(bilinear_kernel(num_classes, 2 * factor))
-    return layer
+def upsample_layer(num_classes: int, factor: int, upsampling: str = "transposed") -> nn.Module:
+    """Enlarges (B, K, h, w) to (B, K, factor * h, factor * w)."""
+    if upsampling == "transposed":
+        # output = (h - 1) * stride - 2 * padding + kernel = factor * h for these three numbers
+        layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(bilinear_kernel(num_classes, 2 * factor))
+        return layer
+    if upsampling == "bilinear":
+        enlarge = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
+        return nn.Sequential(score_layer(num_classes, num_classes), enlarge)
+    raise ValueError(f"unknown upsampling {upsampling!r}; known: transposed, bilinear")
 
 
 def bilinear_kernel(channels: int, size: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers.data.augment import to_input
-from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder
+from labhelpers.models.encoders import Encoder
 from labhelpers.models.prompt_maps import BroadcastPrompts, Size, SpatialPrompts, check_prompts
 
 FUSIONS: dict[str, type[SpatialPrompts] | type[BroadcastPrompts]]
@@ -60,7 +60,7 @@ class MiniSAM(nn.Module):
         ValueError: for an unknown fusion or `num_classes` below 1.
     """
 
-    def __init__(self, encoder: MobileNetV3Encoder | ResNetEncoder, num_classes: int = 1, fusion: str = "spatial"):
+    def __init__(self, encoder: Encoder, num_classes: int = 1, fusion: str = "spatial"):
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
@@ -92,7 +92,7 @@ class MiniSAM(nn.Module):
         )
 
     @property
-    def encoder(self) -> MobileNetV3Encoder | ResNetEncoder:
+    def encoder(self) -> Encoder:
         """The encoder that was given."""
         return self.image_encoder.backbone
 
@@ -196,7 +196,7 @@ class ImageEncoder(nn.Module):
     Three quarters of all parameters are in `context`, at stride 32, where an image of 512 px has 256 positions.
     """
 
-    def __init__(self, backbone: MobileNetV3Encoder | ResNetEncoder):
+    def __init__(self, backbone: Encoder):
         super().__init__()
         self.backbone = backbone
         _, c8, c16, c32 = backbone.channels

@@ -1,12 +1,12 @@
 """How it learns: losses, optimizers and schedules, the loop, checkpoints, tracking, train-or-load."""
 
 from labhelpers.training.checkpoints import DamagedCheckpoint
-from labhelpers.training.loop import Event, TrainingState, forward_backward, resolve_precision, train
+from labhelpers.training.loop import forward_backward, train
 from labhelpers.training.losses import LOSSES, Loss, build_loss, cross_entropy, dice, exponential_cross_entropy, focal
 from labhelpers.training.optim import Schedule, build_optimizer, learning_rates
 from labhelpers.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from labhelpers.training.run import FinishedRun, Run, finished_runs, load_finished, overfit_one_batch, train_or_load
-from labhelpers.training.task import CLASS_LABELS, Task
+from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState, resolve_precision
 from labhelpers.training.tracking import History
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The training loop, on one page, and below it what surrounds a step.
+"""The training loop, on one page; what surrounds a step is in `task`.
 
 Devices, mixed precision and several GPUs come from `accelerate`: the same function trains on a CPU, on one GPU and,
 started by `accelerate launch` or `accelerate.notebook_launcher`, on several.
@@ -8,14 +8,9 @@ seeded anew at each step. A run that is interrupted and continued therefore ends
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,27 +18,9 @@ from torch import Tensor, nn
 
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.data.loader import subset, training_loader
-from labhelpers.training import checkpoints
-from labhelpers.training.optim import Schedule, build_optimizer
 from labhelpers.training.recipe import Recipe
-from labhelpers.training.task import CLASS_LABELS, Task
-from labhelpers.training.tracking import CsvLog, History, Progress, Wandb
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a callback sees after a step; `evaluation` is None unless the step ended with one."""
-
-    step: int  # optimizer steps done
-    row: dict[str, float]  # the row of the log: step, loss, lr, and the scores of an evaluation
-    model: nn.Module
-    val_set: SegmentationDataset
-    evaluation: Any  # evaluation.Evaluation, or what another task scores, such as prompting.PromptScores
-    predictions: Callable[[], list[tuple[Tensor, Tensor, Tensor]]]  # as `Task.predictions`
+from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState
+from labhelpers.training.tracking import History
 
 
 def train(
@@ -97,7 +74,7 @@ def train(
     return History.read(run.run_dir / "log.csv")
 
 
-def forward_backward(run: "TrainingState", images: Tensor, targets: Tensor, colour: Tensor) -> float:
+def forward_backward(run: TrainingState, images: Tensor, targets: Tensor, colour: Tensor) -> float:
     """Gradients of the whole batch's loss, computed one micro-batch after another; returns that loss.
 
     `total` is what the loss divides by, counted over all micro-batches and processes: each part is divided by the
@@ -113,247 +90,3 @@ def forward_backward(run: "TrainingState", images: Tensor, targets: Tensor, colo
         run.accelerator.backward(loss * run.accelerator.num_processes)  # processes average their gradients
         loss_sum += loss.detach()
     return run.accelerator.reduce(loss_sum, "sum").item()
-
-
-class TrainingState:
-    """One run of `train`, as a context manager; continues what its folder holds."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        train_set: SegmentationDataset,
-        val_set: SegmentationDataset,
-        recipe: Recipe,
-        run_dir: Path,
-        task: Task = CLASS_LABELS,
-    ):
-        self.model: Any = model  # a task asks it for more than a module has
-        self.train_set, self.val_set = train_set, val_set
-        self.recipe, self.task, self.run_dir = recipe, task, run_dir
-        # Once: what a loss function keeps in a list may change while it trains.
-        self.identity = {**recipe.identity(), **task.identity()}
-        self.precision = resolve_precision(recipe.precision)
-        self.accelerator = make_accelerator(self.precision)
-        self.device, processes = self.accelerator.device, self.accelerator.num_processes
-        if recipe.batch_size % processes:
-            raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of the {processes} processes")
-        self.encoder: Any = getattr(model, "encoder", None)
-        if recipe.freeze_encoder_steps and self.encoder is None:
-            raise ValueError(f"freeze_encoder_steps needs model.encoder, and {type(model).__name__} has none")
-
-        model.to(self.device)
-        if self.device.type == "cuda":
-            model.to(memory_format=torch.channels_last)  # tensor cores want it; on a CPU it does not pay
-        self.loss = task.build_loss(self)
-        optimizer = build_optimizer(model, recipe)
-        self.schedule = Schedule(optimizer, recipe)
-        self.optimizer = self.accelerator.prepare(optimizer)
-        self.train_sample = subset(train_set, min(recipe.score_train, len(train_set))) if recipe.score_train else None
-        self.micro_batch = -(-recipe.batch_size // processes // recipe.accumulate)
-        self.kept: dict[str, Any] = {}  # what the task computes only once
-        self.step, self.seconds = 0, 0.0
-        self.best_step: int | None = None
-        self.best_score = -math.inf
-        self._continue()
-        self.wrapped_model = model  # by accelerate, where there are several processes
-        self._wrapped_frozen: bool | None = None
-        self._stack = ExitStack()
-
-    # --- the run's beginning and end -------------------------------------------------------------------------------
-
-    def __enter__(self) -> "TrainingState":
-        devices = [self.device] if self.device.type == "cuda" else []
-        self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
-        self._start = time.monotonic() - self.seconds
-        self._logs: list[Any] = []  # of the main process: the CSV, and W&B if it is wanted
-        self.accelerator.wait_for_everyone()  # all have read the checkpoint
-        if self.accelerator.is_main_process:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            checkpoints.discard_after(self.run_dir, self.step)
-            columns = ["step", "loss", "lr", *self.task.columns(self)]
-            self._logs.append(CsvLog(self.run_dir / "log.csv", columns, self.step))
-            if Wandb.wanted(self.recipe.wandb):
-                self._logs.append(Wandb(self.run_dir, self.identity))
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for log in self._logs:
-            log.close()
-        if self.recipe.freeze_encoder_steps:
-            self.encoder.requires_grad_(True)
-        self.optimizer.zero_grad()
-        self._unwrap()
-        self._stack.close()
-        if error is None:
-            self.accelerator.wait_for_everyone()  # the main process has written its last checkpoint
-
-    def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """The remaining batches, one for each step: this process' part of each."""
-        recipe = self.recipe
-        weights = None
-        if recipe.oversample_rare:
-            from labhelpers.data.statistics import rare_class_sample_weights
-
-            weights = rare_class_sample_weights(self.train_set)
-        loader = training_loader(
-            self.train_set,
-            recipe.augmentation,
-            recipe.batch_size,
-            steps=recipe.steps,
-            start_step=self.step,
-            seed=recipe.seed,
-            workers=recipe.workers,
-            sample_weights=weights,
-        )
-        return self.accelerator.prepare(loader) if self.accelerator.num_processes > 1 else loader
-
-    def progress(self, name: str) -> Progress:
-        """The bar of this run."""
-        return Progress(name, self.step, self.recipe.steps, self.recipe.batch_size)
-
-    # --- around one step -------------------------------------------------------------------------------------------
-
-    def prepare_step(self) -> None:
-        """Seeds torch for this step and sets the train mode; a frozen encoder keeps its batch-norm statistics too."""
-        seed = np.random.SeedSequence((self.recipe.seed, self.step, self.accelerator.process_index))
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
-        frozen = self.step < self.recipe.freeze_encoder_steps
-        self.model.train()
-        if frozen:
-            self.encoder.eval()
-        if self.recipe.freeze_encoder_steps:
-            self.encoder.requires_grad_(not frozen)
-        self.task.prepare(self)
-        if self.accelerator.num_processes > 1 and frozen != self._wrapped_frozen:  # which gradients are exchanged
-            self._unwrap()
-            self.wrapped_model, self._wrapped_frozen = self.accelerator.prepare(self.model), frozen
-
-    def _unwrap(self) -> None:
-        self.accelerator.unwrap_model(self.wrapped_model, keep_fp32_wrapper=False)
-
-    def layout(self, x: Tensor) -> Tensor:
-        """The memory format of the model."""
-        return x.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else x
-
-    def retry_smaller(self, forward_backward: Callable[..., float], *batch: Tensor) -> float:
-        """Calls it; while the memory is too small, halves the micro-batch and calls it again for the same batch."""
-        while True:
-            try:
-                return forward_backward(self, *batch)
-            except torch.OutOfMemoryError as error:
-                reason = str(error).split(". ")[0]
-            # Outside `except`: the traceback held the activations.
-            self.optimizer.zero_grad()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._halve(reason)
-            self.prepare_step()
-
-    def _halve(self, reason: str) -> None:
-        before = self.micro_batch
-        if before == 1 or self.accelerator.num_processes > 1:
-            more = "or use precision='auto'" if before == 1 else f"or set accumulate={2 * self.recipe.accumulate}"
-            raise RuntimeError(
-                f"out of memory at step {self.step + 1} with {before} image(s) at once ({reason}). Lower the crop "
-                f"({self.recipe.augmentation.crop}), the backbone's size or its width, {more}."
-            )
-        self.micro_batch = -(-before // 2)
-        print(
-            f"out of memory at step {self.step + 1}: {before} images at once are too many, continuing with "
-            f"{self.micro_batch} and gradient accumulation. The batch stays {self.recipe.batch_size}, and losses that "
-            f"are means over pixels the same; Dice is averaged, batch norm sees {self.micro_batch} images at a time."
-        )
-
-    def explain(self, loss: float) -> str:
-        """What to do about a loss that is not finite."""
-        last = checkpoints.latest(self.run_dir, parts=())
-        kept = f"the checkpoint of step {last.step} in {self.run_dir} is kept" if last else "there is no checkpoint yet"
-        return (
-            f"the loss is {loss} at step {self.step + 1} (lr {self.schedule.lr:.3g}, precision {self.precision}); "
-            f"training stops before it reaches the weights, {kept}. Remedies, in this order: a lower lr, "
-            "warmup_steps, clip_norm=1.0, precision='no'; then look for broken images or class weights."
-        )
-
-    # --- scores, log, checkpoints ----------------------------------------------------------------------------------
-
-    def evaluate(self, row: dict[str, float]) -> Any:
-        """Evaluates, adds loss and scores to `row`, tells the schedule and remembers the best."""
-        from accelerate.utils import broadcast
-
-        for buffer in self.model.buffers():  # each process has its own batch-norm statistics; those of the first count
-            broadcast(buffer)
-        evaluation, scores = self.task.score(self)
-        row |= scores
-        value = row[self.recipe.best_metric]
-        score = -value if self.recipe.best_metric == "val_loss" else value  # higher is better
-        self.schedule.observe(score)
-        if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
-            self.best_step, self.best_score = self.step, score
-        return evaluation
-
-    def log(self, row: dict[str, float]) -> None:
-        """Writes one row everywhere."""
-        for log in self._logs:
-            log.write(row)
-
-    def show(self, event: Event) -> None:
-        """Sends the predictions of an evaluation to Weights & Biases, if the run is tracked there."""
-        for log in self._logs[1:] if event.evaluation is not None else ():
-            log.images(event.step, event.predictions(), self.val_set.class_names)
-
-    def save(self) -> None:
-        """Writes a checkpoint; the log's rows up to here reach the disk before it."""
-        if not self.accelerator.is_main_process:
-            return
-        self._logs[0].sync()
-        scaler = self.accelerator.scaler
-        info = {
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            "schedule": self.schedule.state,
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "micro_batch": self.micro_batch,
-            "seconds": time.monotonic() - self._start,
-            "saved_at": time.time(),
-            "recipe": self.identity,
-        }
-        optimizer = checkpoints.optimizer_tensors(self.optimizer.optimizer)
-        checkpoints.save(self.run_dir, self.step, {"model": self.model.state_dict(), "optimizer": optimizer}, info)
-
-    def _continue(self) -> None:
-        """Takes up the newest undamaged checkpoint, if there is one."""
-        saved = checkpoints.latest(self.run_dir)
-        if saved is None:
-            return
-        info, own, there = saved.info, self.identity, saved.info["recipe"]
-        differing = "; ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in own.items() if there.get(k) != v)
-        if differing:
-            raise ValueError(f"{self.run_dir} holds a run of another recipe ({differing}); use another folder for this")
-        checkpoints.load_model(self.model, saved.parts["model"], self.run_dir)
-        checkpoints.load_optimizer(self.optimizer.optimizer, saved.parts["optimizer"])
-        self.schedule.state = info["schedule"]
-        if info["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(info["scaler"])
-        self.micro_batch = info["micro_batch"]
-        self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
-        self.seconds = info["seconds"]
-
-
-def make_accelerator(precision: str = "no") -> "Accelerator":
-    """accelerate's view of this machine: the device, the processes, mixed precision."""
-    from accelerate import Accelerator, DataLoaderConfiguration
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # it refuses a second run of another precision in the same process
-    split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
-    return Accelerator(mixed_precision=precision, dataloader_config=split)
-
-
-def resolve_precision(precision: str) -> str:
-    """`auto` -> what this machine computes fast: bf16 or fp16 on a GPU, bf16 on a CPU that has it, else `no`."""
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    on_cpu = not torch.backends.mps.is_available()
-    return "bf16" if on_cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) else "no"

@@ -20,10 +20,10 @@ from labhelpers.data.base import SegmentationDataset
 from labhelpers.files import write_atomic
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint
-from labhelpers.training.loop import Event, make_accelerator, train
+from labhelpers.training.loop import train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
 from labhelpers.training.recipe import Recipe, source
-from labhelpers.training.task import CLASS_LABELS, Task
+from labhelpers.training.task import CLASS_LABELS, Event, Task, make_accelerator
 from labhelpers.training.tracking import History
 
 # What a run's folder is passed over for: a file is missing, cut short or altered, the weights do not fit the model.
