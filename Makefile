@@ -1,5 +1,5 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
-# make test   lint, unit tests, and the notebooks through nbval in the profile tiny
+# make test   lint and types, unit tests, and the notebooks through nbval in the profile tiny
 # make lab    open JupyterLab
 # make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, into build/release
@@ -25,6 +25,7 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=.
