@@ -128,19 +128,6 @@ class Check:
             raise Mistake(hint)
         self.passed += 1
 
-    def equal(
-        self, found: Any, expected: Any, what: str, mistakes: Iterable[tuple[Any, str]] = (), tolerance: float = 1e-5
-    ) -> None:
-        """One check: `found` is `expected` in kind, shape, dtype and every value (see `difference`).
-
-        Args:
-            mistakes: pairs (what a known mistake would give, its hint), tried in order before the general answers.
-        """
-        hint = difference(found, expected, what, tolerance)
-        if hint and not _other_kind(found, expected, what) and not _alike(found, expected, tolerance):
-            hint = next((words for wrong, words in mistakes if _alike(found, wrong, tolerance)), hint)
-        self.that(not hint, hint)
-
 
 Run = Callable[[Check, Any, Case], Any]
 
