@@ -129,10 +129,10 @@ valid_output_size = Exercise(
         _size(bottom=8): "the bottom has two convolutions, not four.",
         _size(halvings=3, ups=3): "it halves three times: the U-Net of the figure four times.",
         _size(halvings=5, ups=5): "it halves five times: the U-Net of the figure four times.",
-        _size(up=5): "an up-convolution of 2x2 with stride 2 doubles the size exactly.",
+        _size(up=5): "an up-convolution of 2x2 with stride 2 doubles the size exactly: nothing is taken off.",
         _size(ups=3): "it halves four times and doubles three times: as often as it halves.",
         (lambda n: 16 * _size(ups=0)(n) - 120): "on the way up the convolutions come after each doubling, not before.",
-    }.items(),
+    },
 )
 
 # ---------------------------------------------------------------- double_conv
@@ -1094,6 +1094,7 @@ _STOP_CASES = [
     ([0.5, 0.4, 0.6, 0.45], 3),
     ([0.6, 0.5, 0.5], 2),
     ([0.3, 0.3, 0.3], 2),
+    ([0.6, 0.6, 0.5, 0.5], 2),
     ([0.6, 0.5], 1),
     ([0.6, 0.6], 1),
     ([0.5, 0.6], 1),
@@ -1174,7 +1175,7 @@ should_stop = Exercise(
         (lambda s, n: not _should_stop(s, n)): "it is the wrong way round: True is to stop.",
         (lambda s, n: False): "it never stops.",
         (lambda s, n: True): "it always stops.",
-    }.items(),
+    },
 )
 
 # ---------------------------------------------------------------- tile_starts
