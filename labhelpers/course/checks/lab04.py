@@ -1173,8 +1173,8 @@ should_stop = Exercise(
         "included.",
         (lambda s, n: len(s) > n): "it stops after `patience` evaluations, whatever they bring.",
         (lambda s, n: not _should_stop(s, n)): "it is the wrong way round: True is to stop.",
-        (lambda s, n: False): "it never stops.",
-        (lambda s, n: True): "it always stops.",
+        (lambda s, n: False): "it never stops: `patience` evaluations without a better one are enough.",
+        (lambda s, n: True): "it always stops: only after `patience` evaluations without a better one.",
     },
 )
 
