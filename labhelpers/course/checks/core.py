@@ -293,15 +293,6 @@ def grade(name: str, answer: Any) -> None:
         raise AssertionError(f"{item.title}: {hint}")
 
 
-def exercise(title: str, reference: Callable) -> Callable[[Callable[[Check, Any], None]], Exercise]:
-    """An exercise that is nothing but an inspection."""
-
-    def register(inspect: Callable[[Check, Any], None]) -> Exercise:
-        return Exercise(title, reference, inspect=inspect)
-
-    return register
-
-
 # ---------------------------------------------------------------- comparing
 
 

@@ -18,7 +18,6 @@ from labhelpers.course.checks.core import (
     Parts,
     Run,
     difference,
-    exercise,
     kind_of,
     variants,
 )
@@ -85,8 +84,7 @@ _EVERYWHERE = np.ones((4, 6), dtype=bool)
 # ------------------------------------------------------------- sample_points
 
 
-@exercise("sample_points", sampling.sample_points)
-def sample_points(check: Check, answer: Callable) -> None:
+def _inspect_sampling(check: Check, answer: Callable) -> None:
     """Odd and even numbers, a mask of one pixel, all but one, all of them; each pixel equally often; the generator."""
     rng = np.random.default_rng(0)
     for words, mask, n in (
@@ -107,6 +105,9 @@ def sample_points(check: Check, answer: Callable) -> None:
     check.that(not np.array_equal(one, other), fixed)
     check.that(np.array_equal(one, same), _NOT_FROM_RNG)
     _check_uniform(check, answer, rng)
+
+
+sample_points = Exercise("sample_points", sampling.sample_points, inspect=_inspect_sampling)
 
 
 def _drawn(check: Check, answer: Callable, mask: np.ndarray, n: int, rng: Any, words: str) -> tuple:
@@ -195,14 +196,17 @@ def _check_uniform(check: Check, answer: Callable, rng: np.random.Generator) -> 
 
 # ------------------------------------------------------------- box_from_mask
 
-_DRAWS = {0.0: 0, 0.3: 600, 2.0: 200}  # by jitter; with the greatest the boxes leave the image
+_DRAWS = {0.0: 0, 0.1: 600, 2.0: 200}  # by jitter; with the greatest the boxes leave the image
+
+
+_REMEDY = "each side moves by jitter * (side length of the box) * a standard normal of its own, and is clipped then."
 
 
 def _box_cases() -> Iterator[Case]:
     two = _mask((7, 12), np.s_[0:1, 9:], np.s_[4:, 2:5])
     for words, mask in (("a hook", _HOOK), ("one pixel", _PIXEL), ("two parts", two), ("all", _EVERYWHERE)):
         yield Case((mask, 0.0), f"of a mask ({words}), without jitter,", "the box")
-    yield Case((_mask((80, 160), np.s_[30:50, 60:100]), 0.3))
+    yield Case((_mask((80, 160), np.s_[30:50, 60:100]), 0.1), remedy=_REMEDY)
     yield Case((_mask((20, 30), np.s_[6:14, 10:20]), 2.0))
 
 
@@ -244,8 +248,8 @@ def _spread(check: Check, boxes: np.ndarray, same: bool) -> Parts:
                 np.corrcoef(moved.T)[np.triu_indices(4, 1)] / 2
             ),
             "the mean of what the sides move by, over its standard deviation,": score.mean(0) / 2,
-            "the standard deviation of what the sides move by, over jitter and the side's length,": (
-                np.minimum(deviation / (0.3 * np.array([40, 20, 40, 20])), 3)
+            "the logarithm of what the sides move by, their standard deviation over jitter and side length,": (
+                np.log(np.minimum(deviation / (0.1 * np.array([40, 20, 40, 20])), 3))
             ),
             "three times the share of draws within one standard deviation (of a normal distribution 68 %)": (
                 3 * np.array((abs(score) < 1).mean())
@@ -344,7 +348,7 @@ box_from_mask = Exercise(
             (lambda w, h: [(w + h) / 2] * 4, f"the mean side is taken for all. {_RELATIVE}"),
             (lambda w, h: [9 * w, 9 * h] * 2, f"it moves much too far: is the image's size taken? {_RELATIVE}"),
             (lambda w, h: [w / 2, h / 2] * 2, "the sides move half as far as they should: by their whole length."),
-            (lambda w, h: [0.3 * w, 0.3 * h] * 2, "jitter is multiplied twice, or squared."),
+            (lambda w, h: [0.1 * w, 0.1 * h] * 2, "jitter is multiplied twice, or squared."),
         ],
         noise=[
             (
