@@ -170,7 +170,11 @@ WRONG = [
     ("stability_score", lambda z, d=1.0: list(stability_by_sets(z, d)), "expected a NumPy array"),
     ("non_maximum_suppression", greedy_against_all, "because of one that was dropped itself"),
     ("non_maximum_suppression", lambda m, s, t=0.7: nms_by_removal(m, -s, t), "begins with the lowest score"),
-    ("non_maximum_suppression", lambda m, s, t=0.7: np.isin(np.arange(len(m)), nms(m, s, t)), "True or False for each"),
+    (
+        "non_maximum_suppression",
+        lambda m, s, t=0.7: np.isin(np.arange(len(m)), nms(m, s, t)),
+        "True or False for each of 2 masks",
+    ),
     ("non_maximum_suppression", lambda m, s, t=0.7: m[nms(m, s, t)], "not the masks themselves"),
     ("non_maximum_suppression", lambda m, s, t=0.7: s[nms(m, s, t)], "expected whole numbers"),
     ("non_maximum_suppression", lambda m, s, t=0.7: [*nms(m, s, t), [1, 2]], "other things than whole numbers"),
