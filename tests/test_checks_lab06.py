@@ -172,7 +172,7 @@ WRONG_POINTS = [
     (sampled(number=lambda labels: labels.astype(float)), "labels have dtype float64"),
     (sampled(number=lambda labels: 2 * labels - 1), "the labels are [-1, 1], expected 1 for foreground"),
     (sampled(number=lambda labels: labels[:, None]), "labels for 7 points have shape (7, 1), expected (7,)"),
-    (lambda mask, n, rng: points_by_index(mask, n + 1, rng), "for 7 points have shape (8, 2), expected (7, 2)"),
+    (lambda mask, n, rng: points_by_index(mask, n + 1, rng), "points for 7 points have shape (8, 2), expected (7, 2)"),
     (lambda mask, n, rng: points_by_index(mask, n, rng)[0], "expected the pair (points, labels)"),
     (lambda mask, n, rng: points_by_index(mask, n, rng)[::-1], "the points for 7 points have shape (7,)"),
     (lambda mask, n: points_by_index(mask, n, np.random.default_rng()), "TypeError"),
