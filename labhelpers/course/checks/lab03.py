@@ -64,7 +64,7 @@ effective_kernel = Exercise(
         (lambda k, r: r * (k - 1) // 2): "this is how far it reaches to one side of the middle: count the whole side.",
         (lambda k, r: ((k - 1) * r + 1) ** 2): "this is the window's area: its side is asked for.",
         (lambda k, r: k): "the rate is not used: the weights move apart, and the window grows with them.",
-    }.items(),
+    },
 )
 
 # ---------------------------------------------------------------- atrous_conv
@@ -157,7 +157,7 @@ atrous_conv = Exercise(
         _copies(_last_alone): "only the last weight is left: add what each weight gives to what is there (`+=`).",
         _copies(torch.ones_like): "the kernel's values are not used: multiply each copy by its weight.",
         **dict.fromkeys([_copies(mode=mode) for mode in ("replicate", "circular", "reflect")], _OUTSIDE),
-    }.items(),
+    },
 )
 
 # ----------------------------------------------------------------------- aspp
@@ -703,7 +703,7 @@ parameter_groups = Exercise(
         "backbone_factor.",
         _groups(is_encoder=lambda name: name.startswith("encoder")): _NAMED,
         _groups(is_encoder=lambda name: "encoder" in name): _NAMED,
-    }.items(),
+    },
 )
 
 # -------------------------------------------------------------------- poly_lr
@@ -742,7 +742,7 @@ poly_lr = Exercise(
         (lambda s, n, lr, p=0.9: _poly_lr(s, n, 1, p)): "lr is left out: this is the factor it is multiplied by.",
         (lambda s, n, lr, p=0.9: lr * (1 - s / n) * p): "it multiplies by power: `**` raises to it.",
         (lambda s, n, lr, p=0.9: _poly_lr(s, n, lr)): "0.9 is written by hand: use `power`.",
-    }.items(),
+    },
 )
 
 # -------------------------------------------------- exponential_cross_entropy

@@ -75,36 +75,30 @@ stability_score = Exercise(
     run=_run_stability,
     wrong=[
         (
-            lambda z, offset=1.0: np.array(_stability_score(z, offset).mean()),
+            lambda z, d=1.0: np.array(_stability_score(z, d).mean()),
             "this is one number: return one for each mask, an array (N,).",
         ),
         (_ratio(lambda d: -d, lambda d: d), "this is the inverse: the smaller mask (above +offset) is on top."),
         (_ratio(lambda d: d, lambda d: 0), "it compares with the mask above 0: compare with the one above -offset."),
         (_ratio(lambda d: 0, lambda d: -d), "it compares the mask above 0: take the one above +offset."),
         (
-            lambda z, offset=1.0: _above(z, offset).astype(float),
-            "this is the area of the smaller mask: divide by that of the larger one.",
+            lambda z, d=1.0: _above(z, d).astype(float),
+            "this is the area of the smaller mask: divide by that of the larger.",
         ),
-        (
-            lambda z, offset=1.0: (z > offset).mean((1, 2)),
-            "it divides by the area of the image: divide by that of the mask above -offset.",
-        ),
-        (
-            lambda z, offset=1.0: 1 - _stability_score(z, offset),
-            "this is 1 minus the IoU: a stable mask has a stability near 1.",
-        ),
+        (lambda z, d=1.0: (z > d).mean((1, 2)), "it divides by the area of the image: take the mask above -offset."),
+        (lambda z, d=1.0: 1 - _stability_score(z, d), "this is 1 minus the IoU: a stable mask has a stability near 1."),
         (_ratio(lambda d: d / 2, lambda d: -d / 2), "the thresholds are +offset and -offset, not half of that."),
         (
-            lambda z, offset=1.0: _stability_score(1 / (1 + np.exp(-z)), offset),
+            lambda z, d=1.0: _stability_score(1 / (1 + np.exp(-z)), d),
             "it thresholds probabilities: the offset belongs to the logits, without a sigmoid.",
         ),
         (
-            lambda z, offset=1.0: (abs(z) > offset).mean((1, 2)),
+            lambda z, d=1.0: (abs(z) > d).mean((1, 2)),
             "this is the share of the image that is sure of itself, background included: compare two masks.",
         ),
         (_ratio(lambda d: d, lambda d: d), "it is 1 for every mask: are both thresholds the same?"),
-        (lambda z, offset=1.0: _stability_score(z), "it ignores `offset` and takes 1."),
-        (lambda z, offset=0.5: _stability_score(z, offset), "the default of `offset` is 1, not 0.5."),
+        (lambda z, d=1.0: _stability_score(z), "it ignores `offset` and takes 1."),
+        (lambda z, d=0.5: _stability_score(z, d), "the default of `offset` is 1, not 0.5."),
         *(
             (
                 _of_nothing(value),
@@ -211,30 +205,18 @@ non_maximum_suppression = Exercise(
             "only the best mask is kept: go on with the others.",
         ),
         (_nms(order=np.argsort), "it begins with the lowest score: begin with the highest."),
-        (
-            _nms(order=lambda scores: range(len(scores))),
-            "it takes the masks as they come: sort them by score, best first.",
-        ),
-        (
-            _nms(against_all=True),
-            "a mask is dropped because of one that was dropped itself: compare with the masks that are kept.",
-        ),
+        (_nms(order=lambda s: range(len(s))), "it takes the masks as they come: sort them by score, best first."),
+        (_nms(against_all=True), "a mask is dropped because of one that was dropped itself: compare with those kept."),
         (
             _nms(over=lambda both, a, b: both / min(a, b)),
             "it divides by the smaller area, so a part is dropped for its whole: IoU divides by the union.",
         ),
         (
             _nms(over=lambda both, a, b: both / (a + b)),
-            "it divides by the sum of both areas: the union counts what both share once.",
+            "it divides by both areas: the union counts what both share once.",
         ),
-        (
-            _nms(beaten=lambda overlap, threshold: overlap >= threshold),
-            "an IoU of exactly the threshold is not above it: both stay.",
-        ),
-        (
-            _nms(beaten=lambda overlap, threshold: overlap < threshold),
-            "it drops what overlaps little: drop what overlaps.",
-        ),
+        (_nms(beaten=lambda iou, t: iou >= t), "an IoU of exactly the threshold is not above it: both stay."),
+        (_nms(beaten=lambda iou, t: iou < t), "it drops what overlaps little: drop what overlaps."),
         (
             lambda masks, scores, threshold=0.7: sorted(_non_maximum_suppression(masks, scores, threshold)),
             "the right masks in another order: the one with the highest score first.",
@@ -325,17 +307,11 @@ label_masks = Exercise(
             _painted(seen=lambda inside: np.where(inside == _VOID, 0, inside)),
             "void is counted as background: leave 255 out before you count.",
         ),
-        (
-            _painted(name=_most_frequent_object),
-            "background is not counted: a mask that lies mostly on background is background.",
-        ),
+        (_painted(name=_most_frequent_object), "background is not counted: a mask mostly on background is background."),
         (_painted(name=np.max), f"this is the largest label: {_NAMES}"),
         (_painted(name=lambda inside: round(inside.mean())), f"this is the mean of labels: {_NAMES}"),
         (_painted(name=np.median), f"this is the median label: {_NAMES}"),
-        (
-            lambda masks, guide: np.where(masks.any(0), guide, 0),
-            "it copies the guide into the masks: the whole of a mask gets one class.",
-        ),
+        (lambda m, guide: np.where(m.any(0), guide, 0), "it copies the guide into the masks: a mask gets one class."),
         (
             lambda masks, guide: np.where(masks.any(0), _label_masks(masks, guide), guide),
             "pixels without a mask have the guide's class: they are background, 0.",
@@ -427,7 +403,7 @@ number_of_clicks = Exercise(
         ),
         (
             _counted(failed=lambda allowed: 0),
-            "an object that never gets there counts 0: it counts as many clicks as were allowed.",
+            "an object that never gets there counts 0: it counts as many as were allowed.",
         ),
         (
             _counted(failed=lambda allowed: allowed + 1),

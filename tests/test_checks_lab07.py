@@ -1,0 +1,206 @@
+"""Checks of lab 07: right answers in several styles pass, and wrong ones of another make get their hint, too."""
+
+import numpy as np
+import pytest
+from judging import assert_hint, assert_passes
+from scipy.special import expit
+
+from labhelpers.course import checks
+from labhelpers.prompting import ClickCurve, by_overlap
+
+stability = checks.stability_score.reference
+nms = checks.non_maximum_suppression.reference
+label = checks.label_masks.reference
+clicks = checks.number_of_clicks.reference
+
+
+def iou(a, b):
+    return np.logical_and(a, b).sum() / max(np.logical_or(a, b).sum(), 1)
+
+
+def stability_by_sets(logits, offset=1.0):
+    return np.array([iou(one > offset, one > -offset) for one in logits])
+
+
+def stability_by_flattening(logits, offset=1.0):
+    flat = logits.reshape(len(logits), -1)
+    higher, lower = np.count_nonzero(flat > offset, axis=1), np.count_nonzero(flat > -offset, axis=1)
+    return np.divide(higher, lower, out=np.zeros(len(flat)), where=lower > 0)
+
+
+def stability_in_float32(logits, offset=1.0):
+    return stability_by_sets(logits.astype(np.float32), offset).astype(np.float32)
+
+
+def nms_by_removal(masks, scores, threshold=0.7):
+    left, kept = list(range(len(masks))), []
+    while left:
+        best = max(left, key=lambda i: scores[i])
+        kept.append(best)
+        left = [i for i in left if i != best and iou(masks[i], masks[best]) <= threshold]
+    return kept
+
+
+def nms_by_matrix(masks, scores, threshold=0.7):
+    order = np.argsort(scores)[::-1]
+    overlap = np.array([[iou(masks[i], masks[j]) for j in order] for i in order]).reshape(len(order), len(order))
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if alive[i]:
+            alive[i + 1 :] &= overlap[i, i + 1 :] <= threshold
+    return order[alive]
+
+
+def label_by_unique(masks, guide):
+    out = np.zeros_like(guide)
+    for index in np.argsort([-mask.sum() for mask in masks]):
+        inside = guide[masks[index]]
+        values, counts = np.unique(inside[inside < 255], return_counts=True)
+        if len(values):
+            out[masks[index]] = values[counts.argmax()]
+    return out
+
+
+def label_smallest_first(masks, guide):
+    """Small masks first, and nothing is painted twice."""
+    out, free = np.zeros(guide.shape, np.uint8), np.ones(guide.shape, bool)
+    for mask in sorted(masks, key=lambda mask: mask.sum()):
+        counts = np.bincount(guide[mask], minlength=256)[:255]
+        if counts.any():
+            out[mask & free] = counts.argmax()
+            free &= ~mask
+    return out
+
+
+def clicks_by_loop(ious, threshold):
+    counts, failures = [], 0
+    for row in ious:
+        for click, value in enumerate(row, start=1):
+            if value >= threshold:
+                counts.append(click)
+                break
+        else:
+            counts.append(len(row))
+            failures += 1
+    return sum(counts) / len(counts), failures
+
+
+def clicks_by_maximum(ious, threshold):
+    below = np.maximum.accumulate(ious, axis=1) < threshold
+    failed = below[:, -1]
+    return np.where(failed, ious.shape[1], below.sum(1) + 1).mean(), np.int64(failed.sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("stability_score", stability_by_sets),
+        ("stability_score", stability_by_flattening),
+        ("stability_score", stability_in_float32),
+        ("non_maximum_suppression", nms_by_removal),
+        ("non_maximum_suppression", nms_by_matrix),
+        ("non_maximum_suppression", lambda *given: tuple(nms_by_removal(*given))),
+        ("label_masks", label_by_unique),
+        ("label_masks", label_smallest_first),
+        ("number_of_clicks", clicks_by_loop),
+        ("number_of_clicks", clicks_by_maximum),
+    ],
+)
+def test_right_answer_passes(name, answer):
+    assert_passes(name, answer)
+
+
+def test_the_exercises_are_what_the_library_does():
+    rng = np.random.default_rng(0)
+    masks = rng.random((6, 20, 30)) < rng.random((6, 1, 1))
+    guide = rng.choice(np.array([0, 3, 9, 255], np.uint8), (20, 30))
+    assert np.array_equal(label(masks, guide), by_overlap(masks, np.ones(6), guide))
+    ious = np.random.default_rng(1).random((30, 7))
+    curve = ClickCurve("", "", ious, ious, np.arange(30))
+    for threshold in (0.5, 0.85, 0.99):
+        assert clicks(ious, threshold) == (curve.noc_capped(threshold), curve.failures(threshold))
+
+
+def greedy_against_all(masks, scores, threshold=0.7):
+    order = np.argsort(-scores)
+    return [
+        int(i)
+        for rank, i in enumerate(order)
+        if all(iou(masks[i], masks[j]) <= threshold for j in order[:rank])  # also against those that were dropped
+    ]
+
+
+def argmax_of_nothing(masks, guide):
+    out = np.zeros_like(guide)
+    for mask in sorted(masks, key=lambda mask: -mask.sum()):
+        out[mask] = np.bincount(guide[mask & (guide != 255)]).argmax()
+    return out
+
+
+def largest_last(masks, guide):
+    out = np.zeros_like(guide)
+    for mask in sorted(masks, key=lambda mask: mask.sum()):
+        values = [value for value in guide[mask].tolist() if value != 255]
+        if values:
+            out[mask] = max(set(values), key=values.count)
+    return out
+
+
+def last_below(ious, threshold):
+    """Counts the clicks below the threshold, which is another number where the IoU falls again."""
+    counts = [min(sum(value < threshold for value in row) + 1, len(row)) for row in ious]
+    return sum(counts) / len(counts), clicks_by_loop(ious, threshold)[1]
+
+
+def left_out(ious, threshold):
+    found = [next(i for i, v in enumerate(row, 1) if v >= threshold) for row in ious if max(row) >= threshold]
+    return (sum(found) / len(found) if found else float("nan")), len(ious) - len(found)
+
+
+def masks_emptied(masks, scores, threshold=0.7):
+    kept = nms_by_removal(masks, scores, threshold)
+    masks[:] = False
+    return kept
+
+
+WRONG = [
+    ("stability_score", lambda z, d=1.0: stability_by_sets(expit(z), d), "thresholds probabilities"),
+    ("stability_score", lambda z, d=1.0: (z > d).sum((1, 2)) / (z > -d).sum((1, 2)), "of no mask at all is 0"),
+    ("stability_score", lambda z, d=1.0: stability_by_sets(z, d).mean(), "expected a NumPy array"),
+    ("stability_score", lambda z, d=1.0: list(stability_by_sets(z, d)), "expected a NumPy array"),
+    ("non_maximum_suppression", greedy_against_all, "because of one that was dropped itself"),
+    ("non_maximum_suppression", lambda m, s, t=0.7: nms_by_removal(m, -s, t), "begins with the lowest score"),
+    (
+        "non_maximum_suppression",
+        lambda m, s, t=0.7: np.isin(np.arange(len(m)), nms(m, s, t)),
+        "True or False for each of 2 masks",
+    ),
+    ("non_maximum_suppression", lambda m, s, t=0.7: m[nms(m, s, t)], "not the masks themselves"),
+    ("non_maximum_suppression", lambda m, s, t=0.7: s[nms(m, s, t)], "expected whole numbers"),
+    ("non_maximum_suppression", lambda m, s, t=0.7: [*nms(m, s, t), [1, 2]], "other things than whole numbers"),
+    ("non_maximum_suppression", lambda m, s, t=0.7: {*nms(m, s, t)}, "expected a list of indices"),
+    ("non_maximum_suppression", lambda m, s, t=0.7: nms(m, s, t) or [0], "for no masks at all it keeps [0]"),
+    (
+        "non_maximum_suppression",
+        lambda m, s, t=0.7: nms_by_removal(m.reshape(len(m), -1), s, t),
+        "no masks at all",
+        "say H * W",
+    ),
+    ("non_maximum_suppression", masks_emptied, "argument number 1 in place"),
+    ("label_masks", largest_last, "large masks cover small ones"),
+    ("label_masks", lambda masks, guide: label(masks, guide).astype(np.int64), "its dtype is int64; expected uint8"),
+    ("label_masks", lambda masks, guide: label(masks, guide).tolist(), "expected a NumPy array"),
+    ("label_masks", argmax_of_nothing, "ValueError for a mask on void alone"),
+    ("label_masks", lambda masks, guide: np.int64(None), "TypeError"),
+    ("number_of_clicks", last_below, "an IoU may fall again"),
+    ("number_of_clicks", left_out, "are left out"),
+    ("number_of_clicks", lambda ious, t: (clicks(ious, t)[0], clicks(ious, t)[1] / len(ious)), "a Python float"),
+    ("number_of_clicks", lambda ious, t: clicks(ious, t)[0], "expected the pair (clicks, failures)"),
+    ("number_of_clicks", lambda ious, t: [*clicks(ious, t)], "expected the pair (clicks, failures)"),
+    ("number_of_clicks", lambda ious, t: (np.array([1.0]), 0), "is a NumPy array, expected a Python float"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "hints"), [(name, answer, hints) for name, answer, *hints in WRONG])
+def test_wrong_answer_gets_its_hint(name, answer, hints):
+    assert_hint(name, answer, *hints)
