@@ -1,6 +1,6 @@
 """labhelpers: the tested library behind the Segmentation Labs notebooks.
 
-Importing it first sets ``OMP_WAIT_POLICY=PASSIVE``: with few cores, OpenMP threads that spin while they wait make a
+Importing it first sets `OMP_WAIT_POLICY=PASSIVE`: with few cores, OpenMP threads that spin while they wait make a
 training step up to thirty times slower, and the runtime reads the variable only once, when torch is imported.
 """
 

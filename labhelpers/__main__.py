@@ -1,4 +1,4 @@
-"""``python -m labhelpers``: the command line."""
+"""`python -m labhelpers`: the command line."""
 
 import sys
 

@@ -16,7 +16,7 @@ from torch import nn
 from labhelpers.course import checks
 from labhelpers.models import prompt_maps
 from labhelpers.prompting import sampling
-from labhelpers.training.prompt_loss import prompt_loss, true_iou
+from labhelpers.prompting.task import prompt_loss, true_iou
 
 
 def changed(network, **methods):
@@ -619,7 +619,7 @@ def test_reference_offsets_are_those_of_mini_sam(height, width, seed):
     points = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([width, height])
     maps = checks.offset_maps.reference(points, size)
     h, w = maps.shape[2:4]
-    where = prompt_maps.positions(h, w, size, points.device).unflatten(0, (h, w))
+    where = prompt_maps.grid_positions(h, w, size, points.device).unflatten(0, (h, w))
     expected = where - prompt_maps.normalize(points, size)[:, :, None, None]
     torch.testing.assert_close(maps[..., :2], expected)
     torch.testing.assert_close(maps[..., 2].square(), expected.square().sum(-1))

@@ -1,7 +1,7 @@
-"""Checks of the exercises: ``FCN8s = checks.fcn8s(FCN8s)``.
+"""Checks of the exercises: `FCN8s = checks.fcn8s(FCN8s)`.
 
 A right answer is handed back, with one line that says so. A wrong one gives a hint that names the likely mistake, and
-the library's answer is handed back instead, so that the notebook goes on. Graded cells call :func:`grade`: it raises.
+the library's answer is handed back instead, so that the notebook goes on. Graded cells call `grade`: it raises.
 """
 
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
