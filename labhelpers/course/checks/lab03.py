@@ -248,7 +248,7 @@ def _copy_layers(source: Layers, destination: Layers) -> None:
 def _inspect_aspp(check: Check, answer: Callable) -> None:
     """Layers, their sizes, dropout, and the size of each atrous branch."""
     for in_channels, out_channels, rates in _ASPP_CASES:
-        model = make(check, answer, in_channels, out_channels, rates)
+        model: Any = make(check, answer, in_channels, out_channels, rates)
         layers = _aspp_layers(check, model, rates)
         _check_aspp_sizes(check, layers, in_channels, out_channels, rates)
         found = [m for m in model.modules() if isinstance(m, _DROPOUTS)]
@@ -273,7 +273,7 @@ def _run_aspp(check: Check, answer: Callable, case: Case) -> Parts:
     """The same weights in: what conv_out is given of each branch, the result, in training mode too."""
     in_channels, out_channels, rates = case.args
     x = torch.randn(_BATCH, in_channels, *_MAP)
-    right = calibrated(models.ASPP(*case.args), x)
+    right: Any = calibrated(models.ASPP(*case.args), x)
     right_layers = _varied(_aspp_layers(Check(), right, rates))
     model = make(check, answer, *case.args)
     layers = _aspp_layers(Check(), model, rates)
@@ -465,7 +465,8 @@ def _run_head(check: Check, answer: Callable, case: Case) -> Parts:
     with torch.no_grad():
         own = check.call(model.aspp, features, when="in aspp")
         if seen is None:  # the student's code runs refine's convolution in a way of its own
-            _, (seen,) = run_watched(check, right, [right_layers["refine, first"].conv], low_level, features, when="")
+            enlarged = F.interpolate(right.aspp(features), low_size, mode="bilinear")
+            seen = torch.cat([enlarged, right.project(low_level)], 1)
         for module in model.train().modules():
             if isinstance(module, _DROPOUTS):
                 module.p = 0.0
@@ -890,7 +891,10 @@ exponential_cross_entropy = Exercise(
             "the sign is wrong: log p_t is negative, the loss is its weight times -log p_t.",
         ),
         *((_weighted(weight), hint) for weight, hint in _WRONG_WEIGHTS.items()),
-        (_weighted(nll=lambda p, right: 1), "the logarithm is missing: the weight is multiplied by -log p_t."),
+        (
+            _weighted(nll=lambda p, right: torch.ones_like(p)),
+            "the logarithm is missing: the weight is multiplied by -log p_t.",
+        ),
         (_weighted(nll=lambda p, right: right.detach()), _FIXED.format("logarithm")),
         *((_weighted(p_t=p, nll=lambda p, right: -p.log()), hint) for p, (_, hint) in _WRONG_P.items()),
         *((_weighted(p_t=p), f"the weight is wrong, {hint}: {_HALF}.") for p, (hint, _) in _WRONG_P.items()),

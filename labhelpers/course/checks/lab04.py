@@ -335,9 +335,9 @@ class _Layers(NamedTuple):
     ups: dict[str, nn.ConvTranspose2d]
     score: nn.Conv2d
 
-    def entrances(self) -> dict[str, nn.Module]:
+    def entrances(self) -> dict[str, Any]:
         """The layers that take what enters each part, in the order of the forward pass."""
-        first: dict[str, nn.Module] = {name: pair[0].conv for name, pair in self.blocks.items()} | self.ups
+        first: dict[str, Any] = {name: pair[0].conv for name, pair in self.blocks.items()} | self.ups
         return {name: first[name] for name in _ENTRANCES} | {"score": self.score}
 
 
@@ -431,8 +431,9 @@ def _copy_weights(right: _Layers, own: _Layers) -> None:
             source.copy_to(destination)
     for name, up in right.ups.items():
         own.ups[name].weight.copy_(up.weight)
-        if own.ups[name].bias is not None:
-            own.ups[name].bias.zero_()
+        bias = own.ups[name].bias
+        if bias is not None:
+            bias.zero_()
     own.score.load_state_dict(right.score.state_dict())
 
 
@@ -454,7 +455,7 @@ def _right_unet(num_classes: int, base: int, size: tuple[int, int, int]) -> tupl
         for layer in pair:
             layer.vary()
     for up in layers.ups.values():  # the student's may do without a bias: the block behind it has batch norm
-        nn.init.zeros_(up.bias)
+        up.register_parameter("bias", nn.Parameter(torch.zeros(up.out_channels)))
     calibrated(model, images)
     return images, model, layers
 
@@ -490,9 +491,7 @@ def _run_unet(check: Check, answer: Callable, case: Case) -> Parts:
     return Parts(parts | {f"the {'logits' if fits else 'result'} {when}": logits})
 
 
-def _run_training(
-    check: Check, model: nn.Module, right: nn.Module, entrances: dict[str, nn.Module], images: Tensor
-) -> Parts:
+def _run_training(check: Check, model: nn.Module, right: Any, entrances: dict[str, Any], images: Tensor) -> Parts:
     """Gradients for every layer; then the logits in training mode, and the gradient farthest from them."""
     evaluated = check.call(model, images)
     if not isinstance(evaluated, Tensor):
@@ -505,7 +504,7 @@ def _run_training(
         torch.randn(images.shape[0], right.score.out_channels, *images.shape[2:]),
     )
 
-    def gradient(output: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    def gradient(output: Tensor, weight: Tensor) -> Any:
         return torch.autograd.grad((output * weighting).sum(), weight, allow_unused=True)
 
     found = check.call(lambda: logits.requires_grad and gradient(logits, first), when="in backward", errors=IN_PLACE)
@@ -578,20 +577,19 @@ def _at(step: str, number: int | None, other: Callable) -> type:
 def _one_convolution(place: int) -> type:
     """The network with the skip of one place taken in the midst of its block."""
 
-    def keep(self: _UNet, x: Tensor, level: int) -> Tensor:
-        return self.halves[level] if level == 3 - place else x
-
     class Network(_UNet):
-        def __init__(self, *arguments: int):
-            super().__init__(*arguments)
-            self.halves: dict[int, Tensor] = {}
-            for level, block in enumerate(self.contracting):
-                block[2].register_forward_hook(lambda module, given, half, level=level: self.remember(level, half))
+        def __init__(self, num_classes: int, base_channels: int):
+            super().__init__(num_classes, base_channels)
+            block: Any = self.contracting[3 - place]
+            block[2].register_forward_hook(self.remember)
 
-        def remember(self, level: int, half: Tensor) -> None:
-            self.halves[level] = half.clone()
+        def remember(self, module: nn.Module, given: Any, half: Tensor) -> None:
+            self.between = half.clone()
 
-    return changed(Network, keep=keep)
+        def keep(self, x: Tensor, level: int) -> Tensor:
+            return self.between if level == 3 - place else x
+
+    return Network
 
 
 def _pad_the_map(self: _UNet, skip: Tensor, x: Tensor, place: int) -> Tensor:
@@ -737,6 +735,10 @@ def _is_not(p: Tensor, y: Tensor) -> Tensor:
     return (y - 1) * (1 - p).log()
 
 
+def _both(p: Tensor, y: Tensor) -> Tensor:
+    return _is_class(p, y) + _is_not(p, y)
+
+
 def _over_valid(terms: Tensor, valid: Tensor) -> Tensor:
     return terms[valid.expand_as(terms)].sum() / (valid.sum() * terms.shape[1]).clamp_min(1)
 
@@ -752,7 +754,7 @@ def _with_zeros(terms: Tensor, valid: Tensor) -> Tensor:
 def _binary(
     activation: Callable[[Tensor], Tensor] = lambda x: x.softmax(1),
     labels: Callable[[Tensor], Tensor] = lambda y: y,
-    terms: Callable[[Tensor, Tensor], Tensor] = lambda p, y: _is_class(p, y) + _is_not(p, y),
+    terms: Callable[..., Tensor] = _both,
     mean: Callable[[Tensor, Tensor], Tensor] = _over_valid,
     void: str = "left out",
 ) -> Callable[..., Tensor]:
@@ -897,7 +899,7 @@ binary_cross_entropy = Exercise(
         (_binary(labels=lambda y: 1 - y), "y is turned around: y is 1 for the class itself."),
         *(
             (
-                _binary(mean=lambda terms, valid, only=only: _over_valid(terms[:, only : only + 1], valid)),
+                _binary(terms=lambda p, y, only=only: _both(p, y)[:, only : only + 1]),
                 f"only map {only} is compared: each of the K maps has its own term.",
             )
             for only in (1, 0)
@@ -941,7 +943,7 @@ def _from_counts(
     change: Callable[[Score], Score] = lambda score: score,
     fill: int | None = None,
     void: int | None = None,
-    **scores: Score,
+    scores: dict[str, Score] | None = None,
 ) -> Callable[..., dict[str, float]]:
     """The scores from true positives, false positives, false negatives and true negatives, with one thing wrong.
 
@@ -958,7 +960,7 @@ def _from_counts(
             target, valid = torch.where(valid, target, fill), torch.ones_like(valid)
         one, true = prediction == 1, target == 1
         counts = [float((mask & valid).sum()) for mask in (one & true, one & ~true, ~one & true, ~one & ~true)]
-        return {name: change(score)(*counts) for name, score in (_SCORES | scores).items()}
+        return {name: change(score)(*counts) for name, score in (_SCORES | (scores or {})).items()}
 
     return answer
 
@@ -1054,7 +1056,7 @@ binary_scores = Exercise(
         (_from_counts(_undefined_as(0.0)), _ABSENT),
         (_from_counts(_undefined_as(1.0)), _ABSENT),
         *(
-            (_from_counts(**{name: wrong}), hint)
+            (_from_counts(scores={name: wrong}), hint)
             for name, formulas in _WRONG_SCORES.items()
             for wrong, hint in formulas.items()
         ),
@@ -1202,11 +1204,12 @@ def _inspect_tiles(check: Check, answer: Callable) -> None:
         whole = all(kind_of(start) == "a Python int" for start in starts)
         check.that(whole, f"{case.what} holds something that is no int: use integer arithmetic (`//`, `range`).")
         check.that(bool(starts), f"{case.what} is empty: a length that fits into one tile has the one start 0.")
-        _check_starts(check, [int(start) for start in starts], *case.args, case.what)
+        _check_starts(check, [int(start) for start in starts], case)
 
 
-def _check_starts(check: Check, starts: list[int], length: int, tile: int, overlap: int, case: str) -> None:
-    found, step = f"{case} is {starts}", tile - overlap
+def _check_starts(check: Check, starts: list[int], case: Case) -> None:
+    length, tile, overlap = case.args
+    found, step = f"{case.what} is {starts}", tile - overlap
     if length <= tile:
         check.that(starts == [0], f"{found}, expected [0]: the length fits into one tile.")
         return
