@@ -1037,6 +1037,9 @@ _WRONG_SCORES: dict[str, dict[Score, str]] = {
         (lambda tp, fp, fn, tn: _ratio(tp, 2 * tp + fp + fn)): "the union counts the intersection twice: "
         "TP / (TP + FP + FN).",
         _SCORES["accuracy"]: "this is accuracy: IoU leaves out what is class 0 in both.",
+        (lambda tp, fp, fn, tn: (_ratio(tp, tp + fp + fn) + _ratio(tn, tn + fp + fn)) / 2): "this is the mean of both "
+        "classes: that of class 1 alone is asked for.",
+        (lambda tp, fp, fn, tn: _ratio(tn, tn + fp + fn)): "this is that of class 0: class 1 is what is looked for.",
         (lambda tp, fp, fn, tn: _ratio(tp + tn, tp + tn + 2 * (fp + fn))): "it sums over both classes: class 1 alone.",
     },
 }
