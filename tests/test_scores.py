@@ -1,4 +1,4 @@
-"""What scores say: one prompt an object, clicks until it is right, class maps from masks, and what a box alone gives."""
+"""What scores say: one prompt an object, clicks until it is right, class maps from masks, and what a box alone does."""
 
 from dataclasses import replace
 from functools import partial
