@@ -42,9 +42,7 @@ def slow_depth(mask: np.ndarray) -> np.ndarray:
     return found
 
 
-# --- one mask --------------------------------------------------------------------------------------------------------
-
-
+# --- one mask ---
 @quick
 @given(masks, st.integers(1, 12), seeds)
 def test_half_of_the_points_rounded_up_lie_on_the_object_and_half_beside_it(mask, n, seed):
@@ -132,9 +130,7 @@ def test_equal_generators_draw_equal_prompts():
         assert len({tuple(draw(np.random.default_rng(seed)).ravel()) for seed in range(6)}) > 1
 
 
-# --- the next click --------------------------------------------------------------------------------------------------
-
-
+# --- the next click ---
 def thin_and_thick() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A missed square of 9, a wrong one of 5, and thin lines that have more pixels than either but are not deep."""
     truth, prediction, void = np.zeros((3, 30, 40), dtype=bool)
@@ -175,9 +171,7 @@ def test_a_person_s_next_click_is_at_least_half_as_deep_in_the_same_error(three,
     assert at(slow_depth(region), point) >= at(slow_depth(region), exact[0]) / 2
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
-
-
+# --- mistakes ---
 @pytest.mark.parametrize(
     "draw",
     [
