@@ -172,23 +172,13 @@ def test_a_mixed_batch_gives_what_each_gives_alone(num_classes, fusion):
     given["boxes"][1, 3] = given["boxes"][4, 0] = NOWHERE
     given["mask_input"][[2, 4], :, 3, 5] = NOWHERE
     together = answers(model, images, **given)
-    there = (
-        {"boxes": 3, "mask_input": 3},
-        {"points": 1, "point_labels": 1, "mask_input": 3},
-        {"points": 3, "point_labels": 3, "boxes": 3},
-        {},
-        {},
-    )
+    given["points"], given["point_labels"] = list(given["points"]), list(given["point_labels"])
+    for kind in ("points", "point_labels"):  # of the second image only one
+        given[kind][1] = given[kind][1][:1]
+    points, box, mask = KINDS
     alone = [
-        answers(
-            model,
-            images[row, None],
-            **{
-                kind: given[kind][row, None] if kind in ("boxes", "mask_input") else given[kind][row, None, :count]
-                for kind, count in kinds.items()
-            },
-        )
-        for row, kinds in enumerate(there)
+        answers(model, images[row, None], **{kind: given[kind][row][None] for kind in kinds})
+        for row, kinds in enumerate(([*box, *mask], [*points, *mask], [*points, *box], [], []))
     ]
     same(together, tuple(torch.cat(parts) for parts in zip(*alone, strict=True)))
 
@@ -297,13 +287,9 @@ def test_likeness_is_that_of_the_clicked_place():
     kind = torch.arange(8).expand(8, 8) < 4  # the left half is of the clicked kind
     other = kind.clone()
     other[6, 1] = False  # one cell of it is not
+    click = (torch.tensor([[[12.0, 12.0]]]), torch.tensor([[1]]), None, None)
     with torch.inference_mode():
-        one, two = (
-            encoder(
-                torch.where(k, here, there)[None], SIZE, torch.tensor([[[12.0, 12.0]]]), torch.tensor([[1]]), None, None
-            )
-            for k in (kind, other)
-        )
+        one, two = (encoder(torch.where(k, here, there)[None], SIZE, *click) for k in (kind, other))
     changed = (one - two).abs().amax((0, 1)) > 1e-4
     assert changed.nonzero().tolist() == [[6, 1]]
 

@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from labhelpers.data.augment import Augmentation, sample_rng
-from labhelpers.prompting.sampling import (
-    box_from_mask,
-    centre_click,
-    depth,
-    next_click,
-    random_click,
-    sample_points,
-)
+from labhelpers.prompting.sampling import box_from_mask, centre_click, depth, next_click, random_click, sample_points
 
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=12)
 any_masks = shapes.flatmap(lambda shape: arrays(bool, shape))
