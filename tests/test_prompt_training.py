@@ -215,7 +215,8 @@ def batches(draw):
     target, weight, iou = (torch.rand(shape, generator=generator) for shape in ((b, h, w), (b, h, w), (b, m)))
     kind = draw(st.sampled_from(["soft", "binary", "empty"]))
     target = target if kind == "soft" else (target > 0.5).float() * (kind == "binary")
-    weight = (weight > draw(st.sampled_from([0.0, 0.4, 1.0]))).float()  # nothing, some, everything void
+    counts = draw(st.sampled_from([torch.ones_like(weight), 1 + 3 * weight]))
+    weight = torch.where(weight > draw(st.sampled_from([0.0, 0.4, 1.0])), counts, 0)  # nothing, some, everything void
     return logits, iou, target, weight
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-import socket
 import sys
 import time
 
@@ -365,18 +364,12 @@ def test_a_wrong_folder_is_one_clear_error(copied, damage, error, message):
     assert "save_pretrained writes it" in str(caught.value)
 
 
-def closed_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
     empty_cache(tmp_path / "hub", monkeypatch)
     monkeypatch.setitem(SAM_MODELS, "sam_vit_b", ("group/tiny", COMMIT))
-    point_to(closed_port(), monkeypatch)
+    point_to("http://hub.invalid", monkeypatch)
     return tmp_path / "hub"
 
 
@@ -408,7 +401,7 @@ def test_downloaded_once_and_then_read_without_a_network(hub_with_weights, monke
         predictor = load_sam(device="cpu")
         assert capfd.readouterr() == ("sam_vit_b: downloading 0 MB from group/tiny ...\n", "")
     assert predictor.name == "sam_vit_b"
-    point_to(closed_port(), monkeypatch)
+    point_to("http://hub.invalid", monkeypatch)
     again = load_sam(device="cpu")
     assert capfd.readouterr() == ("", "")
     assert_same(predictor.model, again.model)

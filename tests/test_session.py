@@ -478,19 +478,15 @@ class TestWithoutABrowser:
         canvas = PromptCanvas(PromptSession(DiscPredictor(), noise))
         assert len(base64.b64decode(canvas._repr_mimebundle_()[0]["image/jpeg"])) <= 70_000
 
-    def test_the_mask_is_drawn_where_it_is(self):
-        session = PromptSession(DiscPredictor(), picture(64, 64, shade=60))
-        session.add_box(20, 10, 50, 40)
-        drawn = np.asarray(draw(session)).astype(float)
-        magenta = np.array([0xD6, 0x27, 0x8A])
-        np.testing.assert_allclose(drawn[25, 35], (session.image[25, 35] + magenta) / 2, atol=1)
-        np.testing.assert_array_equal(drawn[60, 60], session.image[60, 60])
-
-    def test_points_differ_in_colour_and_in_sign(self):
+    def test_mask_and_points_are_drawn_where_they_are_and_points_differ_in_colour_and_in_sign(self):
         session = PromptSession(DiscPredictor(), picture(512, 512, shade=20)[:, :400])
+        session.add_box(20, 10, 50, 40)
         session.add_point(100, 200)
         session.add_point(300, 200, label=0)
         drawn = np.asarray(draw(session))
+        magenta = np.array([0xD6, 0x27, 0x8A])
+        np.testing.assert_allclose(drawn[25, 35], (session.image[25, 35].astype(float) + magenta) / 2, atol=1)
+        np.testing.assert_array_equal(drawn[60, 60], session.image[60, 60])
         assert drawn[203, 103].tolist() == [0, 0x9E, 0x73]
         assert drawn[203, 303].tolist() == [0xD5, 0x5E, 0]
         vertical = [drawn[200 - 3, x].tolist() == [255, 255, 255] for x in (100, 300)]
