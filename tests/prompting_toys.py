@@ -98,6 +98,13 @@ def picture(height: int = 48, width: int = 64, shade: int = 90) -> np.ndarray:
     return np.stack([shade + y, shade + x, np.full_like(x, shade)], axis=-1).astype(np.uint8)
 
 
+TOY_IMAGES = {"wide": picture(96, 128), "tall": picture(120, 80, shade=30)}
+
+
+def toy_predictors() -> dict[str, DiscPredictor]:
+    return {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25)}
+
+
 def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
     """Noise, uint8 (H, W, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from prompting_toys import DiscPredictor, picture
+from prompting_toys import TOY_IMAGES, picture, toy_predictors
 
 from labhelpers.prompting import PromptSession
 from labhelpers.prompting.session import COLOURS, OPACITY
@@ -20,11 +20,10 @@ NOTEBOOK = "clicks.ipynb"
 # Every change is kept in a file, where the test reads what Python has.
 CODE = """
 from pathlib import Path
-from prompting_toys import DiscPredictor, picture
+from prompting_toys import TOY_IMAGES, toy_predictors
 from labhelpers.prompting import PromptCanvas, PromptSession
 
-predictors = {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25)}
-session = PromptSession(predictors, {"wide": picture(96, 128), "tall": picture(120, 80, shade=30)})
+session = PromptSession(toy_predictors(), TOY_IMAGES)
 
 def keep():
     Path("session.new").write_text(session.to_json())
@@ -163,10 +162,8 @@ class Canvas:
 
 def python_session(canvas) -> PromptSession:
     """The kernel's session, from its recording."""
-    predictors = {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25)}
-    images = {"wide": picture(96, 128), "tall": picture(120, 80, shade=30), "photo.jpg": picture(60, 40)}
     recorded = json.dumps({**canvas.recorded, "images": {}})
-    return PromptSession.from_json(recorded, predictors, images)
+    return PromptSession.from_json(recorded, toy_predictors(), TOY_IMAGES | {"photo.jpg": picture(60, 40)})
 
 
 def assert_painted(canvas, session, shown=True):
@@ -191,45 +188,35 @@ def assert_painted(canvas, session, shown=True):
 def test_clicks_arrive_at_their_pixels_and_the_mask_is_painted(canvas):
     canvas.click(30, 20)
     canvas.click(90, 70)
-    assert canvas.prompts == ([[30, 20, 1], [90, 70, 1]], None)
+    canvas.click(42, 20, button="right")
+    assert not canvas.page.locator(".lm-Menu, .jp-Menu").is_visible()
+    canvas.page.keyboard.down("Shift")
+    canvas.click(102, 70)
+    canvas.page.keyboard.up("Shift")
+    assert canvas.prompts == ([[30, 20, 1], [90, 70, 1], [42, 20, 0], [102, 70, 0]], None)
     session = python_session(canvas)
-    assert session.mask[20, 30]
-    assert session.mask[70, 90]
+    assert session.mask[[20, 70, 20, 70], [30, 90, 42, 102]].tolist() == [True, True, False, False]
     assert_painted(canvas, session)
-    assert canvas.text("clicks") == "2 clicks"
+    assert canvas.text("clicks") == "4 clicks"
     assert canvas.text("iou") == f"predicted IoU {session.predicted_iou:.2f}"
     assert canvas.text("latency").endswith(" ms")
-
-
-@pytest.mark.parametrize("how", ["right", "shift"])
-def test_background_points(canvas, how):
-    canvas.click(40, 40)
-    if how == "right":
-        canvas.click(48, 40, button="right")
-        assert not canvas.page.locator(".lm-Menu, .jp-Menu").is_visible()
-    else:
-        canvas.page.keyboard.down("Shift")
-        canvas.click(48, 40)
-        canvas.page.keyboard.up("Shift")
-    assert canvas.prompts == ([[40, 40, 1], [48, 40, 0]], None)
-    assert_painted(canvas, python_session(canvas))
 
 
 def test_drag_draws_a_box_and_keys_undo_redo_clear(canvas):
     canvas.click(100, 20)
     canvas.drag((70, 80), (20, 30))  # from the lower right: corners are sorted
-    assert canvas.prompts == ([[100, 20, 1]], [20, 30, 70, 80])
+    click, box = [[100, 20, 1]], [20, 30, 70, 80]
+    assert canvas.prompts == (click, box)
     assert_painted(canvas, python_session(canvas))
-    canvas.press("Control+z")
-    assert canvas.prompts == ([[100, 20, 1]], None)
-    assert_painted(canvas, python_session(canvas))
-    canvas.press("Control+Shift+Z")
-    assert canvas.prompts == ([[100, 20, 1]], [20, 30, 70, 80])
-    canvas.press("c")
-    assert canvas.prompts == ([], None)
-    assert_painted(canvas, python_session(canvas))
-    canvas.press("Control+z")
-    assert canvas.prompts == ([[100, 20, 1]], [20, 30, 70, 80])
+    for key, prompts in (
+        ("Control+z", (click, None)),
+        ("Control+Shift+Z", (click, box)),
+        ("c", ([], None)),
+        ("Control+z", (click, box)),
+    ):
+        canvas.press(key)
+        assert canvas.prompts == prompts
+        assert_painted(canvas, python_session(canvas))
 
 
 def test_keys_of_the_canvas_are_not_those_of_the_notebook(canvas):

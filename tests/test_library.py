@@ -1,20 +1,32 @@
-"""Networks of segmentation-models-pytorch and MONAI behind this course's interface."""
+"""Networks of segmentation-models-pytorch and MONAI behind this course's interface, and their weights from the hub."""
 
+import shutil
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
+from tiny_hub import COMMIT, empty_cache, point_to, serve
 from torch import nn
 
 from labhelpers.models import library
 from labhelpers.models.deeplab import PooledBatchNorm2d
-from labhelpers.models.library import ARCHITECTURES, build_smp, build_swin_unetr, drop_unused
+from labhelpers.models.library import (
+    ARCHITECTURES,
+    FILE,
+    build_smp,
+    build_swin_unetr,
+    drop_unused,
+    hub_file,
+    hub_weights,
+)
 from labhelpers.training import Recipe
 from labhelpers.training.optim import build_optimizer
 
@@ -83,9 +95,8 @@ def test_parameters_are_registered_once_and_in_two_groups(model):
     assert {id(p) for p in model.parameters()} == {id(p) for p in head["params"] + encoder["params"]}
 
 
+@pytest.mark.parametrize("model", ["unet", "deeplabv3plus"], indirect=True)  # exporting takes seconds: two of the five
 def test_export_gives_the_same_numbers(model):
-    if model.name.split()[0] not in ("unet", "deeplabv3plus"):
-        pytest.skip("exporting takes seconds, so two of the five do")
     images = torch.randn(1, 3, 65, 47)
     exported = torch.export.export(model.eval(), (images,)).module()
     torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)
@@ -98,117 +109,17 @@ def test_names_and_options():
     assert [type(m).__name__ for m in model.modules()].count(PooledBatchNorm2d.__name__) == 1
 
 
+def parameters(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
 def test_pspnet_ends_where_its_decoder_begins():
     """smp's keeps the stages of the encoder that it never runs, nine tenths of its parameters."""
     ours, theirs = build_smp("pspnet", "resnet18", 3), smp.PSPNet("resnet18", encoder_weights=None, classes=3)
-    count, counted = (sum(p.numel() for p in m.parameters()) for m in (ours, theirs))
-    assert counted - count == sum(
-        p.numel() for stage in (theirs.encoder.layer3, theirs.encoder.layer4) for p in stage.parameters()
-    )
+    assert parameters(theirs) - parameters(ours) == parameters(theirs.encoder.layer3, theirs.encoder.layer4)
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(library, "reachable", lambda url: False)
-
-
-def stored(monkeypatch, path, state):
-    """Let the hub's answer be a file with this state; returns the list of what was asked for."""
-    asked = []
-
-    def answer(repo_id, revision, name):
-        asked.append((repo_id, revision))
-        return path
-
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    monkeypatch.setattr(library, "hub_weights", answer)
-    return asked
-
-
-@pytest.mark.parametrize("encoder", ["mobilenet_v2", TIMM])
-def test_without_a_network_random_weights_at_once(offline, capsys, encoder):
-    start = time.perf_counter()
-    model = build_smp("unet", encoder, pretrained=True)
-    assert time.perf_counter() - start < 2
-    assert model.weights == "random"
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1
-    assert printed.startswith(f"No network: unet on {encoder} starts from random weights instead of ImageNet's")
-
-
-@pytest.mark.parametrize("architecture", ["unet", "pspnet"])
-def test_weights_of_smp(monkeypatch, tmp_path, architecture):
-    torch.manual_seed(1)
-    state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
-    asked = stored(monkeypatch, tmp_path / "model.safetensors", state)
-    model = build_smp(architecture, "resnet18", pretrained=True)
-    assert model.weights == "imagenet"
-    settings = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
-    assert asked == [("smp-hub/resnet18.imagenet", settings["revision"])]
-    ours = model.encoder.state_dict()
-    assert {name.split(".")[0] for name in ours} >= {"conv1", "layer1", "layer2"}
-    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
-
-
-@pytest.mark.parametrize("encoder", [TIMM, f"{TIMM}.lamb_in1k"])
-def test_weights_of_timm(monkeypatch, tmp_path, encoder):
-    torch.manual_seed(1)
-    state = timm.create_model("mobilenetv3_small_050").state_dict()
-    asked = stored(monkeypatch, tmp_path / "model.safetensors", state)
-    model = build_smp("unet", encoder, pretrained=True)
-    assert model.weights == "imagenet"
-    assert asked == [("timm/mobilenetv3_small_050.lamb_in1k", "main")]
-    ours = model.encoder.model.state_dict()
-    assert len(ours) > 100
-    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
-
-
-def test_weights_that_nobody_published(offline, monkeypatch, capsys):
-    settings = dict(smp.encoders.encoders["resnet18"], pretrained_settings={"ssl": {}})
-    monkeypatch.setitem(smp.encoders.encoders, "resnet18", settings)
-    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: None)
-    for encoder in ("resnet18", TIMM):
-        with pytest.raises(ValueError, match=f"pretrained=True: no ImageNet weights of {encoder} are known"):
-            build_smp("unet", encoder, pretrained=True)
-    assert capsys.readouterr().out == ""
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("architecture", "encoder", "options", "message"),
-    [
-        ("unet3", "resnet18", {}, "unknown architecture 'unet3'; known: unet, unetplusplus, deeplabv3plus,"),
-        ("unet", "resnet19", {}, r"unknown encoder 'resnet19'; .*get_encoder_names\(\) lists smp's, and tu-"),
-        ("unet", "tu-resnet19", {}, r"unknown encoder 'tu-resnet19': .*timm.list_models\(\) lists them"),
-        ("unet", "tu-resnet18.in99", {}, r"unknown encoder 'tu-resnet18.in99': .*\(in99\).*list_pretrained"),
-        ("unet", "resnet18", {"dropout": 0.5}, "unet has no option dropout; known: .*decoder_channels"),
-        ("unet", "resnet18", {"encoder_weights": "imagenet", "activation": None}, "no option activation, encoder_w"),
-        # Combinations that do not work, before anything is asked of the network.
-        (
-            "deeplabv3plus",
-            "tu-hrnet_w18",
-            {"pretrained": True},
-            r"deeplabv3plus on tu-hrnet_w18 \(AssertionError\)\. .* MobileNets and",
-        ),
-        ("deeplabv3plus", "densenet121", {}, r"deeplabv3plus on densenet121 \(ValueError: .*dilated mode"),
-        ("unetplusplus", "mit_b0", {}, r"unetplusplus on mit_b0 \(.*\)\. Try this encoder with another architecture"),
-        ("pspnet", "tu-hrnet_w18", {}, "pspnet tu-hrnet_w18: the architecture ignores parts of this encoder"),
-        ("pspnet", TIMM, {"upsampling": 4}, r"pspnet .* makes \(1, 21, 32, 32\) of \(1, 3, 64, 64\): correct"),
-    ],
-)
-def test_bad_arguments_are_named(capsys, architecture, encoder, options, message):
-    with pytest.raises(ValueError, match=message):
-        build_smp(architecture, encoder, **options)
-    assert capsys.readouterr().out == ""
-
-
-def test_hrnet_works_elsewhere():
+def test_hrnet_works_where_it_fits():
     model = build_smp("unet", "tu-hrnet_w18", num_classes=2, decoder_channels=(32, 16, 8, 8, 8)).eval()
     with torch.inference_mode():
         assert model(torch.randn(1, 3, 33, 64)).shape == (1, 2, 33, 64)
@@ -239,30 +150,19 @@ def test_what_the_output_ignores_is_left_out():
 
 
 # --- Swin-UNETR ---
-
-
-def monai():
-    pytest.importorskip("monai", reason="MONAI is not installed: pip install labhelpers[monai]")
-
-
 @pytest.mark.parametrize("size", [(33, 47), (64, 96)])
-def test_any_size_and_a_gradient_for_every_parameter(size):
-    monai()
+def test_swin_unetr_takes_any_size_and_has_a_gradient_for_every_parameter(size):
+    pytest.importorskip("monai", reason="MONAI is not installed: pip install labhelpers[monai]")
     model = build_swin_unetr(num_classes=5, feature_size=12)
     assert (model.name, model.weights) == ("swin_unetr 12", "random")
     logits = model(torch.randn(1, 3, *size))
     assert logits.shape == (1, 5, *size)
     logits.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    encoder = {id(p) for p in model.encoder.parameters()}
-    assert 0 < len(encoder) < len(list(model.parameters()))
-
-
-def test_feature_size_must_fit_the_heads():
-    monai()
-    for size in (0, 20):
-        with pytest.raises(ValueError, match=f"feature_size={size}: it must be a multiple of 12"):
-            build_swin_unetr(feature_size=size)
+    assert 0 < len({id(p) for p in model.encoder.parameters()}) < len(list(model.parameters()))
+    for wrong in (0, 20):
+        with pytest.raises(ValueError, match=f"feature_size={wrong}: it must be a multiple of 12"):
+            build_swin_unetr(feature_size=wrong)
 
 
 @pytest.mark.parametrize("missing", ["monai.networks.nets", "einops"])
@@ -272,3 +172,184 @@ def test_without_the_extra_the_remedy_is_told(monkeypatch, missing):
         monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(ImportError, match=r'pip install "labhelpers\[monai\]", or leave this network out'):
         build_swin_unetr()
+
+
+# --- ImageNet's weights ---
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    empty_cache(tmp_path / "hub", monkeypatch)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def offline(cache, monkeypatch):
+    monkeypatch.setattr(library, "reachable", lambda url: False)
+
+
+@pytest.mark.parametrize("encoder", ["mobilenet_v2", TIMM])
+def test_without_a_network_random_weights_at_once(offline, capsys, encoder):
+    start = time.perf_counter()
+    model = build_smp("unet", encoder, pretrained=True)
+    assert time.perf_counter() - start < 2
+    assert model.weights == "random"
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert printed.startswith(f"No network: unet on {encoder} starts from random weights instead of ImageNet's")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "count"),
+    [("unet", "resnet18", 120), ("pspnet", "resnet18", 60), ("unet", TIMM, 100), ("unet", f"{TIMM}.lamb_in1k", 100)],
+)
+def test_weights_are_those_of_the_hub(monkeypatch, tmp_path, architecture, encoder, count):
+    torch.manual_seed(1)
+    if encoder == "resnet18":
+        settings = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
+        asked = ("smp-hub/resnet18.imagenet", settings["revision"])
+        state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    else:
+        asked = ("timm/mobilenetv3_small_050.lamb_in1k", "main")
+        state = timm.create_model("mobilenetv3_small_050").state_dict()
+    requests, path = [], tmp_path / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    monkeypatch.setattr(library, "hub_weights", lambda repo, revision, name: requests.append((repo, revision)) or path)
+    model = build_smp(architecture, encoder, pretrained=True)
+    assert model.weights == "imagenet"
+    assert requests == [asked]
+    ours = (model.encoder.model if TIMM in encoder else model.encoder).state_dict()
+    assert len(ours) >= count
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
+
+
+def test_weights_that_nobody_published(offline, monkeypatch, capsys):
+    settings = dict(smp.encoders.encoders["resnet18"], pretrained_settings={"ssl": {}})
+    monkeypatch.setitem(smp.encoders.encoders, "resnet18", settings)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: None)
+    for encoder in ("resnet18", TIMM):
+        with pytest.raises(ValueError, match=f"pretrained=True: no ImageNet weights of {encoder} are known"):
+            build_smp("unet", encoder, pretrained=True)
+    assert capsys.readouterr().out == ""
+
+
+# --- the hub: cached, downloaded or done without, and never waited for ---
+CONTENT = save({"weight": torch.arange(6.0)})
+
+
+@pytest.fixture
+def online(cache, monkeypatch):
+    """Serve from a hub on loopback: `with online("good") as server`."""
+
+    @contextmanager
+    def start(behaviour: str):
+        with serve({FILE: CONTENT}, behaviour) as server:
+            point_to(server.url, monkeypatch)
+            yield server
+
+    return start
+
+
+def fetch(revision: str = COMMIT):
+    return hub_weights("group/tiny", revision, "unet on tiny")
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "main"])
+def test_downloaded_once_and_then_read_without_a_network(online, revision, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with online("good") as server:
+        assert load_file(fetch(revision))["weight"].tolist() == [0, 1, 2, 3, 4, 5]
+        assert all(token is None for *_, token in server.requests)
+        count = len(server.requests)
+        fetch(revision)
+        assert len(server.requests) == count
+    monkeypatch.setattr(library, "reachable", lambda url: False)
+    assert fetch(revision).read_bytes() == CONTENT  # the server is gone
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_network_one_sentence_at_once(cache, monkeypatch, capsys):
+    point_to("http://hub.invalid", monkeypatch)
+    start = time.perf_counter()
+    assert fetch() is None
+    assert time.perf_counter() - start < 2
+    assert capsys.readouterr().out == (
+        "No network: unet on tiny starts from random weights instead of ImageNet's (looked for group/tiny in the "
+        "cache of huggingface_hub).\n"
+    )
+
+
+def test_offline_mode_asks_nobody(online, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with online("good") as server:
+        assert fetch() is None
+        assert server.requests == []
+    assert capsys.readouterr().out.startswith("No network: ")
+
+
+@pytest.mark.parametrize("behaviour", ["missing", "busy", "hangs up"])
+def test_a_hub_that_refuses_is_told_at_once(online, capsys, behaviour):
+    start = time.perf_counter()
+    with online(behaviour):
+        assert fetch() is None
+    assert time.perf_counter() - start < 2
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert printed.startswith("127.0.0.1 does not give group/tiny (")
+    assert printed.endswith(": unet on tiny starts from random weights instead of ImageNet's.\n")
+
+
+def test_other_content_than_the_hub_named_is_refused_each_time(online):
+    with online("wrong"):
+        for _ in range(2):  # after the download, and from the cache
+            with pytest.raises(
+                ValueError, match=r"safetensors is damaged: its SHA-256 is \w+, not \w+\. Delete \S+tiny and"
+            ):
+                fetch()
+
+
+def test_a_damaged_cache_is_found(online, cache):
+    with online("good"):
+        path = fetch()
+        path.resolve().write_bytes(CONTENT[:-1])
+        with pytest.raises(ValueError, match="is damaged"):
+            fetch()
+        shutil.rmtree(cache / "models--group--tiny")  # what the error says
+        assert fetch().read_bytes() == CONTENT
+
+
+def test_the_size_is_told_before_a_download_and_only_then(online):
+    told = []
+    with online("good"):
+        for _ in range(2):
+            hub_file("group/tiny", COMMIT, FILE, told.append)
+    assert told == [len(CONTENT)]
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "options", "message"),
+    [
+        ("unet3", "resnet18", {}, "unknown architecture 'unet3'; known: unet, unetplusplus, deeplabv3plus,"),
+        ("unet", "resnet19", {}, r"unknown encoder 'resnet19'; .*get_encoder_names\(\) lists smp's, and tu-"),
+        ("unet", "tu-resnet19", {}, r"unknown encoder 'tu-resnet19': .*timm.list_models\(\) lists them"),
+        ("unet", "tu-resnet18.in99", {}, r"unknown encoder 'tu-resnet18.in99': .*\(in99\).*list_pretrained"),
+        ("unet", "resnet18", {"dropout": 0.5}, "unet has no option dropout; known: .*decoder_channels"),
+        ("unet", "resnet18", {"encoder_weights": "imagenet", "activation": None}, "no option activation, encoder_w"),
+        # Combinations that do not work, before anything is asked of the network.
+        (
+            "deeplabv3plus",
+            "tu-hrnet_w18",
+            {"pretrained": True},
+            r"deeplabv3plus on tu-hrnet_w18 \(AssertionError\)\. .* MobileNets and",
+        ),
+        ("deeplabv3plus", "densenet121", {}, r"deeplabv3plus on densenet121 \(ValueError: .*dilated mode"),
+        ("unetplusplus", "mit_b0", {}, r"unetplusplus on mit_b0 \(.*\)\. Try this encoder with another architecture"),
+        ("pspnet", "tu-hrnet_w18", {}, "pspnet tu-hrnet_w18: the architecture ignores parts of this encoder"),
+        ("pspnet", TIMM, {"upsampling": 4}, r"pspnet .* makes \(1, 21, 32, 32\) of \(1, 3, 64, 64\): correct"),
+    ],
+)
+def test_bad_arguments_are_named(capsys, architecture, encoder, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_smp(architecture, encoder, **options)
+    assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Encoders, FCN and DeepLab: torchvision's numbers, the papers' layers, any size, a gradient for every weight."""
+"""Encoders, FCN, DeepLab, U-Net: torchvision's numbers, the papers' layers, any size, a gradient for every weight."""
 
 import ast
 import hashlib
@@ -21,6 +21,7 @@ from labhelpers.models import (
     DeepLabHeadPlus,
     MobileNetV3Encoder,
     ResNetEncoder,
+    UNet,
     bilinear_kernel,
     build,
     build_encoder,
@@ -28,16 +29,25 @@ from labhelpers.models import (
     published_deeplabv3,
 )
 from labhelpers.models.deeplab import RATES, PooledBatchNorm2d, from_torchvision
+from labhelpers.models.unet import double_conv, pad_to_multiple
 
-FCNS, DEEPLABS = ("fcn32s", "fcn16s", "fcn8s"), ("deeplabv3", "deeplabv3plus")
+FCNS, DEEPLABS, UNETS = ("fcn32s", "fcn16s", "fcn8s"), ("deeplabv3", "deeplabv3plus"), ("unet", "unet_bilinear")
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 PARTS = ("score", "upscore", "crop_like", "bilinear_kernel", "kaiming", "double_conv", "pad_to_multiple")
 BACKBONES = {"resnet18": {"width": 8}, "resnet50": {"width": 8}, "mobilenet_v3_small": {}, "mobilenet_v3_large": {}}
+VARIANTS = [  # every network with every option that changes its layers
+    *((name, {}) for name in FCNS + DEEPLABS + UNETS),
+    *((name, {"upsampling": "bilinear"}) for name in FCNS),
+    *((name, option) for name in DEEPLABS for option in ({"separable": True}, {"output_stride": 8})),
+    *(("unet", option) for option in ({"skip": "add"}, {"skip": "none"}, {"down": "conv"})),
+    *(("unet", option) for option in ({"batch_norm": False}, {"checkpointing": True})),
+]
 
 
 def small(name: str, num_classes: int = 5, **options) -> nn.Module:
     own = {"channels": 16} if name in DEEPLABS else {}
-    return build(name, num_classes, **{"backbone": "resnet18", "width": 8, **own, **options})
+    own |= {"base_channels": 2} if name in UNETS else {"backbone": "resnet18", "width": 8}
+    return build(name, num_classes, **(own | options))
 
 
 @pytest.fixture(params=DEEPLABS)
@@ -46,9 +56,7 @@ def deeplab(request):
 
 
 # --- encoders ---
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_large", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", BACKBONES)
 def test_encoders_equal_torchvisions_with_the_same_weights(name):
     theirs, ours = get_model(name).eval(), build_encoder(name).eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith(("fc.", "classifier."))})
@@ -59,9 +67,8 @@ def test_encoders_equal_torchvisions_with_the_same_weights(name):
             torch.testing.assert_close(features[3], theirs.features(images))
         else:
             x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-            for feature, stage in zip(
-                features, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True
-            ):
+            stages = theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4
+            for feature, stage in zip(features, stages, strict=True):
                 x = stage(x)
                 torch.testing.assert_close(feature, x)
 
@@ -89,17 +96,6 @@ def test_dilation_computes_the_same_features_on_a_finer_grid(backbone, output_st
         for coarse, fine, s, t in zip(strided(images), dense(images), strided.strides, dense.strides, strict=True):
             step = s // t
             torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
-def test_dilations_are_torchvisions(backbone):
-    for output_stride, replaced in {16: [False, False, True], 8: [False, True, True]}.items():
-        ours = ResNetEncoder(backbone, output_stride=output_stride)
-        theirs = dict(get_model(backbone, replace_stride_with_dilation=replaced).named_modules())
-        for key, module in ours.named_modules():
-            if isinstance(module, nn.Conv2d):
-                for field in ("stride", "dilation", "padding", "kernel_size"):
-                    assert getattr(module, field) == getattr(theirs[key], field), (key, field)
 
 
 def test_depthwise_convolutions_are_dilated_too():
@@ -191,27 +187,16 @@ def test_published_deeplab_is_the_file_with_its_hash(published, torchvisions):
 
 
 # --- every network ---
-
-
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 97), width=st.integers(1, 97), data=st.data())
-def test_any_input_size(height, width, data):
-    name = data.draw(st.sampled_from(FCNS + DEEPLABS))
-    options = {"output_stride": data.draw(st.sampled_from([8, 16]))} if name in DEEPLABS else {}
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 97), width=st.integers(1, 97), variant=st.sampled_from(VARIANTS))
+def test_any_input_size(height, width, variant):
+    name, options = variant
     with torch.inference_mode():
         logits = small(name, **options).eval()(torch.randn(1, 3, height, width))
     assert logits.shape == (1, 5, height, width)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        *((name, {}) for name in FCNS + DEEPLABS),
-        *((name, {"upsampling": "bilinear"}) for name in FCNS),
-        *((name, option) for name in DEEPLABS for option in ({"separable": True}, {"output_stride": 8})),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_gradients_reach_every_parameter(name, options):
     torch.manual_seed(0)
     model = small(name, **options)
@@ -223,7 +208,7 @@ def test_gradients_reach_every_parameter(name, options):
     assert without == []
 
 
-@pytest.mark.parametrize("name", FCNS + DEEPLABS)
+@pytest.mark.parametrize("name", FCNS + DEEPLABS + UNETS)
 def test_export_gives_the_same_numbers(name):
     model = small(name).eval()
     images = torch.randn(1, 3, 65, 97)
@@ -231,7 +216,18 @@ def test_export_gives_the_same_numbers(name):
     torch.testing.assert_close(exported(images), model(images))
 
 
-def _assert_compiles(name, backend):
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *((name, "aot_eager") for name in DEEPLABS),  # one graph holds the whole model
+        pytest.param(
+            "deeplabv3plus",
+            "inductor",
+            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler on a CPU"),
+        ),
+    ],
+)
+def test_compiled_code_gives_the_same_numbers(name, backend):
     model = small(name).eval()
     images = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
@@ -239,51 +235,8 @@ def _assert_compiles(name, backend):
         torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_one_graph_holds_the_whole_model(deeplab):
-    _assert_compiles(deeplab, "aot_eager")
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_code_gives_the_same_numbers():
-    _assert_compiles("deeplabv3plus", "inductor")
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_known_model_can_be_built(name):
-    options = (
-        {"base_channels": 2} if name.startswith("unet") else {} if name == "mini_sam" else {"backbone": "resnet18"}
-    )
-    assert isinstance(build(name, num_classes=2, **options), nn.Module)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("fcn4s", {}, "unknown model 'fcn4s'; known: fcn32s, fcn16s, fcn8s"),
-        ("fcn8s", {"upsampling": "nearest"}, "unknown upsampling 'nearest'; known: transposed, bilinear"),
-        ("fcn8s", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
-        ("deeplabv3", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
-        ("fcn8s", {"backbone": "resnet18", "width": 8, "pretrained": True}, "pretrained=True needs width=64"),
-        ("deeplabv3", {"backbone": "mobilenet_v3_large", "width": 24}, "width=24 is for ResNets; mobilenet_v3_large"),
-        ("deeplabv3", {"output_stride": 4}, "output_stride=4: known are 8, 16 and 32"),
-        ("deeplabv3plus", {"output_stride": 32}, "output_stride=32 has no published rates"),
-    ],
-)
-def test_bad_arguments_are_named(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        build(name, **options)
-
-
-def test_other_networks_than_the_known_are_named():
-    with pytest.raises(ValueError, match="no published DeepLabV3 for backbone 'resnet18'; known: resnet50, resnet101"):
-        published_deeplabv3("resnet18")
-    with pytest.raises(ValueError, match="'conv1.weight' is not part of torchvision's DeepLabV3"):
-        from_torchvision({"conv1.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="unknown backbone 'resnet18'; known: resnet18"):
-        MobileNetV3Encoder("resnet18")
-
-
-# --- the notebooks' classes ---
+def test_every_known_model_is_tested():
+    assert set(MODELS) == {*FCNS, *DEEPLABS, *UNETS, "mini_sam"}
 
 
 @pytest.mark.parametrize(
@@ -317,19 +270,6 @@ def test_score_layers_follow_the_encoder():
     assert [layer.in_channels for layer in scores] == [2048, 1024, 512]
     ups = (model.upscore2, model.upscore_pool4, model.upscore8)
     assert [(m.kernel_size[0], m.stride[0], m.padding[0]) for m in ups] == [(4, 2, 1), (4, 2, 1), (16, 8, 4)]
-
-
-def test_each_skip_changes_the_output():
-    """Silencing one score layer must change the logits: a skip that is computed but not added would not."""
-    model = small("fcn8s").eval()
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        before = model(images)
-        for layer in (model.score_fr, model.score_pool4, model.score_pool3):
-            weight = layer.weight.clone()
-            layer.weight.zero_()
-            assert not torch.allclose(model(images), before)
-            layer.weight.copy_(weight)
 
 
 @pytest.mark.parametrize("factor", [2, 8, 16, 32])
@@ -422,15 +362,6 @@ def test_low_level_features_are_projected_to_48():
     assert logits.shape == (1, 21, 17, 25)
 
 
-def test_both_inputs_of_the_decoder_matter():
-    head = DeepLabHeadPlus(16, 8, 5, rates=(1, 2), channels=16).eval()
-    low, last = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 4, 4)
-    with torch.inference_mode():
-        before = head(low, last)
-        assert not torch.allclose(head(torch.randn_like(low), last), before)
-        assert not torch.allclose(head(low, torch.randn_like(last)), before)
-
-
 def test_rates_follow_the_output_stride(deeplab):
     def rates(**options):
         return [conv[0].dilation[0] for conv in small(deeplab, **options).head.aspp.atrous_convs]
@@ -463,3 +394,133 @@ def test_one_image_is_enough_to_train_and_is_learned(deeplab):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
+
+
+# --- U-Net ---
+def unet(num_classes: int = 3, seed: int = 0, **options) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(num_classes, **({"base_channels": 2} | options))
+
+
+def test_the_papers_sizes_halving_and_doubling_exactly():
+    with torch.device("meta"):
+        model, found = build("unet", num_classes=2), []
+        for block in (*model.contracting, *model.expanding, model.score):
+            block.register_forward_hook(lambda _, __, out: found.append(tuple(out.shape[1:])))
+        model(torch.empty(1, 3, 512, 512))
+    down = [(64, 512, 512), (128, 256, 256), (256, 128, 128), (512, 64, 64), (1024, 32, 32)]
+    assert found == [*down, *down[-2::-1], (2, 512, 512)]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("unet", 31.04), ("unet_bilinear", 34.52)])
+def test_parameters(name, millions):
+    """Counted by hand for the transposed one: 3x3 convolutions 28.25, 2x2 up-convolutions 2.79 million."""
+    with torch.device("meta"):
+        model = build(name, num_classes=2)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([4, 16, 32]))
+def test_padding_reaches_the_next_multiple_and_repeats_the_edge(height, width, multiple):
+    images = torch.rand(1, 2, height, width)
+    padded = pad_to_multiple(images, multiple)
+    for before, after in zip((height, width), padded.shape[-2:], strict=True):
+        assert after % multiple == 0
+        assert before <= after < before + multiple
+    assert torch.equal(padded[..., :height, :width], images)
+    rows = torch.arange(padded.shape[-2]).clamp_max(height - 1)
+    columns = torch.arange(padded.shape[-1]).clamp_max(width - 1)
+    assert torch.equal(padded, images[..., rows, :][..., columns])
+
+
+def test_an_image_that_does_not_fit_is_padded_and_cropped_back():
+    model, images = unet().eval(), torch.randn(1, 3, 37, 50)
+    with torch.no_grad():
+        whole = model(pad_to_multiple(images, 16))
+        assert torch.equal(model(images), whole[..., :37, :50])
+
+
+@pytest.mark.parametrize(("skip", "expected"), [("concat", True), ("add", True), ("none", False)])
+@pytest.mark.parametrize("level", range(4))
+def test_each_level_has_its_skip(skip, expected, level):
+    """Cut off from below, a level reaches the logits by its skip alone."""
+    model = unet(skip=skip).eval()
+    model.down[level].register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+    model(torch.randn(1, 3, 32, 32)).square().sum().backward()
+    gradient = model.contracting[level][0].weight.grad
+    assert (gradient is not None and bool(gradient.abs().sum() > 0)) == expected
+
+
+def test_checkpointing_changes_no_number():
+    plain, saving = unet(), unet(checkpointing=True)
+    images = torch.randn(2, 3, 32, 48)
+    for model in (plain, saving):
+        model.train()
+        model(images).square().mean().backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    # Batch norm saw the batch once: computing it again must not count a second time.
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, saving.state_dict()[name]), name
+    assert all(norm.momentum == 0.1 for norm in saving.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_checkpointing_keeps_less():
+    def kept(model: UNet) -> int:
+        """Bytes of activations that wait for the gradient."""
+        found = {}
+
+        def pack(tensor):
+            found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randn(1, 3, 64, 64))
+        return sum(found.values())
+
+    assert kept(unet(checkpointing=True)) < 0.6 * kept(unet())
+
+
+def test_convolutions_start_with_the_papers_spread_and_have_biases_without_batch_norm():
+    """Standard deviation sqrt(2 / N), N the inputs of one output (Section 3 of the paper)."""
+    conv = unet(base_channels=16).contracting[2][0]
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+    assert [type(m).__name__ for m in double_conv(3, 4)] == 2 * ["Conv2d", "BatchNorm2d", "ReLU"]
+    bare = double_conv(3, 4, batch_norm=False)
+    assert [type(m).__name__ for m in bare] == 2 * ["Conv2d", "ReLU"]
+    assert all(m.bias is not None for m in bare if isinstance(m, nn.Conv2d))
+
+
+# --- mistakes ---
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fcn4s", {}, "unknown model 'fcn4s'; known: fcn32s, fcn16s, fcn8s"),
+        ("fcn8s", {"upsampling": "nearest"}, "unknown upsampling 'nearest'; known: transposed, bilinear"),
+        ("fcn8s", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
+        ("deeplabv3", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
+        ("fcn8s", {"backbone": "resnet18", "width": 8, "pretrained": True}, "pretrained=True needs width=64"),
+        ("deeplabv3", {"backbone": "mobilenet_v3_large", "width": 24}, "width=24 is for ResNets; mobilenet_v3_large"),
+        ("deeplabv3", {"output_stride": 4}, "output_stride=4: known are 8, 16 and 32"),
+        ("deeplabv3plus", {"output_stride": 32}, "output_stride=32 has no published rates"),
+        ("unet", {"skip": "sum"}, "unknown skip 'sum'; known: concat, add, none"),
+        ("unet", {"down": "avg"}, "unknown down 'avg'; known: max, conv"),
+        ("unet", {"up": "nearest"}, "unknown up 'nearest'; known: transposed, bilinear"),
+        *((name, {"pretrained": True}, "pretrained=True: nobody published weights") for name in UNETS),
+        ("mini_sam", {"fusion": "concat"}, "unknown fusion 'concat'; known: spatial, broadcast"),
+        ("mini_sam", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+def test_other_networks_than_the_known_are_named():
+    with pytest.raises(ValueError, match="no published DeepLabV3 for backbone 'resnet18'; known: resnet50, resnet101"):
+        published_deeplabv3("resnet18")
+    with pytest.raises(ValueError, match="'conv1.weight' is not part of torchvision's DeepLabV3"):
+        from_torchvision({"conv1.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="unknown backbone 'resnet18'; known: resnet18"):
+        MobileNetV3Encoder("resnet18")

@@ -1,10 +1,13 @@
-"""Training by prompts: what is asked, what is learned, and that a run is repeatable."""
+"""Training by prompts: what is asked, what is learned, the loss against its formula, and that a run is repeatable."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training_toys import Squares, Stop, assert_same, stop_at
 
 from labhelpers.data.augment import Augmentation
@@ -19,21 +22,20 @@ from labhelpers.prompting.task import (
     mean_iou,
     prompt_loss,
     sample_prompts,
+    true_iou,
 )
 from labhelpers.training import Recipe, finished_runs, train, train_or_load
 
-WHOLE = Augmentation(crop=40, scale=(1.0, 1.0))
-
-
 TASK = PromptTask(prompts=2, smallest=20, eval_objects=2)
+SETS = tuple(ObjectDataset(Squares(n, split), by="class") for n, split in ((4, "train"), (2, "val")))
+MAPS = np.zeros((3, 32, 32), np.uint8)  # two objects and void, one object and a speck, none
+MAPS[0, 2:12, 2:12], MAPS[0, 16:30, 16:30], MAPS[0, 12:14] = 1, 2, 255
+MAPS[1, 5:25, 5:25], MAPS[1, 0, 0] = 7, 8
 
 
 def recipe(**changes) -> Recipe:
-    return Recipe(**({"steps": 2, "batch_size": 2, "augmentation": WHOLE} | changes))
-
-
-def objects(n: int = 4, split: str = "train") -> ObjectDataset:
-    return ObjectDataset(Squares(n, split), by="class")
+    whole = Augmentation(crop=40, scale=(1.0, 1.0))
+    return Recipe(**({"steps": 2, "batch_size": 2, "augmentation": whole} | changes))
 
 
 def mini_sam(num_classes: int = 1) -> MiniSAM:
@@ -41,31 +43,23 @@ def mini_sam(num_classes: int = 1) -> MiniSAM:
     return build("mini_sam", num_classes)
 
 
-@pytest.fixture
-def maps() -> np.ndarray:
-    """Three maps: two objects and void, one object and a speck, none."""
-    maps = np.zeros((3, 32, 32), np.uint8)
-    maps[0, 2:12, 2:12], maps[0, 16:30, 16:30], maps[0, 12:14] = 1, 2, 255
-    maps[1, 5:25, 5:25], maps[1, 0, 0] = 7, 8
-    return maps
-
-
-def asked(maps: np.ndarray, seed: int, **changes) -> Prompts:
+def asked(seed: int, maps: np.ndarray = MAPS, **changes) -> Prompts:
     return sample_prompts(maps, replace(TASK, **changes), np.random.default_rng(seed))
 
 
-def test_every_object_is_asked_for_and_specks_are_not(maps):
-    prompts = asked(maps, 0)
+# --- what is asked ---
+def test_every_object_is_asked_for_and_specks_are_not():
+    prompts = asked(0)
     areas = prompts.masks.sum((1, 2)).tolist()
     assert sorted(areas[:2]) == [100, 196]
     assert areas[2:] == [400, 400, 0, 0]
     assert prompts.void.sum((1, 2)).tolist() == [64, 64, 0, 0, 0, 0]
 
 
-def test_prompts_lie_where_they_say(maps):
+def test_prompts_lie_where_they_say_and_the_shares_of_kinds_hold():
     kinds = set()
     for seed in range(30):
-        prompts = asked(maps, seed)
+        prompts = asked(seed)
         for mask, void, clicks, box in zip(prompts.masks, prompts.void, prompts.clicks, prompts.boxes, strict=True):
             for (x, y), label in clicks:
                 assert mask[int(y), int(x)] == bool(label)
@@ -77,17 +71,14 @@ def test_prompts_lie_where_they_say(maps):
             else:
                 assert [label for _, label in clicks] == [0]
     assert kinds == {"box", "click", "points"}
-
-
-def test_shares_of_kinds_hold(maps):
-    prompts = [asked(maps[1:2], seed, kinds=(0.25, 0.75, 0.0), prompts=4) for seed in range(100)]
-    boxes = np.mean([not np.isnan(box).any() for p in prompts for box in p.boxes])
+    many = [asked(seed, MAPS[1:2], kinds=(0.25, 0.75, 0.0), prompts=4) for seed in range(100)]
+    boxes = np.mean([not np.isnan(box).any() for p in many for box in p.boxes])
     assert boxes == pytest.approx(0.25, abs=0.07)
-    assert all(len(c) >= 3 for c in asked(maps[1:2], 0, kinds=(0.0, 0.0, 1.0)).clicks)
+    assert all(len(clicks) >= 3 for clicks in asked(0, MAPS[1:2], kinds=(0.0, 0.0, 1.0)).clicks)
 
 
-def test_a_next_click_goes_into_the_error(maps):
-    prompts = asked(maps, 1)
+def test_a_next_click_goes_into_the_error():
+    prompts = asked(1)
     before = [len(clicks) for clicks in prompts.clicks]
     predictions = prompts.masks.copy()
     predictions[0] = False  # nothing found
@@ -96,9 +87,8 @@ def test_a_next_click_goes_into_the_error(maps):
     added = [len(clicks) - n for clicks, n in zip(prompts.clicks, before, strict=True)]
     assert added == [1, 0, 0, 0, 1, 0]
     (x, y), label = prompts.clicks[0][-1]
-    assert label == 1
+    assert (label, prompts.clicks[4][-1][1]) == (1, 0)
     assert prompts.masks[0][int(y), int(x)]
-    assert prompts.clicks[4][-1][1] == 0
 
 
 def test_tensors_are_padded():
@@ -123,26 +113,30 @@ def test_targets_of_stride_4_are_shares_of_covered_pixels():
         assert model.decode(model.encode(images), full_size=False)[0].shape[2:] == quarter.shape[1:]
 
 
+# --- what is learned ---
 def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path):
     run = recipe(steps=4, eval_every=2, save_every=2)
-    whole, parts = mini_sam(), mini_sam()
-    history = train(whole, objects(), objects(2, "val"), run, tmp_path / "whole", task=TASK)
+    whole, parts, other = mini_sam(), mini_sam(), mini_sam()
+    history = train(whole, *SETS, run, tmp_path / "whole", task=TASK)
     assert {"box_iou", "click_iou", "mean_iou"} <= history.rows[-1].keys()
-
     with pytest.raises(Stop):
-        train(parts, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK, callbacks=[stop_at(3)])
+        train(parts, *SETS, run, tmp_path / "parts", task=TASK, callbacks=[stop_at(3)])
     again = mini_sam()
-    train(again, objects(), objects(2, "val"), run, tmp_path / "parts", task=TASK)
+    train(again, *SETS, run, tmp_path / "parts", task=TASK)
     assert_same(whole, again)
-    other = mini_sam()
-    train(other, objects(), objects(2, "val"), replace(run, seed=1), tmp_path / "other", task=TASK)
+    train(other, *SETS, replace(run, seed=1), tmp_path / "other", task=TASK)
     assert not torch.equal(other.img_proj[0][0].weight, whole.img_proj[0][0].weight)
 
 
-def test_micro_batches_see_the_same_images(tmp_path):
+def test_micro_batches_and_predictions_for_tracking(tmp_path):
     """Batch norm and the order of draws differ, so only that it runs and every image counts is asked."""
-    rows = train(mini_sam(), objects(), objects(2, "val"), recipe(accumulate=2, steps=1), tmp_path, task=TASK).rows
+    shown = []
+    run = recipe(accumulate=2, steps=1)
+    rows = train(mini_sam(), *SETS, run, tmp_path, task=TASK, callbacks=[shown.append]).rows
     assert np.isfinite(rows[0]["loss"])
+    image, target, prediction = shown[-1].predictions()[0]
+    assert (image.shape, target.shape, prediction.shape) == ((3, 40, 40), (40, 40), (40, 40))
+    assert set(target.unique().tolist()) == {0, 1}
 
 
 def test_the_task_is_part_of_the_key_and_of_what_is_found(tmp_path, monkeypatch):
@@ -151,39 +145,13 @@ def test_the_task_is_part_of_the_key_and_of_what_is_found(tmp_path, monkeypatch)
     def half(logits, iou, target, weight):
         return 0.5 * prompt_loss(logits, iou, target, weight)
 
-    sets, run = (objects(), objects(2, "val")), recipe(steps=1)
+    run = recipe(steps=1)
     tasks = [TASK, replace(TASK, loss=half), replace(TASK, prompts=1)]
-    keys = {train_or_load("m", mini_sam(), *sets, run, task=task).key for task in tasks}
+    keys = {train_or_load("m", mini_sam(), *SETS, run, task=task).key for task in tasks}
     assert len(keys) == 3
-    assert train_or_load("m", mini_sam(), *sets, run, task=TASK).loaded
-    assert [len(finished_runs("m", *sets, run, task=TASK, any_loss=any_loss)) for any_loss in (False, True)] == [1, 2]
-    assert not finished_runs("m", *sets, run)
-
-
-def test_predictions_are_shown_for_tracking(tmp_path):
-    shown = []
-    train(mini_sam(), objects(), objects(2, "val"), recipe(), tmp_path, task=TASK, callbacks=[shown.append])
-    image, target, prediction = shown[-1].predictions()[0]
-    assert image.shape == (3, 40, 40)
-    assert target.shape == prediction.shape == (40, 40)
-    assert set(target.unique().tolist()) == {0, 1}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"prompts": 0}, {"kinds": (0.5, 0.6, 0.1)}, {"points": (5, 3)}, {"rounds": 0}, {"box_jitter": -1}, {"loss": 3}],
-)
-def test_bad_numbers_are_refused(changes):
-    with pytest.raises(ValueError, match=rf"PromptTask\({next(iter(changes))}="):
-        PromptTask(**changes)
-    with pytest.raises(ValueError, match=r"SemanticPromptTask\(prompted=2\): must be a share"):
-        SemanticPromptTask(prompted=2)
-
-
-@pytest.mark.parametrize("changes", [{"score_train": 2}, {"best_metric": "val_loss"}, {"loss": "dice"}])
-def test_recipes_that_prompts_cannot_follow_are_refused(tmp_path, changes):
-    with pytest.raises(ValueError, match=rf"Recipe\({next(iter(changes))}=.* for prompts"):
-        train(mini_sam(), objects(), objects(2, "val"), recipe(**changes), tmp_path, task=TASK)
+    assert train_or_load("m", mini_sam(), *SETS, run, task=TASK).loaded
+    assert [len(finished_runs("m", *SETS, run, task=TASK, any_loss=any_loss)) for any_loss in (False, True)] == [1, 2]
+    assert not finished_runs("m", *SETS, run)
 
 
 def test_the_semantic_head_learns_classes_and_can_leave_the_encoder_alone(tmp_path):
@@ -220,3 +188,140 @@ def test_mean_iou_of_an_image_is_over_its_classes():
     logits[0, 1, :1] = 5
     logits[0, 0, 1:] = 5
     assert mean_iou(logits, target).tolist() == pytest.approx([(8 / 12 + 4 / 8) / 2, 0])
+
+
+# --- the loss of candidate masks ---
+
+
+def candidate(logits, target, weight):
+    """Cross-entropy + Dice and IoU of one mask, pixel by pixel."""
+    ce = total = overlap = areas = both = either = 0.0
+    for z, t, w in zip(logits.flatten().tolist(), target.flatten().tolist(), weight.flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-z))
+        ce -= w * (t * math.log(p) + (1 - t) * math.log(1 - p))
+        total += w
+        overlap += w * p * t
+        areas += w * (p + t)
+        both += w * (z > 0 and t > 0.5)
+        either += w * (z > 0 or t > 0.5)
+    return ce / max(total, 1) + 1 - (2 * overlap + 1) / (areas + 1), both / max(either, 1)
+
+
+@st.composite
+def batches(draw):
+    b, m, h, w = (draw(st.integers(1, high)) for high in (3, 4, 5, 5))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    logits = draw(st.sampled_from([0.1, 1, 4])) * torch.randn(b, m, h, w, generator=generator)
+    target, weight, iou = (torch.rand(shape, generator=generator) for shape in ((b, h, w), (b, h, w), (b, m)))
+    kind = draw(st.sampled_from(["soft", "binary", "empty"]))
+    target = target if kind == "soft" else (target > 0.5).float() * (kind == "binary")
+    counts = draw(st.sampled_from([torch.ones_like(weight), 1 + 3 * weight]))
+    weight = torch.where(weight > draw(st.sampled_from([0.0, 0.4, 1.0])), counts, 0)  # nothing, some, everything void
+    return logits, iou, target, weight
+
+
+@given(batches())
+@settings(max_examples=60, deadline=None)
+def test_value_is_that_of_the_formula(batch):
+    logits, predicted_iou, target, weight = batch
+    masks, ious = [], []
+    for i, image in enumerate(logits):
+        losses, true = zip(*(candidate(mask, target[i], weight[i]) for mask in image), strict=True)
+        masks.append(min(losses) + 0.1 * sum(losses) / len(losses))
+        ious.append(true)
+    ious = torch.tensor(ious)
+    torch.testing.assert_close(true_iou(logits, target, weight), ious)
+    expected = sum(masks) / len(masks) + 0.1 * (predicted_iou - ious).square().mean().item()
+    assert prompt_loss(*batch).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert not true_iou(logits.requires_grad_(), target, weight).requires_grad
+
+
+@given(batches())
+@settings(max_examples=20, deadline=None)
+def test_void_pixels_change_nothing(batch):
+    logits, iou, target, weight = batch
+    void = weight == 0
+    other = torch.where(void[:, None], -3 * logits + 1, logits)
+    expected = prompt_loss(logits, iou, target, weight)
+    torch.testing.assert_close(prompt_loss(other, iou, torch.where(void, 1 - target, target), weight), expected)
+
+
+def scene():
+    """Logits, predicted IoU, target, weight; the first image's second candidate and the second's third fit."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(2, 6, 8)
+    target[:, 1:4, 2:6] = 1
+    logits = torch.randn(2, 3, 6, 8, generator=generator)
+    logits[0, 1], logits[1, 2] = 4 * target[0] - 2, 4 * target[1] - 2
+    iou = torch.rand(2, 3, generator=generator)
+    return logits.requires_grad_(), iou.requires_grad_(), target, torch.ones_like(target)
+
+
+def test_the_best_candidate_of_each_image_learns_most():
+    logits, iou, target, weight = scene()
+    prompt_loss(logits, iou, target, weight).backward()
+    # d(min + 0.1 mean) is (1 + 0.1 / 3) dl for the best and (0.1 / 3) dl for the others
+    alone = logits.detach().clone().requires_grad_()
+    sum(prompt_loss(alone[:, [j]], iou[:, [j]], target, weight) for j in range(3)).backward()
+    share = logits.grad / alone.grad * 1.1  # alone, a candidate's loss counts 1 + 0.1
+    best = torch.tensor([[False, True, False], [False, False, True]])[:, :, None, None]
+    torch.testing.assert_close(share, (best + 0.1 / 3).expand_as(share), rtol=1e-3, atol=1e-3)
+
+
+def test_predicted_iou_learns_the_true_one_and_the_masks_do_not_learn_from_it():
+    logits, iou, target, weight = scene()
+    truth = true_iou(logits, target, weight)
+    assert truth[0, 1] == truth[1, 2] == 1
+    at_logits, at_iou = torch.autograd.grad(prompt_loss(logits, iou, target, weight), (logits, iou))
+    torch.testing.assert_close(at_iou, 0.2 * (iou.detach() - truth) / iou.numel())
+    again = torch.autograd.grad(prompt_loss(logits, 1 - iou.detach(), target, weight), logits)[0]
+    assert torch.equal(at_logits, again)
+
+
+def test_half_precision_and_bool_targets_give_the_same():
+    logits, iou, target, weight = scene()
+    half = (logits * 5e3).half()  # a sum over the pixels in half precision would be infinite
+    found = prompt_loss(half, iou.half(), target.bool(), weight.bool())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, prompt_loss(half.float(), iou.half().float(), target, weight))
+    assert found.isfinite()
+
+
+# --- mistakes ---
+@pytest.mark.parametrize(
+    ("position", "wrong", "message"),
+    [
+        (0, (2, 6, 8), r"logits must have shape \(B, M, h, w\), got \(2, 6, 8\)"),
+        (1, (2, 1), r"predicted_iou must have shape \(2, 3\), got \(2, 1\)"),
+        (2, (2, 3, 6, 8), r"target must have shape \(2, 6, 8\).*got \(2, 3, 6, 8\)"),
+        (3, (2, 12, 16), r"weight must have shape \(2, 6, 8\).*got \(2, 12, 16\); resize it"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(position, wrong, message):
+    given = [*scene()]
+    given[position] = torch.zeros(wrong)
+    with pytest.raises(ValueError, match=message):
+        prompt_loss(*given)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (PromptTask, "prompts", 0),
+        (PromptTask, "kinds", (0.5, 0.6, 0.1)),
+        (PromptTask, "points", (5, 3)),
+        (PromptTask, "rounds", 0),
+        (PromptTask, "box_jitter", -1),
+        (PromptTask, "loss", 3),
+        (SemanticPromptTask, "prompted", 2),
+    ],
+)
+def test_bad_numbers_are_refused(make, name, value):
+    with pytest.raises(ValueError, match=rf"{make.__name__}\({name}="):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("changes", [{"score_train": 2}, {"best_metric": "val_loss"}, {"loss": "dice"}])
+def test_recipes_that_prompts_cannot_follow_are_refused(tmp_path, changes):
+    with pytest.raises(ValueError, match=rf"Recipe\({next(iter(changes))}=.* for prompts"):
+        train(mini_sam(), *SETS, recipe(**changes), tmp_path, task=TASK)

@@ -1,8 +1,9 @@
-"""SAM behind the predictor: coordinates, prompts, caches, and weights that are there or not."""
+"""SAM: coordinates, prompts, caches, weights that are there or not, segmenting everything, tuning of its decoder."""
 
+import dataclasses
 import json
+import math
 import shutil
-import socket
 import sys
 import time
 
@@ -12,10 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import photo
+from prompting_toys import photo, picture
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, tiny_network, write_tiny_sam
+from training_toys import Squares, assert_same, weights
 
+from labhelpers.data.augment import to_input
 from labhelpers.models import sam as sam_weights
 from labhelpers.models.sam import (
     SAM,
@@ -26,12 +29,26 @@ from labhelpers.models.sam import (
     load_sam_folder,
     repair_hq_decoder,
 )
-from labhelpers.prompting import SamPredictor, load_predictor, load_sam, mask_iou
+from labhelpers.prompting import (
+    SamPredictor,
+    SamRecipe,
+    load_predictor,
+    load_sam,
+    mask_iou,
+    sam_loss,
+    sam_tuning,
+    segment_everything,
+    tune_sam_decoder,
+)
 from labhelpers.prompting import sam as sam_module
+from labhelpers.prompting.sam_tuning import EmbeddingCache
+from labhelpers.training import checkpoints
 
 KINDS = ("sam", "sam_hq", "sam2")
 CLICK = {"points": np.array([[12.0, 9.0]]), "labels": np.array([1])}
+TWO_CLICKS = {"points": np.array([[12, 9], [40, 30]]), "labels": np.array([1, 0])}
 BOX = {"box": np.array([4, 5, 30, 28])}
+each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +66,23 @@ def predictor(request, models):
     return SamPredictor(models[request.param], request.param)
 
 
-# --- coordinates -----------------------------------------------------------------------------------------------------
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
 
 
-def embedding_of(size, seen) -> SamEmbedding:
-    return SamEmbedding((), size, seen)
-
-
+# --- coordinates ---
 SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
 
 @settings(deadline=None, max_examples=40)
 @given(size=SIZES, seen=SIZES, share=st.tuples(*[st.floats(0, 1)] * 4))
 def test_points_and_boxes_follow_a_mirror_and_stay_in_the_picture(models, size, seen, share):
-    embedding, model = embedding_of(size, seen), models["sam"]
-    (height, width), (seen_height, seen_width) = size, seen
-    last = torch.tensor([width - 1.0, height - 1.0])
-    seen_last = torch.tensor([seen_width - 1.0, seen_height - 1.0])
+    embedding, model = SamEmbedding((), size, seen), models["sam"]
+    last, seen_last = (torch.tensor([width - 1.0, height - 1.0]) for height, width in (size, seen))
     a, b = torch.tensor(share).view(2, 2) * last
     there, mirrored = model._to_seen(torch.stack([a, last - a]), embedding)
     assert torch.allclose(there + mirrored, seen_last, atol=1e-3)
-    corners = model._to_seen(torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]]), embedding)
+    corners = model._to_seen(torch.stack([torch.full((2,), -0.5), last + 0.5]), embedding)
     assert torch.allclose(corners, torch.stack([torch.full((2,), -0.5), seen_last + 0.5]), atol=1e-3)
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     boxes = model._boxes_to_seen(torch.stack([torch.cat([low, high]), torch.cat([last - high, last - low])]), embedding)
@@ -81,14 +94,11 @@ def test_what_the_network_sees_is_what_the_librarys_processor_gives(models, monk
     """The picture exactly; points half a pixel nearer to the pixel's centre, boxes to the last pixel's outer edge."""
     from transformers import SamProcessor
 
-    model, seen = models["sam"], []
+    model, seen, image = models["sam"], [], photo(25, 32)
     monkeypatch.setattr(model.network, "get_image_embeddings", lambda x: seen.append(x) or torch.zeros(1, 16, 8, 8))
-    image = photo(25, 32)
-    embedding = model.encode(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
-    processor = SamProcessor(model.processor)
-    theirs = processor(
-        Image.fromarray(image), input_points=[[[3.0, 7.0]]], input_boxes=[[[3.0, 4.0, 20.0, 16.0]]], return_tensors="pt"
-    )
+    embedding = model.encode(as_tensor(image))
+    prompt = {"input_points": [[[3.0, 7.0]]], "input_boxes": [[[3.0, 4.0, 20.0, 16.0]]]}
+    theirs = SamProcessor(model.processor)(Image.fromarray(image), **prompt, return_tensors="pt")
     assert torch.equal(seen[0], theirs["pixel_values"])
     assert embedding.size == (25, 32)
     assert embedding.seen == tuple(theirs["reshaped_input_sizes"][0].tolist()) == (50, 64)
@@ -99,23 +109,20 @@ def test_what_the_network_sees_is_what_the_librarys_processor_gives(models, monk
 
 
 def test_a_normalised_picture_is_not_normalised_again(models):
-    from labhelpers.data.augment import to_input
-
-    raw = torch.from_numpy(photo(SIDE, SIDE).transpose(2, 0, 1).copy())[None]
-    model = models["sam"]
+    raw, model = as_tensor(photo(SIDE, SIDE)), models["sam"]
     assert torch.allclose(model.encode(raw).features[0], model.encode(to_input(raw)).features[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize("size", [(40, 56), (60, 20), (100, 130)])
 def test_a_mask_survives_the_way_into_the_networks_square_and_back(models, kind, size):
-    height, width = size
+    (height, width), model = size, models[kind]
     mask = np.zeros(size, dtype=bool)
     mask[height // 4 : height, width // 2 : width - 2] = True
-    embedding = models[kind].encode(torch.zeros(1, 3, *size, dtype=torch.uint8))
-    logits = models[kind].mask_logits(torch.from_numpy(mask), embedding)
-    assert logits.shape == (1, 1, models[kind].low_side, models[kind].low_side)
-    back = models[kind].enlarge(logits, embedding)[0, 0] > 0
+    embedding = model.encode(torch.zeros(1, 3, *size, dtype=torch.uint8))
+    logits = model.mask_logits(torch.from_numpy(mask), embedding)
+    assert logits.shape == (1, 1, model.low_side, model.low_side)
+    back = model.enlarge(logits, embedding)[0, 0] > 0
     assert back.shape == size
     assert mask_iou(back.numpy(), mask) > 0.8
 
@@ -138,41 +145,29 @@ def test_the_answer_is_the_librarys_where_the_picture_is_not_resized(models):
     assert np.allclose(ious, theirs.iou_scores[0, 0][order].clamp(0, 1).numpy(), atol=1e-5)
 
 
-# --- prompts ---------------------------------------------------------------------------------------------------------
-
-
+# --- prompts ---
 def test_every_prompt_gives_a_mask_and_another_prompt_another(predictor):
-    image = photo()
+    image, logits = photo(), []
     predictor.set_image(image)
-    asked = [CLICK, BOX, {**CLICK, **BOX}, {"points": np.array([[12, 9], [40, 30]]), "labels": np.array([1, 0])}]
-    logits = []
-    for prompt in asked:
+    for prompt in (CLICK, BOX, {**CLICK, **BOX}, TWO_CLICKS):
         mask, estimate = predictor.predict(**prompt)
-        assert mask.shape == (40, 56)
-        assert mask.dtype == bool
-        assert 0 <= estimate <= 1
+        assert (mask.shape, mask.dtype) == ((40, 56), bool)
         assert isinstance(estimate, float)
         logits.append(list(predictor._answers.values())[-1])
         masks, ious = predictor.predict(**prompt, multimask=True)
-        assert masks.shape == (3, 40, 56)
-        assert ious.shape == (3,)
+        assert (masks.shape, ious.shape) == ((3, 40, 56), (3,))
+        assert 0 <= estimate <= 1
         assert (np.diff(ious) <= 0).all()
+        if prompt is CLICK:  # is answered by the best of three
+            assert np.array_equal(mask, masks[0])
+            assert estimate == ious[0]
     for i, one in enumerate(logits):
-        for other in logits[:i]:
-            assert (one - other).abs().max() > 1e-3
+        assert all((one - other).abs().max() > 1e-3 for other in logits[:i])
     assert predictor.class_name is None
     assert predictor.image is image
 
 
-def test_one_click_is_answered_by_the_best_of_three(predictor):
-    predictor.set_image(photo())
-    masks, ious = predictor.predict(**CLICK, multimask=True)
-    mask, estimate = predictor.predict(**CLICK)
-    assert np.array_equal(mask, masks[0])
-    assert estimate == ious[0]
-
-
-@pytest.mark.parametrize("prompt", [BOX, {"points": np.array([[12, 9], [40, 30]]), "labels": np.array([1, 1])}])
+@pytest.mark.parametrize("prompt", [BOX, TWO_CLICKS])
 def test_what_leaves_nothing_open_is_answered_by_one_mask(models, prompt, monkeypatch):
     predictor, asked = SamPredictor(models["sam"]), []
     decode = predictor.model.decode
@@ -204,9 +199,15 @@ def test_an_earlier_answer_goes_back_as_its_own_logits(predictor, monkeypatch):
     assert not torch.equal(given[4], answer)
 
 
-def test_embeddings_are_kept_by_content(predictor, monkeypatch):
-    encoded, encode = [], predictor.model.encode
-    monkeypatch.setattr(predictor.model, "encode", lambda image: encoded.append(1) or encode(image))
+@pytest.fixture
+def encoded(monkeypatch):
+    """One entry for each image that an encoder sees."""
+    calls, encode = [], SAM.encode
+    monkeypatch.setattr(SAM, "encode", lambda self, image: calls.append(1) or encode(self, image))
+    return calls
+
+
+def test_embeddings_are_kept_by_content(predictor, encoded):
     first, second = photo(), photo(seed=1)
     answers = []
     for image in (first, second, first.copy()):
@@ -219,13 +220,6 @@ def test_embeddings_are_kept_by_content(predictor, monkeypatch):
     predictor.set_image(second)
     assert len(encoded) == 3 + sam_module.KEPT_IMAGES
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
-
-
-def test_several_images_and_points_without_labels_are_refused(models):
-    with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\) at a time"):
-        models["sam"].encode(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ValueError, match="points and point_labels belong together"):
-        models["sam"].decode(embedding_of((8, 8), (64, 64)), torch.zeros(1, 1, 2))
 
 
 def test_an_own_decoder_changes_nothing_else(predictor):
@@ -244,7 +238,7 @@ def test_an_own_decoder_changes_nothing_else(predictor):
     assert np.array_equal(twin.predict(**BOX)[0], predictor.predict(**BOX)[0])
 
 
-# --- what hooks change -----------------------------------------------------------------------------------------------
+# --- what hooks change ---
 
 
 def test_sam_hq_without_its_own_part_is_sam(models):
@@ -268,14 +262,13 @@ def test_sam_hq_without_its_own_part_is_sam(models):
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_half_precision_is_the_encoders_alone(folders, models, kind):
     model = load_sam_folder(folders[kind])
     halve(model.network.vision_encoder)
     assert {p.dtype for p in model.network.vision_encoder.parameters()} == {torch.float16}
     assert {p.dtype for p in model.decoder.parameters()} == {torch.float32}
-    image = torch.from_numpy(photo().transpose(2, 0, 1).copy())[None]
-    half, full = model.encode(image), models[kind].encode(image)
+    half, full = (m.encode(as_tensor(photo())) for m in (model, models[kind]))
     for a, b in zip(half.features, full.features, strict=True):
         assert a.dtype == torch.float32
         assert 0 < (a - b).abs().max() < 0.05 * b.abs().max()
@@ -283,32 +276,45 @@ def test_half_precision_is_the_encoders_alone(folders, models, kind):
     assert logits.dtype == torch.float32
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
+# --- weights ---
 def test_a_local_folder_decides_what_is_loaded_and_quietly(folders, monkeypatch, capfd):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with sam_weights.quiet():
+        assert not logging.is_progress_bar_enabled()
     for kind, folder in folders.items():
         monkeypatch.setenv("LAB_SAM_WEIGHTS", str(folder))
         predictor = load_sam("sam_vit_h", device="cpu")
-        assert predictor.name == kind
+        assert predictor.name == load_predictor("sam_vit_b").name == kind
         assert type(predictor.model.network).__name__.lower().startswith(kind.replace("_", ""))
-        assert load_predictor("sam_vit_b").name == kind
     assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_the_weights_of_a_video_network_are_taken_for_images(folders, tmp_path, models):
-    folder = shutil.copytree(folders["sam2"], tmp_path / "video")
+@pytest.fixture
+def copied(folders, tmp_path, monkeypatch):
+    """A copy of a folder with weights, which `load_sam` takes."""
+
+    def copy(kind: str = "sam"):
+        monkeypatch.setenv("LAB_SAM_WEIGHTS", str(tmp_path / "copied"))
+        return shutil.copytree(folders[kind], tmp_path / "copied")
+
+    return copy
+
+
+def test_the_weights_of_a_video_network_are_taken_for_images(copied, models):
+    folder = copied("sam2")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "sam2_video"}))
-    ours = SamPredictor(load_sam_folder(folder))
-    theirs = SamPredictor(models["sam2"])
+    ours, theirs = SamPredictor(load_sam_folder(folder)), SamPredictor(models["sam2"])
     for predictor in (ours, theirs):
         predictor.set_image(photo())
     assert np.array_equal(ours.predict(**BOX)[0], theirs.predict(**BOX)[0])
 
 
-def test_the_folders_own_normalisation_is_used(folders, tmp_path):
-    folder = shutil.copytree(folders["sam"], tmp_path / "own")
+def test_the_folders_own_normalisation_is_used(copied):
+    folder = copied()
     load_sam_folder(folder).processor.save_pretrained(folder)
     file = folder / "preprocessor_config.json"
     file = file if file.exists() else folder / "processor_config.json"
@@ -331,47 +337,31 @@ def _without_a_tensor(folder):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _with_config(text):
-    return lambda folder: (folder / "config.json").write_text(text)
-
-
 def _only_a_pickle(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _with_config(text):
+    return lambda folder: (folder / "config.json").write_text(text)
 
 
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (shutil.rmtree, FileNotFoundError, "broken does not exist"),
+        (shutil.rmtree, FileNotFoundError, "copied does not exist"),
         (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "config.json does not exist"),
         (_only_a_pickle, FileNotFoundError, "model.safetensors does not exist"),
         (_with_config('{"model_type": "bert"}'), ValueError, "model type 'bert', not sam, sam_hq, sam2"),
-        (_with_config("{"), ValueError, "broken holds no SAM"),
-        (_cut_short, ValueError, "broken holds no SAM"),
+        (_with_config("{"), ValueError, "copied holds no SAM"),
+        (_cut_short, ValueError, "copied holds no SAM"),
         (_without_a_tensor, ValueError, "lacks weights of a sam, such as mask_decoder.iou_token.weight"),
     ],
 )
-def test_a_wrong_folder_is_one_clear_error(folders, tmp_path, monkeypatch, damage, error, message):
-    folder = shutil.copytree(folders["sam"], tmp_path / "broken")
-    damage(folder)
-    monkeypatch.setenv("LAB_SAM_WEIGHTS", str(folder))
+def test_a_wrong_folder_is_one_clear_error(copied, damage, error, message):
+    damage(copied())
     with pytest.raises(error, match=message) as caught:
         load_sam()
     assert "save_pretrained writes it" in str(caught.value)
-
-
-def test_unknown_names_list_the_known():
-    known = ", ".join(["mini_sam", "mini_sam_semantic", *SAM_MODELS])
-    with pytest.raises(ValueError, match=f"unknown predictor 'sam9'; known: {known}"):
-        load_predictor("sam9")
-    with pytest.raises(ValueError, match=f"unknown SAM 'mini_sam'; known: {', '.join(SAM_MODELS)}"):
-        load_sam("mini_sam")
-
-
-def closed_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -379,7 +369,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
     empty_cache(tmp_path / "hub", monkeypatch)
     monkeypatch.setitem(SAM_MODELS, "sam_vit_b", ("group/tiny", COMMIT))
-    point_to(closed_port(), monkeypatch)
+    point_to("http://hub.invalid", monkeypatch)
     return tmp_path / "hub"
 
 
@@ -387,6 +377,12 @@ SENTENCE = (
     "No network: sam_vit_b is left out; to have it, connect and run this again, or set LAB_SAM_WEIGHTS to a folder "
     "with its weights (looked for group/tiny in the cache of huggingface_hub)."
 )
+
+
+@pytest.fixture
+def hub_with_weights(hub, folders):
+    """What `serve` needs."""
+    return {file.name: file.read_bytes() for file in folders["sam"].iterdir()}
 
 
 def test_without_a_network_one_sentence_at_once(hub, capfd):
@@ -399,36 +395,29 @@ def test_without_a_network_one_sentence_at_once(hub, capfd):
     assert str(caught.value) == SENTENCE
 
 
-def test_downloaded_once_and_then_read_without_a_network(hub, folders, monkeypatch, capfd):
-    files = {file.name: file.read_bytes() for file in folders["sam"].iterdir()}
-    with serve(files) as server:
+def test_downloaded_once_and_then_read_without_a_network(hub_with_weights, monkeypatch, capfd):
+    with serve(hub_with_weights) as server:
         point_to(server.url, monkeypatch)
         predictor = load_sam(device="cpu")
         assert capfd.readouterr() == ("sam_vit_b: downloading 0 MB from group/tiny ...\n", "")
     assert predictor.name == "sam_vit_b"
-    point_to(closed_port(), monkeypatch)
+    point_to("http://hub.invalid", monkeypatch)
     again = load_sam(device="cpu")
     assert capfd.readouterr() == ("", "")
-    for one in (predictor, again):
-        one.set_image(photo())
-    assert np.array_equal(predictor.predict(**BOX)[0], again.predict(**BOX)[0])
+    assert_same(predictor.model, again.model)
 
 
-def test_weights_that_are_not_those_that_the_hub_named_are_refused(hub, folders, monkeypatch):
-    files = {file.name: file.read_bytes() for file in folders["sam"].iterdir()}
-    with serve(files, "wrong") as server:
+def test_weights_that_are_not_those_that_the_hub_named_are_refused(hub_with_weights, monkeypatch):
+    with serve(hub_with_weights, "wrong") as server:
         point_to(server.url, monkeypatch)
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its SHA-256"):
             load_sam()
 
 
-@pytest.mark.parametrize("behaviour", ["missing", "busy", "hangs up"])
-def test_a_hub_that_refuses_is_told_at_once(hub, monkeypatch, capfd, behaviour):
-    with serve({}, behaviour) as server:
+def test_a_hub_that_refuses_is_told_at_once(hub, monkeypatch, capfd):
+    with serve({}, "missing") as server:
         point_to(server.url, monkeypatch)
-        start = time.perf_counter()
         assert load_sam() is None
-        assert time.perf_counter() - start < 2
     printed = capfd.readouterr().out
     assert printed.startswith("127.0.0.1 does not give group/tiny (")
     assert printed.count("\n") == 1
@@ -445,11 +434,275 @@ def test_without_the_library_one_sentence_names_what_to_install(monkeypatch, cap
     assert str(caught.value) == sentence
 
 
-def test_the_verbosity_of_the_library_is_as_before(folders):
-    from transformers.utils import logging
+# --- segment everything: by the library's pipeline for SAM, click by click for any other predictor ---
 
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with sam_weights.quiet():
-        assert not logging.is_progress_bar_enabled()
-    load_sam_folder(folders["sam"])
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+class Blobs:
+    """Each click gives the block of 16 pixels it is in (IoU 0.9), its left half (0.6) and an empty mask (1.0)."""
+
+    name, class_name, image = "blobs", None, None
+
+    def set_image(self, image):
+        self.image, self.clicks = image, []
+
+    def predict(self, points=None, labels=None, box=None, mask_input=None, multimask=False):
+        assert multimask
+        assert labels.tolist() == [1]
+        x, y = points[0]
+        self.clicks.append((x, y))
+        masks = np.zeros((3, *self.image.shape[:2]), dtype=bool)
+        left, top = int((x + 0.5) // 16) * 16, int((y + 0.5) // 16) * 16
+        masks[1, top : top + 16, left : left + 16] = True
+        masks[2, top : top + 16, left : left + 8] = True
+        return masks, np.array([1.0, 0.9, 0.6])
+
+
+def test_click_by_click_every_block_is_found_once():
+    predictor = Blobs()
+    found = segment_everything(predictor, picture(48, 64), grid=8)
+    assert (len(found), found.masks.shape, found.masks.dtype) == (12, (12, 48, 64), bool)
+    assert (found.masks.sum(0) == 1).all()
+    assert np.allclose(found.ious, 0.9)
+    assert found.how == "8 x 8 clicks, predicted IoU above 0.88, box overlap at most 0.7"
+    clicks = np.array(predictor.clicks)
+    assert len(clicks) == 64
+    assert np.allclose(clicks.mean(0), [31.5, 23.5])  # the grid is centred: pixel centres are whole numbers
+    assert np.allclose(clicks[0], [3.5, 2.5])
+
+
+def test_a_lower_bar_lets_the_halves_in_and_a_lower_overlap_keeps_them_out():
+    image = picture(48, 64)
+    found = segment_everything(Blobs(), image, grid=4, min_iou=0.5)
+    assert sorted(found.masks.sum((1, 2)).tolist()) == [128] * 12 + [256] * 12
+    assert (np.diff(found.ious) <= 0).all()  # the best first
+    assert len(segment_everything(Blobs(), image, grid=4, min_iou=0.5, max_overlap=0.4)) == 12
+
+
+def test_the_pipeline_finds_masks_that_single_clicks_give_too(predictor, capfd):
+    image = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # not resized: coordinates agree
+    found = segment_everything(predictor, image, grid=3, min_iou=0.01, min_stability=0.0, max_overlap=0.95)
+    assert capfd.readouterr() == ("", "")
+    assert len(found) > 0
+    assert (found.masks.shape, found.masks.dtype) == ((len(found), 64, 64), bool)
+    assert (np.diff(found.ious) <= 0).all()
+    assert 0.01 < found.ious.min() <= found.ious.max() <= 1
+    assert "stability at least 0" in found.how
+    predictor.set_image(image)
+    share = (np.arange(3) + 0.5) / 3 * 64
+    answers = [mask for y in share for x in share for mask in predictor.predict([[x, y]], [1], multimask=True)[0]]
+    for mask in found.masks:
+        assert max(mask_iou(mask, one) for one in answers if one.any()) > 0.97
+
+
+def test_the_filters_of_the_pipeline_are_ours(predictor):
+    image = np.random.default_rng(3).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    loose = {"grid": 3, "min_iou": 0.01, "min_stability": 0.0, "max_overlap": 1.0}
+    count = len(segment_everything(predictor, image, **loose))
+    assert count > 1
+    for tighter in ({"max_overlap": 0.01}, {"min_stability": 0.999}, {"min_iou": 1.5}):
+        assert len(segment_everything(predictor, image, **{**loose, **tighter})) < count
+    for other in (predictor, Blobs()):
+        found = segment_everything(other, image, grid=3, min_iou=1.5)
+        assert (found.masks.shape, found.ious.shape) == ((0, 40, 64), (0,))
+
+
+# --- tuning of the mask decoder: it learns, all else stays, and what was computed is not computed again ---
+RECIPE = SamRecipe(steps=6, images=6, batch_size=2, lr=3e-3, smallest=20, save_every=2)
+
+
+class Objects(Squares):
+    """Each square is one object."""
+
+    def instances(self, index: int) -> torch.Tensor:
+        return self.load_target(index)
+
+
+@pytest.fixture
+def sam(folders):
+    return SamPredictor(load_sam_folder(folders["sam"]))
+
+
+@each_kind
+def test_the_loss_falls_and_only_the_decoder_changes(folders, kind):
+    predictor, data = SamPredictor(load_sam_folder(folders[kind])), Objects(6)
+    before = weights(predictor.model)
+    run = tune_sam_decoder(predictor, data, dataclasses.replace(RECIPE, steps=20))
+    assert not run.loaded
+    assert len(run.losses) == 20
+    assert np.mean(run.losses[-5:]) < 0.8 * np.mean(run.losses[:5])
+    assert_same(before, predictor.model)  # the zero-shot model is there for the comparison
+    tuned = weights(run.predictor.model)
+    changed = {name for name in tuned if not torch.equal(tuned[name], before[name])}
+    assert changed
+    assert all(name.startswith("network.mask_decoder.") for name in changed)
+    assert not any(p.requires_grad for p in run.predictor.model.parameters())
+    assert not run.predictor.model.training
+    assert run.predictor.name == "sam_finetuned"
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_boxes_and_targets_are_of_the_same_object(folders, kind):
+    model, data = load_sam_folder(folders[kind]), Objects(2, size=64)
+    objects = torch.zeros(48, 64, dtype=torch.uint8)
+    objects[4:20, 6:22], objects[24:44, 30:60], objects[0:2] = 1, 2, 255
+    embedding = model.encode(data.load_image(0)[None, :, :48])
+    rng = np.random.default_rng(0)
+    boxes, target, weight = sam_tuning._draw(model, embedding, objects.numpy(), RECIPE, rng)
+    assert boxes.shape == (2, 4)
+    assert target.shape == weight.shape == (2, model.low_side, model.low_side)
+    masks = model.enlarge(target[:, None] - 0.5, embedding)[:, 0] > 0
+    for box, mask in zip(boxes, masks, strict=True):
+        columns, rows = mask.any(0).nonzero(), mask.any(1).nonzero()
+        tight = torch.tensor([columns.min(), rows.min(), columns.max(), rows.max()])
+        assert (box - tight).abs().max() < 7  # the jitter, and the coarse grid
+    counts = model.enlarge(weight[:1, None], embedding)[0, 0]
+    assert counts[6:-1].min() > 0.99
+    assert counts[0].max() < 0.5
+    assert model.shrink(torch.ones(1, 48, 64), embedding).mean() < (0.8 if kind == "sam" else 1.01)  # less the padding
+
+
+def test_a_second_call_loads_the_same_masks_without_encoding(sam, folders, encoded, capsys):
+    first = tune_sam_decoder(sam, Objects(6), RECIPE, name="SAM (fine-tuned)")
+    assert len(encoded) == 6
+    assert "SAM (fine-tuned): tuned (now, " in capsys.readouterr().out
+    again = tune_sam_decoder(SamPredictor(load_sam_folder(folders["sam"])), Objects(6), RECIPE, name="SAM (fine-tuned)")
+    assert len(encoded) == 6
+    assert (again.loaded, again.losses, again.minutes) == (True, first.losses, first.minutes)
+    assert "SAM (fine-tuned): loaded (tuned 20" in capsys.readouterr().out
+    assert_same(first.predictor.model, again.predictor.model)
+    assert not list(first.folder.glob("*optimizer*"))
+    saved = checkpoints.read(first.folder, 6, parts=("model",)).parts["model"]
+    assert saved.keys() == sam.model.decoder.state_dict().keys()
+
+
+def test_another_recipe_is_another_run_on_the_same_embeddings(sam, encoded):
+    short = dataclasses.replace(RECIPE, steps=3)
+    changes = ({}, {"lr": 1e-3}, {"seed": 1}, {"steps": 2}, {"box_jitter": 0.1})
+    runs = [tune_sam_decoder(sam, Objects(6), dataclasses.replace(short, **change)) for change in changes]
+    assert not any(run.loaded for run in runs)
+    assert len({run.key for run in runs}) == len(runs)
+    assert len(encoded) == 6
+    assert tune_sam_decoder(sam, Objects(6), dataclasses.replace(short, save_every=1)).loaded
+    assert not tune_sam_decoder(sam, Objects(5), short).loaded
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(sam, monkeypatch, tmp_path):
+    whole = tune_sam_decoder(sam, Objects(6), RECIPE)
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "elsewhere"))
+    step, steps = sam_tuning._step, []
+
+    def stop(*arguments):
+        steps.append(arguments[-1])
+        if steps == [0, 1, 2, 3]:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(sam_tuning, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune_sam_decoder(sam, Objects(6), RECIPE)
+    resumed = tune_sam_decoder(sam, Objects(6), RECIPE)
+    assert steps[4:] == list(range(2, 6))
+    assert resumed.losses == whole.losses
+    assert_same(resumed.predictor.model, whole.predictor.model)
+    file = resumed.folder / "step-00000006.model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = tune_sam_decoder(sam, Objects(6), RECIPE)
+    assert (again.loaded, again.losses) == (False, whole.losses)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:4], lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]], ids=["header", "bit"]
+)
+def test_a_damaged_embedding_is_computed_again(sam, encoded, tmp_path, capsys, damage):
+    image, cache = Objects(1).load_image(0), EmbeddingCache(sam.model, tmp_path)
+    first = cache.embed(image)
+    file = next(tmp_path.glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    again = cache.embed(image)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{file} is damaged (")
+    assert printed.endswith("): the embedding is computed again.\n")
+    assert file.read_bytes() == whole
+    for one in (first, again, cache.embed(image)):
+        assert (one.size, one.seen) == ((40, 40), (64, 64))
+        assert [part.dtype for part in one.features] == [torch.float16]
+        assert torch.equal(one.features[0], first.features[0])
+    assert len(encoded) == 2
+
+
+def test_embeddings_are_keyed_by_image_and_weights(sam, tmp_path, encoded):
+    other = load_sam_folder(write_tiny_sam(tmp_path / "other", seed=1))
+    for model in (sam.model, other, sam.model):
+        for index in (0, 1):
+            EmbeddingCache(model, tmp_path / "cache").embed(Objects(2).load_image(index))
+    assert len(encoded) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_images_without_objects_are_passed_over_and_none_at_all_is_an_error(sam, encoded):
+    data = Objects(3)
+    data.items[1] = (data.items[1][0], torch.zeros_like(data.items[1][1]))
+    tune_sam_decoder(sam, data, SamRecipe(steps=1))
+    assert len(encoded) == 2
+    with pytest.raises(ValueError, match="no image of squares/train shows an object of at least smallest=500 pixels"):
+        tune_sam_decoder(sam, data, SamRecipe(steps=1, smallest=500))
+    with pytest.raises(FileNotFoundError, match="has no instance masks"):
+        tune_sam_decoder(sam, Squares(2), SamRecipe(steps=1))
+    with pytest.raises(RuntimeError, match=r"the loss is \w+ at step \d+: lower lr=1e\+30"):
+        tune_sam_decoder(sam, Objects(2), SamRecipe(steps=9, lr=1e30))
+
+
+def test_the_loss_of_certain_masks_is_known():
+    target = torch.zeros(2, 8, 8)
+    target[:, :4] = 1
+    weight = torch.ones(2, 8, 8)
+    right, wrong = 50 * (2 * target - 1), -50 * (2 * target - 1)
+    assert sam_loss(right, torch.ones(2), target, weight) < 1e-5
+    # Focal: half the pixels are object, each costs 50 * alpha. Dice: no overlap, areas 32 and 32. Predicted IoU: 1 off.
+    expected = 20 * 50 * (0.25 + 0.75) / 2 + (1 - 1 / 65) + 1
+    assert math.isclose(sam_loss(wrong, torch.ones(2), target, weight), expected, rel_tol=1e-4)
+    assert math.isclose(sam_loss(wrong, torch.zeros(2), target, weight), expected - 1, rel_tol=1e-4)
+
+
+def test_what_does_not_count_has_no_gradient():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 8, 8, requires_grad=True), (torch.rand(2, 8, 8) > 0.5).float()
+    weight = torch.ones(2, 8, 8)
+    weight[:, :, 5:] = 0
+    sam_loss(logits, torch.zeros(2), target, weight).backward()
+    assert (logits.grad[:, :, 5:] == 0).all()
+    assert (logits.grad[:, :, :5] != 0).all()
+
+
+# --- mistakes ---
+NEGATIVE = (("box_jitter", -1), ("weight_decay", -1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda sam: sam.model.encode(torch.zeros(2, 3, 8, 8)), r"one image \(1, 3, H, W\) at a time"),
+        (
+            lambda sam: sam.model.decode(SamEmbedding((), (8, 8), (64, 64)), torch.zeros(1, 1, 2)),
+            "points and point_labels belong together",
+        ),
+        (
+            lambda sam: load_predictor("sam9"),
+            f"unknown predictor 'sam9'; known: {', '.join(['mini_sam', 'mini_sam_semantic', *SAM_MODELS])}",
+        ),
+        (lambda sam: load_sam("mini_sam"), f"unknown SAM 'mini_sam'; known: {', '.join(SAM_MODELS)}"),
+        (lambda sam: segment_everything(sam, np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
+        (lambda sam: segment_everything(Blobs(), np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
+        (lambda sam: segment_everything(sam, picture(), grid=0), "grid must be at least 1, got 0"),
+        (lambda sam: segment_everything(Blobs(), picture(), grid=0), "grid must be at least 1, got 0"),
+        *(
+            (lambda sam, name=name, value=value: SamRecipe(**{name: value}), rf"SamRecipe\({name}=")
+            for name, value in (("steps", 0), ("images", 1.5), ("lr", 0), ("lr", math.nan), *NEGATIVE)
+        ),
+    ],
+)
+def test_mistakes_are_named(sam, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(sam)

@@ -1,8 +1,11 @@
-"""The session: what each action does, what undo brings back, and that a recording gives the same masks again."""
+"""The session and its canvas, without a browser: what each action does, what is sent, what is said, what is kept."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,9 +15,18 @@ from PIL import Image
 from prompting_toys import DiscPredictor, picture
 
 from labhelpers.models import build
-from labhelpers.prompting import MiniSamPredictor, PromptSession
+from labhelpers.prompting import MiniSamPredictor, PromptCanvas, PromptSession
+from labhelpers.prompting import canvas as canvas_module
+from labhelpers.prompting.canvas import decode_upload
+from labhelpers.prompting.session import draw
 
 IMAGES = {"wide": picture(48, 64), "tall, with/odd name": picture(50, 40, shade=20)}
+RADII = {"small": 3, "large": 8}
+
+
+class Fails(DiscPredictor):
+    def predict(self, *args, **kwargs):
+        raise RuntimeError("out of memory")
 
 
 def new_session(images=IMAGES, predictor=None) -> PromptSession:
@@ -35,234 +47,44 @@ def state(session: PromptSession) -> tuple:
     )
 
 
-class TestActions:
-    def test_without_prompts_there_is_no_answer(self):
-        session = new_session()
-        assert session.answer is None
-        assert session.mask.shape == (48, 64)
-        assert not session.mask.any()
-        assert (session.predicted_iou, session.latency_ms, session.class_name) == (None, None, None)
-        assert (session.points.shape, session.labels.shape, session.box) == ((0, 2), (0,), None)
-        assert session.predictors["discs"].asked == []
+# --- every action ---
+class Expected:
+    """A session as plainly as it can be told: for each image the states one after another, and which one it is in."""
 
-    def test_a_point_is_at_x_y(self):
-        session = new_session()
-        session.add_point(60, 5)
-        assert session.mask[5, 60]
-        assert not session.mask[40, 5]
-        assert (session.points.dtype, session.labels.dtype) == (np.float32, np.int64)
-        assert session.predicted_iou == pytest.approx(session.mask.mean())
-        assert session.latency_ms > 0
+    def __init__(self):
+        self.image, self.model = "wide", "small"
+        self.history = {name: [((), None, {})] for name in IMAGES}  # clicks, box, mask by model
+        self.position = dict.fromkeys(IMAGES, 0)
 
-    def test_background_point_takes_away(self):
-        session = new_session()
-        session.add_box(10, 10, 40, 40)
-        assert session.mask[10:41, 10:41].all()
-        session.add_point(20, 20, label=0)
-        assert not session.mask[20, 20]
-        assert session.mask[40, 40]
-        assert session.labels.tolist() == [0]
+    @property
+    def now(self):
+        return self.history[self.image][self.position[self.image]]
 
-    def test_a_new_box_replaces_the_one_before_and_keeps_the_clicks(self):
-        session = new_session()
-        session.add_point(60, 40)
-        session.add_box(0, 0, 10, 10)
-        session.add_box(20, 20, 30, 30)
-        assert session.box.tolist() == [20, 20, 30, 30]
-        assert session.points.tolist() == [[60, 40]]
-        assert not session.mask[5, 5]
+    def do(self, name, *arguments):
+        clicks, box, masks = self.now
+        if name == "add_point":  # refines the mask before it
+            self.add((*clicks, arguments), box, masks)
+        elif name == "add_box":  # replaces the box, keeps the clicks, refines nothing
+            self.add(clicks, arguments, {})
+        elif name == "clear" and (clicks or box):
+            self.add((), None, {})
+        elif name in ("undo", "redo"):
+            moved = self.position[self.image] + (1 if name == "redo" else -1)
+            if 0 <= moved < len(self.history[self.image]):
+                self.position[self.image] = moved
+        elif name == "switch_image":
+            (self.image,) = arguments
+        elif name == "switch_model":
+            (self.model,) = arguments
 
-    def test_only_clicks_refine_the_mask_before(self):
-        predictor = DiscPredictor()
-        session = new_session(predictor=predictor)
-        masks = []
-        for action in (
-            lambda: session.add_point(10, 10),
-            lambda: session.add_point(30, 10),
-            lambda: session.add_box(0, 0, 20, 20),
-            lambda: session.add_point(40, 40, label=0),
-            session.clear,
-            lambda: session.add_point(5, 5),
-        ):
-            action()
-            masks.append(session.mask)
-        given_masks = [call["mask_input"] for call in predictor.asked]
-        assert [m is None for m in given_masks] == [True, False, True, False, True]
-        np.testing.assert_array_equal(given_masks[1], masks[0])
-        np.testing.assert_array_equal(given_masks[3], masks[2])
-
-    def test_an_empty_mask_refines_nothing(self):
-        predictor = DiscPredictor()
-        session = new_session(predictor=predictor)
-        session.add_point(10, 10, label=0)
-        session.add_point(30, 10)
-        assert predictor.asked[1]["mask_input"] is None
-
-    def test_answers_cannot_be_changed_from_outside(self):
-        session = new_session()
-        session.add_point(10, 10)
-        with pytest.raises(ValueError, match="read-only"):
-            session.mask[0, 0] = True
-        with pytest.raises(ValueError, match="read-only"):
-            session.image[0, 0] = 0
-
-    def test_the_caller_may_reuse_its_image(self):
-        image = picture()
-        session = new_session(image)
-        image[:] = 0
-        assert session.image_name == "image"
-        np.testing.assert_array_equal(session.image, picture())
-
-    def test_observers_hear_of_every_change(self):
-        session, heard = new_session(), []
-        session.observe(lambda: heard.append(state(session)))
-        session.add_point(10, 10)
-        session.undo()
-        session.undo()  # nothing left: no change
-        session.redo()
-        session.clear()
-        session.clear()  # nothing left
-        session.switch_image("wide")  # already there
-        session.switch_image("tall, with/odd name")
-        assert len(heard) == 5
-        assert heard[-1] == state(session)
-
-
-class TestUndo:
-    def test_brings_back_the_same_mask_without_asking_again(self):
-        predictor = DiscPredictor()
-        session = new_session(predictor=predictor)
-        session.add_point(10, 10)
-        first = session.answer
-        session.add_box(5, 5, 30, 30)
-        second = session.answer
-        session.clear()
-        asked = len(predictor.asked)
-        assert [session.undo(), session.answer is second] == [True, True]
-        assert [session.undo(), session.answer is first] == [True, True]
-        assert [session.redo(), session.answer is second] == [True, True]
-        assert len(predictor.asked) == asked
-
-    def test_a_new_click_forgets_what_was_undone(self):
-        session = new_session()
-        session.add_point(10, 10)
-        session.undo()
-        assert session.can_redo
-        session.add_point(20, 20)
-        assert not session.can_redo
-        assert session.redo() is False
-        assert session.points.tolist() == [[20, 20]]
-
-    def test_is_of_the_current_image(self):
-        session = new_session()
-        session.add_point(10, 10)
-        session.switch_image("tall, with/odd name")
-        assert session.undo() is False
-        session.add_point(3, 3)
-        session.switch_image("wide")
-        assert session.points.tolist() == [[10, 10]]
-        session.undo()
-        session.switch_image("tall, with/odd name")
-        assert session.points.tolist() == [[3, 3]]
-
-
-class TestImagesAndModels:
-    def test_an_image_is_encoded_once_for_many_clicks(self):
-        predictor = DiscPredictor()
-        session = new_session(predictor=predictor)
-        for x in range(5):
-            session.add_point(x, 0)
-        assert predictor.images == 1
-        session.switch_image("tall, with/odd name")
-        assert predictor.images == 2
-
-    def test_sessions_may_share_a_predictor(self):
-        predictor = DiscPredictor()
-        first, second = PromptSession(predictor, picture(30, 30)), PromptSession(predictor, picture(40, 40))
-        first.add_point(5, 5)
-        second.add_point(5, 5)
-        predictor.set_image(picture(8, 8))
-        first.add_point(9, 9)
-        assert first.mask.shape == (30, 30)
-        assert second.mask.shape == (40, 40)
-
-    def test_another_model_answers_the_same_prompts(self):
-        small, large = DiscPredictor("small", 3), DiscPredictor("large", 9)
-        session = new_session(predictor={"small": small, "large": large})
-        session.add_point(20, 20)
-        session.add_point(40, 20)
-        area = session.mask.sum()
-        session.switch_model("large")
-        assert session.mask.sum() > area
-        # Its own first answer is what its second refines, not the other model's.
-        assert large.asked[1]["mask_input"].sum() == large.predict(large.asked[0]["points"], [1])[0].sum()
-        session.undo()
-        session.switch_model("small")
-        assert len(small.asked) == 2
-
-    def test_class_names_come_along(self):
-        predictor = DiscPredictor()
-        predictor.class_name = "dog"
-        session = new_session(predictor=predictor)
-        session.add_point(1, 1)
-        assert session.class_name == "dog"
-
-    def test_an_image_added_later(self):
-        session = new_session()
-        session.add_image("mine", picture(20, 20))
-        assert session.image_name == "wide"
-        session.switch_image("mine")
-        assert session.image.shape == (20, 20, 3)
-
-
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("action", "message"),
-        [
-            (lambda s: s.add_point(64, 0), r"point's x = 64 lies outside the image 'wide' of 64 x 48 .* from 0 to 63"),
-            (lambda s: s.add_point(0, 48), r"point's y = 48 .* y goes from 0 to 47"),
-            (lambda s: s.add_point(-0.6, 0), r"x = -0\.6 lies outside"),
-            (lambda s: s.add_point(float("nan"), 0), "x = nan lies outside"),
-            (lambda s: s.add_point(1, 1, label=2), "label must be 1 .* or 0 .* got 2"),
-            (lambda s: s.add_box(0, 0, 64, 10), r"box's x = 64 lies outside"),
-            (lambda s: s.add_box(10, 0, 5, 10), "sort its corners"),
-            (lambda s: s.switch_image("none"), "unknown image 'none'; known: wide, tall"),
-            (lambda s: s.switch_model("sam"), "unknown model 'sam'; known: discs"),
-            (lambda s: s.add_image("wide", picture()), "there is an image 'wide' already"),
-            (lambda s: s.add_image("new", picture().astype(float)), r"uint8 array \(H, W, 3\), RGB, got float64"),
-            (lambda s: s.add_image("new", picture()[:0]), "has no pixels"),
-            (lambda s: s.add_image("new", "photo.jpg"), "got str"),
-        ],
-    )
-    def test_names_what_is_wrong_and_changes_nothing(self, action, message):
-        session = new_session()
-        session.add_point(3, 3)
-        before = state(session), session.actions, session.image_names
-        with pytest.raises(ValueError, match=message):
-            action(session)
-        assert (state(session), session.actions, session.image_names) == before
-
-    @pytest.mark.parametrize(("predictor", "images"), [({}, picture()), (DiscPredictor(), {})])
-    def test_nothing_to_work_with(self, predictor, images):
-        with pytest.raises(ValueError, match="at least one"):
-            PromptSession(predictor, images)
-
-    def test_what_a_model_refuses_is_no_click(self):
-        class Fails(DiscPredictor):
-            def predict(self, *args, **kwargs):
-                raise RuntimeError("out of memory")
-
-        session = new_session(predictor={"discs": DiscPredictor(), "fails": Fails()})
-        session.add_point(3, 3)
-        before = state(session), session.actions
-        with pytest.raises(RuntimeError, match="out of memory"):
-            session.switch_model("fails")
-        assert (state(session), session.actions) == before
-        fresh = new_session(predictor=Fails())
-        with pytest.raises(RuntimeError, match="out of memory"):
-            fresh.add_point(3, 3)
-        assert not fresh.can_undo
-        assert len(fresh.points) == 0
+    def add(self, clicks, box, earlier):
+        points, labels = [(x, y) for x, y, _ in clicks], [label for *_, label in clicks]
+        masks = {}
+        for name, radius in RADII.items() if clicks or box else ():
+            before = earlier[name] if name in earlier and earlier[name].any() else None  # an empty mask says nothing
+            masks[name], _ = DiscPredictor(name, radius).discs(IMAGES[self.image], points, labels, box, before)
+        self.position[self.image] += 1
+        self.history[self.image][self.position[self.image] :] = [(clicks, box, masks)]
 
 
 coordinates = st.integers(0, 39)
@@ -278,126 +100,406 @@ actions = st.one_of(
 sequences = st.lists(actions, max_size=12)
 
 
-def played(sequence) -> PromptSession:
-    session = new_session(predictor={"small": DiscPredictor("small", 3), "large": DiscPredictor("large", 8)})
-    for name, *arguments in sequence:
-        getattr(session, name)(*arguments)
-    return session
+def two_models() -> PromptSession:
+    return new_session(predictor={name: DiscPredictor(name, radius) for name, radius in RADII.items()})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(sequences)
-def test_undoing_everything_leaves_nothing_and_redoing_brings_all_back(sequence):
-    session = played(sequence)
-    states = [state(session)]
-    while session.undo():
-        states.append(state(session))
-    assert len(session.points) == 0
-    assert session.box is None
-    assert not session.mask.any()
-    for expected in reversed(states[:-1]):
-        assert session.redo()
-        assert state(session) == expected
+def test_every_action_does_what_it_says_and_observers_hear_of_every_change(sequence):
+    session, expected, heard = two_models(), Expected(), []
+    session.observe(lambda: heard.append(state(session)))
+    for name, *arguments in sequence:
+        before = state(session), session.can_undo, session.can_redo
+        getattr(session, name)(*arguments)
+        expected.do(name, *arguments)
+        clicks, box, masks = expected.now
+        assert (session.image_name, session.model) == (expected.image, expected.model)
+        assert [(*point, label) for point, label in zip(session.points, session.labels, strict=True)] == list(clicks)
+        assert session.box is box is None or tuple(session.box) == box
+        mask = masks.get(expected.model, np.zeros(IMAGES[expected.image].shape[:2], dtype=bool))
+        np.testing.assert_array_equal(session.mask, mask)
+        assert session.predicted_iou == (pytest.approx(mask.mean()) if masks else None)
+        at, last = expected.position[expected.image], len(expected.history[expected.image]) - 1
+        assert (session.can_undo, session.can_redo) == (at > 0, at < last)
+        assert len(heard) == len(session.actions) - 2  # beyond the model and the image that it began with
+        if before != (state(session), session.can_undo, session.can_redo):
+            assert heard[-1] == state(session)
 
 
 @settings(max_examples=40, deadline=None)
 @given(sequences)
 def test_a_replayed_recording_gives_the_same_masks_at_every_step(sequence):
-    session = played([])
-    states = [state(session)]
+    session = two_models()
+    masks = [session.mask]
     for name, *arguments in sequence:
         before = len(session.actions)
         getattr(session, name)(*arguments)
         if len(session.actions) > before:
-            states.append(state(session))
-    again = played([])
+            masks.append(session.mask)
+    again = two_models()
     answers = again.replay(session.to_json())[1:]  # the model, then the image that it began with
-    empty = [np.zeros(IMAGES[name].shape[:2], dtype=bool) for name, *_ in states]
-    masks = [answer.mask if answer else nothing for answer, nothing in zip(answers, empty, strict=True)]
-    assert [mask.tobytes() for mask in masks] == [seen[5] for seen in states]
+    for answer, mask in zip(answers, masks, strict=True):
+        np.testing.assert_array_equal(answer.mask if answer else np.zeros_like(mask), mask)
     assert state(again) == state(session)
     assert again.actions == session.actions
-    assert again.can_undo == session.can_undo
-    assert again.can_redo == session.can_redo
+    assert (again.can_undo, again.can_redo) == (session.can_undo, session.can_redo)
 
 
-class TestRecording:
-    def test_from_json_restores_the_session(self):
+class TestAnswers:
+    def test_without_prompts_there_is_none(self):
+        session = new_session()
+        assert session.answer is None
+        assert session.mask.shape == (48, 64)
+        assert not session.mask.any()
+        assert (session.predicted_iou, session.latency_ms, session.class_name) == (None, None, None)
+        assert (session.points.shape, session.labels.shape, session.box) == ((0, 2), (0,), None)
+        assert session.predictors["discs"].asked == []
+
+    def test_cannot_be_changed_from_outside(self):
+        image = picture()
+        session = new_session(image)
+        session.add_point(10, 10)
+        image[:] = 0  # the caller may use its array again
+        assert session.image_name == "image"
+        np.testing.assert_array_equal(session.image, picture())
+        assert (session.points.dtype, session.labels.dtype) == (np.float32, np.int64)
+        for array in (session.mask, session.image):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0, 0] = 1
+
+    def test_undo_brings_back_the_same_without_asking_again(self):
         session = new_session()
         session.add_point(10, 10)
+        first = session.answer
+        session.add_box(5, 5, 30, 30)
+        second = session.answer
+        session.clear()
+        for move, answer in ((session.undo, second), (session.undo, first), (session.redo, second)):
+            assert move()
+            assert session.answer is answer
+        assert len(session.predictors["discs"].asked) == 2
+
+    def test_an_image_is_encoded_once_for_many_clicks(self):
+        predictor = DiscPredictor()
+        predictor.class_name = "dog"
+        session = new_session(predictor=predictor)
+        for x in range(5):
+            session.add_point(x, 0)
+        assert predictor.images == 1
         session.switch_image("tall, with/odd name")
-        session.add_box(1, 2, 30, 40)
-        again = PromptSession.from_json(session.to_json(), DiscPredictor(), IMAGES)
-        assert state(again) == state(session)
-        assert again.to_json() == session.to_json()
-
-    def test_save_writes_masks_that_can_be_read_back(self, tmp_path):
-        session = new_session()
-        session.add_point(10, 10)
-        session.switch_image("tall, with/odd name")
-        folder = session.save(tmp_path / "kept")
-        assert sorted(path.name for path in folder.iterdir()) == ["mask_01_wide.png", "session.json"]
-        session.add_box(1, 2, 30, 40)
-        session.save(folder)
-        record = json.loads((folder / "session.json").read_text())
-        recorded = record["images"]["tall, with/odd name"]
-        assert recorded["box"] == [1, 2, 30, 40]
-        assert (recorded["width"], recorded["height"]) == (40, 50)
-        mask = np.asarray(Image.open(folder / recorded["mask"]))
-        assert recorded["mask"] == "mask_02_tall_with_odd_name.png"
-        np.testing.assert_array_equal(mask, session.mask * np.uint8(255))
-        again = PromptSession.from_json((folder / "session.json").read_text(), DiscPredictor(), IMAGES)
-        assert state(again) == state(session)
-
-    def test_another_model_under_the_recorded_name(self):
-        session = new_session()
-        session.add_point(20, 20)
-        other = PromptSession.from_json(session.to_json(), {"discs": DiscPredictor("other", 12)}, IMAGES)
-        assert other.mask.sum() > session.mask.sum()
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda text: "[1, 2", "no recording of a PromptSession"),
-            (lambda text: "[1, 2]", "no recording of a PromptSession"),
-            (lambda text: '{"cells": []}', "no recording of a PromptSession .*prompt_session"),
-            (lambda text: text.replace('"prompt_session": 1', '"prompt_session": 99'), "format 99"),
-            (lambda text: text.replace("wide", "narrow"), "unknown image 'narrow'; known: wide"),
-            (lambda text: text.replace("discs", "sam"), "unknown model 'sam'; known: discs"),
-            (
-                lambda text: text.replace("add_point", "save"),
-                "unknown action 'save' .* known: add_point",
-            ),
-        ],
-    )
-    def test_says_why_it_cannot_be_replayed(self, change, message):
-        session = new_session()
+        assert predictor.images == 2
         session.add_point(1, 1)
-        with pytest.raises(ValueError, match=message):
-            new_session().replay(change(session.to_json()))
+        assert session.class_name == "dog"
 
-    def test_refuses_other_pixels_and_a_session_in_use(self):
-        text = new_session().to_json()
-        with pytest.raises(ValueError, match="image 'wide' is not the one that was recorded"):
-            new_session({**IMAGES, "wide": picture(48, 64, shade=91)}).replay(text)
-        used = new_session()
-        used.add_point(1, 1)
-        with pytest.raises(ValueError, match="nothing was done yet"):
-            used.replay(text)
+    def test_sessions_may_share_a_predictor(self):
+        predictor = DiscPredictor()
+        first, second = PromptSession(predictor, picture(30, 30)), PromptSession(predictor, picture(40, 40))
+        for session in (first, second):
+            session.add_point(5, 5)
+        predictor.set_image(picture(8, 8))
+        first.add_point(9, 9)
+        assert (first.mask.shape, second.mask.shape) == ((30, 30), (40, 40))
+
+    def test_of_the_network(self):
+        session = PromptSession(MiniSamPredictor(build("mini_sam", 1)), picture(64, 96))
+        session.add_point(30, 20)
+        session.add_point(50, 40, label=0)
+        session.add_box(10, 10, 60, 50)
+        again = PromptSession.from_json(session.to_json(), session.predictors, picture(64, 96))
+        assert session.mask.shape == (64, 96)
+        assert 0 <= session.predicted_iou <= 1
+        np.testing.assert_array_equal(again.mask, session.mask)
 
 
-def test_with_the_network():
-    session = PromptSession(MiniSamPredictor(build("mini_sam", 1)), picture(64, 96))
-    session.add_point(30, 20)
-    session.add_point(50, 40, label=0)
-    session.add_box(10, 10, 60, 50)
-    again = PromptSession.from_json(session.to_json(), session.predictors, picture(64, 96))
-    assert session.mask.shape == (64, 96)
-    assert 0 <= session.predicted_iou <= 1
-    np.testing.assert_array_equal(again.mask, session.mask)
+def used(session: PromptSession) -> PromptSession:
+    session.add_point(3, 3)
+    return session
+
+
+def replay_changed(old: str, new: str):
+    return lambda session: new_session().replay(session.to_json().replace(old, new))
+
+
+NO_RECORDING = "no recording of a PromptSession"
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda s: s.add_point(64, 0), r"point's x = 64 lies outside the image 'wide' of 64 x 48 .* from 0 to 63"),
+        (lambda s: s.add_point(0, 48), r"point's y = 48 .* y goes from 0 to 47"),
+        (lambda s: s.add_point(-0.6, 0), r"x = -0\.6 lies outside"),
+        (lambda s: s.add_point(float("nan"), 0), "x = nan lies outside"),
+        (lambda s: s.add_point(1, 1, label=2), "label must be 1 .* or 0 .* got 2"),
+        (lambda s: s.add_box(0, 0, 64, 10), r"box's x = 64 lies outside"),
+        (lambda s: s.add_box(10, 0, 5, 10), "sort its corners"),
+        (lambda s: s.switch_image("none"), "unknown image 'none'; known: wide, tall"),
+        (lambda s: s.switch_model("sam"), "unknown model 'sam'; known: discs, fails"),
+        (lambda s: s.switch_model("fails"), "out of memory"),
+        (lambda s: s.add_image("wide", picture()), "there is an image 'wide' already"),
+        (lambda s: s.add_image("new", picture().astype(float)), r"uint8 array \(H, W, 3\), RGB, got float64"),
+        (lambda s: s.add_image("new", picture()[:0]), "has no pixels"),
+        (lambda s: s.add_image("new", "photo.jpg"), "got str"),
+        (lambda s: s.replay(s.to_json()), "nothing was done yet"),
+        (lambda s: PromptSession({}, picture()), "at least one"),
+        (lambda s: PromptSession(DiscPredictor(), {}), "at least one"),
+        # Recordings
+        (lambda s: new_session().replay("[1, 2"), NO_RECORDING),
+        (lambda s: new_session().replay("[1, 2]"), NO_RECORDING),
+        (lambda s: new_session().replay('{"cells": []}'), f"{NO_RECORDING} .*prompt_session"),
+        (replay_changed('"prompt_session": 1', '"prompt_session": 99'), "format 99"),
+        (replay_changed("wide", "narrow"), "unknown image 'narrow'; known: wide"),
+        (replay_changed("discs", "sam"), "unknown model 'sam'; known: discs"),
+        (replay_changed("add_point", "save"), "unknown action 'save' .* known: add_point"),
+        (
+            lambda s: new_session({**IMAGES, "wide": picture(48, 64, shade=91)}).replay(s.to_json()),
+            "image 'wide' is not the one that was recorded",
+        ),
+    ],
+)
+def test_errors_name_what_is_wrong_and_change_nothing(action, message):
+    session = used(new_session(predictor={"discs": DiscPredictor(), "fails": Fails()}))
+    before = state(session), session.actions, session.image_names
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        action(session)
+    assert (state(session), session.actions, session.image_names) == before
+
+
+def test_save_writes_masks_that_can_be_read_back(tmp_path):
+    session = used(new_session())
+    session.switch_image("tall, with/odd name")
+    folder = session.save(tmp_path / "kept")
+    assert sorted(path.name for path in folder.iterdir()) == ["mask_01_wide.png", "session.json"]
+    session.add_box(1, 2, 30, 40)
+    session.save(folder)
+    text = (folder / "session.json").read_text()
+    recorded = json.loads(text)["images"]["tall, with/odd name"]
+    assert (recorded["box"], recorded["width"], recorded["height"]) == ([1, 2, 30, 40], 40, 50)
+    assert recorded["mask"] == "mask_02_tall_with_odd_name.png"
+    mask = np.asarray(Image.open(folder / recorded["mask"]))
+    np.testing.assert_array_equal(mask, session.mask * np.uint8(255))
+    again = PromptSession.from_json(text, DiscPredictor(), IMAGES)
+    assert (state(again), again.to_json()) == (state(session), session.to_json())
+    other = PromptSession.from_json(text, {"discs": DiscPredictor("other", 12)}, IMAGES)  # under the recorded name
+    other.switch_image("wide")
+    session.switch_image("wide")
+    assert other.mask.sum() > session.mask.sum()
 
 
 def test_needs_no_widgets():
     code = "import sys; import labhelpers.prompting; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+# --- the canvas ---
+
+
+def new_canvas(height=48, width=64, predictor=None) -> PromptCanvas:
+    images = {"first": picture(height, width), "second": picture(20, 30)}
+    return PromptCanvas(PromptSession(predictor or DiscPredictor(), images))
+
+
+def send(canvas, action, buffers=(), image=None, **arguments):
+    """As the browser does."""
+    image = canvas.session.image_name if image is None else image
+    event = {"id": "view:7", "action": action, "image": image, "arguments": arguments}
+    canvas._receive(canvas, event, [memoryview(b) for b in buffers])
+
+
+def shown_mask(canvas) -> np.ndarray:
+    """The mask as canvas.js unpacks it."""
+    width, height = canvas._state["size"]
+    bits = [canvas._mask[i >> 3] >> (7 - (i & 7)) & 1 for i in range(width * height)]
+    return np.array(bits, dtype=bool).reshape(height, width)
+
+
+def as_file(image: Image.Image, kind="png", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+def test_the_mask_arrives_whatever_its_size(height, width, data):
+    canvas = PromptCanvas(PromptSession(DiscPredictor(radius=5), picture(height, width)))
+    x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    send(canvas, "add_point", x=x, y=y, label=1)
+    assert canvas.session.mask[y, x]
+    np.testing.assert_array_equal(shown_mask(canvas), canvas.session.mask)
+
+
+class TestEvents:
+    def test_a_click_changes_the_session_and_is_answered_once(self):
+        canvas = new_canvas()
+        sequence = canvas._sequence
+        send(canvas, "add_point", x=10, y=20, label=1)
+        assert canvas.session.points.tolist() == [[10, 20]]
+        state = canvas._state
+        assert canvas._sequence == sequence + 1
+        assert (state["points"], state["box"], state["handled"]) == ([[10, 20, 1]], None, "view:7")
+        assert state["predicted_iou"] == canvas.session.predicted_iou
+        assert state["latency_ms"] > 0
+        json.dumps(state)  # what is not JSON would not arrive
+        send(canvas, "redo")  # what changes nothing is answered too
+        assert canvas._sequence == sequence + 2
+
+    def test_mask_state_and_number_travel_together(self, monkeypatch):
+        canvas, messages = new_canvas(), []
+        monkeypatch.setattr(canvas, "send_state", lambda key=None: messages.append(set(key)))
+        send(canvas, "add_point", x=10, y=20, label=1)
+        send(canvas, "switch_image", name="second")
+        assert messages == [{"_mask", "_state", "_sequence"}, {"_picture", "_mask", "_state", "_sequence"}]
+
+    def test_box_undo_redo_clear(self):
+        canvas = new_canvas()
+        for action, arguments, box, can_undo, can_redo in (
+            ("add_box", {"x0": 1, "y0": 2, "x1": 30, "y1": 40}, [1, 2, 30, 40], True, False),
+            ("undo", {}, None, False, True),
+            ("redo", {}, [1, 2, 30, 40], True, False),
+            ("clear", {}, None, True, False),
+        ):
+            send(canvas, action, **arguments)
+            state = canvas._state
+            assert (state["points"], state["box"], state["can_undo"], state["can_redo"]) == (
+                [],
+                box,
+                can_undo,
+                can_redo,
+            )
+
+    def test_a_cell_that_changes_the_session_changes_the_canvas(self):
+        canvas = new_canvas()
+        canvas.session.add_point(3, 4)
+        assert canvas._state["points"] == [[3, 4, 1]]
+        canvas.session.add_image("third", picture(10, 10))
+        assert canvas._state["images"] == ["first", "second", "third"]
+        assert canvas.session.image_name == "first"
+
+    def test_choosers(self):
+        canvas = new_canvas(predictor={"a": DiscPredictor("a", 3), "b": DiscPredictor("b", 9)})
+        send(canvas, "add_point", x=30, y=30, label=1)
+        send(canvas, "switch_model", name="b")
+        assert (canvas._state["model"], canvas._state["models"]) == ("b", ["a", "b"])
+        np.testing.assert_array_equal(shown_mask(canvas), canvas.session.mask)
+        send(canvas, "switch_image", name="second")
+        assert (canvas._state["image"], canvas._state["size"]) == ("second", [30, 20])
+        assert Image.open(io.BytesIO(canvas._picture)).size == (30, 20)
+
+    def test_a_click_on_a_picture_that_is_gone_is_not_taken_for_another(self):
+        canvas = new_canvas()
+        canvas.session.switch_image("second")
+        send(canvas, "add_point", image="first", x=1, y=1, label=1)
+        assert len(canvas.session.points) == 0
+        assert "click again" in canvas._state["message"]
+        send(canvas, "add_point", x=1, y=1, label=1)
+        assert canvas._state["message"] == ""
+
+    @pytest.mark.parametrize(
+        ("predictor", "action", "arguments", "message"),
+        [
+            (DiscPredictor(), "add_point", {"x": 1000, "y": 0}, "the point's x = 1000 lies outside the image 'first'"),
+            (Fails(), "add_point", {"x": 1, "y": 1}, "RuntimeError: out of memory"),
+            (DiscPredictor(), "save", {"folder": "/"}, "the canvas does not know the action 'save'"),
+        ],
+    )
+    def test_errors_are_said(self, predictor, action, arguments, message, capsys):
+        canvas = new_canvas(predictor=predictor)
+        send(canvas, action, **arguments)
+        assert canvas._state["message"].startswith(message)
+        assert (canvas._state["handled"], canvas._state["points"], canvas._state["can_undo"]) == ("view:7", [], False)
+        assert ("Traceback" in capsys.readouterr().err) == isinstance(predictor, Fails)
+
+
+class TestUpload:
+    def upload(self, canvas, data, name="photo.png", part=1000):
+        for start in range(0, max(len(data), 1), part):
+            last = start + part >= len(data)
+            send(canvas, "upload", [data[start : start + part]], name=name, first=start == 0, last=last)
+
+    def test_in_parts_and_under_a_name_of_its_own(self):
+        canvas = new_canvas()
+        pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        for expected in ("photo.png", "photo.png (2)"):
+            self.upload(canvas, as_file(Image.fromarray(pixels)))
+            assert canvas.session.image_name == expected
+            np.testing.assert_array_equal(canvas.session.image, pixels)
+
+    @pytest.mark.parametrize(
+        "data", [b"<html>404</html>", b"", as_file(Image.effect_noise((99, 99), 50), "jpeg")[:-90]], ids=len
+    )
+    def test_what_is_no_picture(self, data):
+        canvas = new_canvas()
+        self.upload(canvas, data)
+        assert canvas._state["message"].startswith("photo.png is no picture that can be read: choose a JPEG")
+        assert canvas.session.image_names == ["first", "second"]
+
+    def test_limits(self, monkeypatch):
+        monkeypatch.setattr(canvas_module, "MAX_PIXELS", 1000)
+        with pytest.raises(ValueError, match=r"large\.png has more than .* pixels: choose a smaller one"):
+            decode_upload(as_file(Image.new("RGB", (100, 11))), "large.png")
+        with pytest.raises(ValueError, match=r"huge\.png has 20\.0 MB, more than 20 MB: choose a smaller one"):
+            decode_upload(bytes(20_000_001), "huge.png")
+
+    def test_upright_and_reduced(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+        photo = Image.new("RGB", (3000, 1500), "blue")
+        photo.paste("red", (0, 0, 3000, 300))  # the upper edge of the file, the right one of what is seen
+        pixels = decode_upload(as_file(photo, "jpeg", exif=exif), "photo.jpg")
+        assert pixels.shape == (1024, 512, 3)
+        assert (pixels[512, 500] >= (200, 0, 0)).all()
+        assert (pixels[512, 10] >= (0, 0, 200)).all()
+        assert pixels[512, 500, 2] < 50
+
+    @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+    def test_every_kind_becomes_rgb(self, mode):
+        pixels = decode_upload(as_file(Image.new(mode, (20, 10)), "tiff" if mode == "CMYK" else "png"), "photo")
+        assert (pixels.shape, pixels.dtype) == ((10, 20, 3), np.uint8)
+        assert (pixels == (255 if mode in ("LA", "RGBA", "CMYK") else 0)).all()  # nothing there (or no ink) is white
+
+
+class TestWithoutABrowser:
+    def test_the_output_holds_a_picture(self):
+        canvas = new_canvas(200, 300)
+        canvas.session.add_point(150, 100)
+        canvas.session.add_point(50, 50, label=0)
+        data, metadata = canvas._repr_mimebundle_()
+        assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == canvas.model_id
+        static = Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"])))
+        assert static.size == (300, 200)
+        assert data["text/plain"] == metadata["image/jpeg"]["alt"]
+        assert data["text/plain"].startswith("first: 2 points, predicted IoU 0.")
+
+    def test_the_picture_is_small_whatever_the_image(self):
+        noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
+        canvas = PromptCanvas(PromptSession(DiscPredictor(), noise))
+        assert len(base64.b64decode(canvas._repr_mimebundle_()[0]["image/jpeg"])) <= 70_000
+
+    def test_mask_and_points_are_drawn_where_they_are_and_points_differ_in_colour_and_in_sign(self):
+        session = PromptSession(DiscPredictor(), picture(512, 512, shade=20)[:, :400])
+        session.add_box(20, 10, 50, 40)
+        session.add_point(100, 200)
+        session.add_point(300, 200, label=0)
+        drawn = np.asarray(draw(session))
+        magenta = np.array([0xD6, 0x27, 0x8A])
+        np.testing.assert_allclose(drawn[25, 35], (session.image[25, 35].astype(float) + magenta) / 2, atol=1)
+        np.testing.assert_array_equal(drawn[60, 60], session.image[60, 60])
+        assert drawn[203, 103].tolist() == [0, 0x9E, 0x73]
+        assert drawn[203, 303].tolist() == [0xD5, 0x5E, 0]
+        vertical = [drawn[200 - 3, x].tolist() == [255, 255, 255] for x in (100, 300)]
+        horizontal = [drawn[200, x - 3].tolist() == [255, 255, 255] for x in (100, 300)]
+        assert (horizontal, vertical) == ([True, True], [True, False])
+
+
+def test_switches_on_colabs_manager_of_custom_widgets(monkeypatch):
+    from anywidget import _util
+
+    output, called = ModuleType("google.colab.output"), []
+    output.enable_custom_widget_manager = lambda: called.append(True)
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    _util.enable_custom_widget_manager_once.cache_clear()
+    new_canvas()
+    assert called == [True]
