@@ -4,6 +4,7 @@ import builtins
 import errno
 import json
 import os
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from training_toys import SETS, assert_same, tiny_net, tiny_recipe
 from labhelpers.training import build_optimizer, checkpoints, train
 
 
-def save(folder, step, best_step=None, value=None):
-    tensor = torch.full((3,), float(step if value is None else value))
+def save(folder, step, best_step=None):
+    tensor = torch.full((3,), float(step))
     parts = {"model": {"w": tensor}, "optimizer": {"0.exp_avg": tensor}}
-    checkpoints.save(folder, step, parts, {"best_step": best_step, "note": "x"})
+    checkpoints.save(folder, step, parts, {"best_step": best_step})
 
 
 def names(folder):
@@ -23,18 +24,13 @@ def names(folder):
 
 
 def test_round_trip_is_exact(tmp_path):
-    model = tiny_net()
+    assert checkpoints.latest(tmp_path) is checkpoints.latest(tmp_path / "missing") is None
+    model, other = tiny_net(), tiny_net(seed=1)
     checkpoints.save(tmp_path, 7, {"model": model.state_dict(), "optimizer": {}}, {"best_step": 7, "x": [1.5, None]})
     found = checkpoints.latest(tmp_path)
     assert (found.step, found.info["x"]) == (7, [1.5, None])
-    other = tiny_net(seed=1)
     checkpoints.load_model(other, found.parts["model"], tmp_path)
     assert_same(model, other)
-
-
-def test_no_checkpoint_is_none(tmp_path):
-    assert checkpoints.latest(tmp_path) is None
-    assert checkpoints.latest(tmp_path / "missing") is None
 
 
 def test_two_last_and_the_best_model_are_kept(tmp_path):
@@ -46,35 +42,27 @@ def test_two_last_and_the_best_model_are_kept(tmp_path):
     assert not [name for name in names(tmp_path) if "00000001" in name]
 
 
-class FullDisk:
-    """Stands in for an open file: takes some bytes, then the disk is full."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, data):
-        self.file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
 @pytest.mark.parametrize("ending", [".model.safetensors", ".optimizer.safetensors", ".json"])
 def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, ending):
     save(tmp_path, 1)
-    before = names(tmp_path)
-    real_open = builtins.open
+    before, real_open = names(tmp_path), builtins.open
 
-    def full(path, mode="r", **options):
+    def nearly_full(path, mode="r", **options):
         file = real_open(path, mode, **options)
-        return FullDisk(file) if "w" in mode and str(path).endswith(f"{ending}.{os.getpid()}.partial") else file
+        if "w" not in mode or not str(path).endswith(f"{ending}.{os.getpid()}.partial"):
+            return file
+
+        def write(data):
+            file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        disk = MagicMock()
+        disk.__enter__.return_value.write = write
+        disk.__exit__.side_effect = lambda *_: file.close()
+        return disk
 
     with monkeypatch.context() as patch:
-        patch.setattr(builtins, "open", full)
+        patch.setattr(builtins, "open", nearly_full)
         with pytest.raises(RuntimeError, match=r"step 2 .*No space left on device.*step 1 is intact.*run again"):
             save(tmp_path, 2)
     assert checkpoints.latest(tmp_path).parts["model"]["w"].tolist() == [1, 1, 1]
@@ -117,29 +105,29 @@ def test_all_damaged_says_that_nothing_is_left(tmp_path):
 
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
     train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
-    result, log = (tmp_path / "step-00000006.model.safetensors").read_bytes(), (tmp_path / "log.csv").read_bytes()
-    flip(tmp_path / "step-00000006.model.safetensors")
+    files = tmp_path / "step-00000006.model.safetensors", tmp_path / "log.csv"
+    before = [file.read_bytes() for file in files]
+    flip(files[0])
     with pytest.warns(UserWarning, match="falling back to step 4"):
         train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
-    assert (tmp_path / "step-00000006.model.safetensors").read_bytes() == result
-    assert (tmp_path / "log.csv").read_bytes() == log
+    assert [file.read_bytes() for file in files] == before
 
 
-def test_another_architecture_names_keys_and_shapes(tmp_path):
-    recipe = tiny_recipe(steps=1)
-    train(tiny_net(), *SETS, recipe, tmp_path)
-    before = names(tmp_path)
-    with pytest.raises(ValueError, match=r"encoder.0.weight: shape \(8, 3, 3, 3\) saved, \(4, 3, 3, 3\) in the model"):
-        train(tiny_net(width=4), *SETS, recipe, tmp_path)
-    with pytest.raises(ValueError, match=r"encoder.1.* not in the model.*Build the model with"):
-        train(tiny_net(norm=False), *SETS, recipe, tmp_path)
-    assert names(tmp_path) == before
-
-
-def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
+def test_another_architecture_or_recipe_in_the_same_folder_is_refused(tmp_path):
     train(tiny_net(), *SETS, tiny_recipe(steps=1), tmp_path)
-    with pytest.raises(ValueError, match=r"another recipe \(lr: 0.01 there, 0.02 now\)"):
-        train(tiny_net(), *SETS, tiny_recipe(steps=1, lr=0.02), tmp_path)
+    before = names(tmp_path)
+    for options, changes, message in (
+        ({"width": 4}, {}, r"encoder.0.weight: shape \(8, 3, 3, 3\) saved, \(4, 3, 3, 3\) in the model"),
+        ({"norm": False}, {}, r"encoder.1.* not in the model.*Build the model with"),
+        ({}, {"lr": 0.02}, r"another recipe \(lr: 0.01 there, 0.02 now\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(tiny_net(**options), *SETS, tiny_recipe(steps=1, **changes), tmp_path)
+    assert names(tmp_path) == before
+    info = json.loads((tmp_path / "step-00000001.json").read_text())  # the bookkeeping is plain JSON
+    assert set(info["sha256"]) == {"model", "optimizer"}
+    assert info["recipe"]["lr"] == 0.01
+    assert not {path.suffix for path in tmp_path.iterdir()} & {".pt", ".pth", ".bin", ".pkl"}
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -162,11 +150,3 @@ def test_optimizer_continues_exactly_also_in_channels_last(name):
         step(model, optimizer)
         step(other, continued)
     assert_same(model, other)
-
-
-def test_the_bookkeeping_is_plain_json(tmp_path):
-    train(tiny_net(), *SETS, tiny_recipe(steps=1), tmp_path)
-    info = json.loads((tmp_path / "step-00000001.json").read_text())
-    assert set(info["sha256"]) == {"model", "optimizer"}
-    assert info["recipe"]["lr"] == 0.01
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".pt", ".pth", ".bin", ".pkl")]

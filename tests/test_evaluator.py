@@ -1,6 +1,7 @@
 """The evaluator: whole set, own resolution, nothing padded, nothing changed."""
 
 import os
+import socket
 from dataclasses import asdict
 
 import numpy as np
@@ -11,20 +12,8 @@ from torch import nn
 
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.evaluation import (
-    ConfusionMatrix,
-    boundary_counts,
-    boundary_iou,
-    count_parameters,
-    evaluate,
-    inference_memory_mb,
-    object_recall,
-    peak_memory_mb,
-    predict,
-    scores_by_size,
-    time_inference,
-)
-from labhelpers.evaluation.boundary import band_matrices, band_scores
+from labhelpers.evaluation import ConfusionMatrix, evaluate, object_recall, predict, scores_by_size
+from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 
 SIZES = [(24, 32), (32, 24), (24, 32), (17, 21), (24, 32), (32, 24), (24, 32)]
 
@@ -71,10 +60,7 @@ class Pooling(nn.Module):
 class Constant(nn.Module):
     def __init__(self, logits):
         super().__init__()
-        self.logits = logits
-
-    def forward(self, x):
-        return self.logits(x)
+        self.forward = logits
 
 
 def plain_loop(model, dataset):
@@ -90,18 +76,17 @@ def plain_loop(model, dataset):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_batches_of_equal_sizes_give_what_single_images_give(batch_size):
     model, dataset = Pooling(), Pictures()
-    gathered, (band_mean_iou, band_foreground_iou), near_edges = plain_loop(model, dataset)
+    gathered, bands, near_edges = plain_loop(model, dataset)
     evaluation = evaluate(model, dataset, batch_size=batch_size, bands=(1, 5))
     assert evaluation.boundary_iou == near_edges
     np.testing.assert_array_equal(evaluation.matrix, gathered.matrix)
     assert str(evaluation.scores) == str(gathered.compute())
     np.testing.assert_equal(asdict(evaluation.scores), asdict(gathered.compute()))
-    assert evaluation.band_mean_iou == band_mean_iou
-    assert evaluation.band_foreground_iou == band_foreground_iou
-    for index, (image, target) in enumerate(dataset.items):  # in the set's order, whatever shared a batch
+    assert (evaluation.band_mean_iou, evaluation.band_foreground_iou) == bands
+    for matrix, (image, target) in zip(evaluation.matrices, dataset.items, strict=True):  # in the set's order
         one = ConfusionMatrix(3)
         one.update(predict(model, image), target)
-        np.testing.assert_array_equal(evaluation.matrices[index], one.matrix)
+        np.testing.assert_array_equal(matrix, one.matrix)
     assert evaluation.band_matrices[5].shape == (len(dataset), 3, 3)
     assert evaluation.matrices.dtype == np.int32
 
@@ -129,34 +114,27 @@ def test_batches_are_full_equal_and_bounded(monkeypatch):
     seen.clear()
     monkeypatch.setattr("labhelpers.evaluation.evaluator._MAX_WAITING", 3)
     evaluate(model, Pictures(), batch_size=100)
-    assert sum(shape[0] for shape in seen) == len(SIZES)
-    assert max(shape[0] for shape in seen) <= 3
+    images = [shape[0] for shape in seen]
+    assert (sum(images), max(images) <= 3) == (len(SIZES), True)
 
 
 def test_a_model_that_is_right_scores_one():
-    def bright(x):
-        level = x.mean(1)
-        thresholds = [-1.6, 0.0, 1.0]
-        return torch.stack([-(level - t).abs() for t in thresholds], 1)
-
     dataset = Pictures()
     for image, target in dataset.items:
         image[:] = torch.tensor([10, 120, 200], dtype=torch.uint8)[target.clamp(max=2).long()]
-    evaluation = evaluate(Constant(bright), dataset)
+    bright = Constant(lambda x: torch.stack([-(x.mean(1) - level).abs() for level in (-1.6, 0.0, 1.0)], 1))
+    evaluation = evaluate(bright, dataset)
     assert evaluation.scores.mean_iou == evaluation.scores.pixel_accuracy == 1
     assert evaluation.band_foreground_iou == {5: 1.0}
-    assert scores_by_size(Constant(bright), dataset)["large"].recall == 1
+    assert scores_by_size(bright, dataset)["large"].recall == 1
 
 
 def test_modes_come_back_even_after_an_error():
     model = Pooling()
     model.encoder.eval()  # a frozen encoder in a model that trains
-    before = [module.training for module in model.modules()]
-    statistics = model.encoder[1].running_mean.clone()
+    before, statistics = [module.training for module in model.modules()], model.encoder[1].running_mean.clone()
     evaluate(model, Pictures())
     predict(model, Pictures().items[0][0])
-    with pytest.raises(ValueError, match="uint8 image"):
-        predict(model, torch.zeros(3, 8, 8))
     model.head = nn.Conv2d(6, 4, 1)
     with pytest.raises(RuntimeError):
         evaluate(model, Pictures())
@@ -167,8 +145,8 @@ def test_modes_come_back_even_after_an_error():
 
 def test_the_protocol_names_what_was_measured():
     protocol = evaluate(Pooling(), Pictures()).protocol
-    assert (protocol.dataset, protocol.split, protocol.images, protocol.num_classes) == ("pictures", "val", 7, 3)
-    assert (protocol.size, protocol.void, protocol.device) == ("21x17 to 32x24", "255 ignored", "cpu")
+    named = {"dataset": "pictures", "split": "val", "images": 7, "num_classes": 3, "size": "21x17 to 32x24"}
+    assert (named | {"void": "255 ignored", "device": "cpu"}).items() <= asdict(protocol).items()
     other_model, other_set = Constant(lambda x: x), Pictures(seed=1)
     assert evaluate(other_model, Pictures(), batch_size=3, precision="bf16").protocol.key == protocol.key
     assert [text.split()[0] for text in protocol.differences(evaluate(other_model, other_set).protocol)] == ["labels"]
@@ -177,9 +155,8 @@ def test_the_protocol_names_what_was_measured():
 def test_without_images_kept_the_scores_are_the_same():
     kept, summed = evaluate(Pooling(), Pictures()), evaluate(Pooling(), Pictures(), per_image=False, bands=())
     np.testing.assert_array_equal(kept.matrix, summed.matrix)
-    assert summed.matrices is None
+    assert summed.matrices is summed.boundary_iou is None
     assert summed.band_mean_iou == summed.band_matrices == {}
-    assert summed.boundary_iou is None
     assert summed.protocol == kept.protocol
 
 
@@ -203,6 +180,8 @@ def test_bad_arguments():
         evaluate(Pooling(), Pictures(), precision="half")
     with pytest.raises(ValueError, match="pictures val holds no image"):
         evaluate(Pooling(), Pictures(sizes=[]))
+    with pytest.raises(ValueError, match="uint8 image"):
+        predict(Pooling(), torch.zeros(3, 8, 8))
 
 
 def test_bf16_predicts_nearly_the_same():
@@ -211,24 +190,18 @@ def test_bf16_predicts_nearly_the_same():
 
 
 def _share_of_work(rank: int, port: int, folder: str) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    os.environ["MASTER_PORT"] = str(port)
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in where.items()}
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
-    evaluation = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=accelerator)
-    np.savez(
-        f"{folder}/{rank}.npz",
-        matrices=evaluation.matrices,
-        labels=evaluation.protocol.labels,
-        boundary_iou=evaluation.boundary_iou,
-    )
+    found = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=accelerator)
+    results = {"matrices": found.matrices, "labels": found.protocol.labels, "boundary_iou": found.boundary_iou}
+    np.savez(f"{folder}/{rank}.npz", **results)
     accelerator.end_training()
 
 
 def test_two_processes_share_the_images_and_agree(tmp_path):
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -237,8 +210,7 @@ def test_two_processes_share_the_images_and_agree(tmp_path):
     for rank in range(2):
         with np.load(tmp_path / f"{rank}.npz") as shared:
             np.testing.assert_array_equal(shared["matrices"], alone.matrices)
-            assert shared["labels"] == alone.protocol.labels
-            assert shared["boundary_iou"] == alone.boundary_iou
+            assert (shared["labels"], shared["boundary_iou"]) == (alone.protocol.labels, alone.boundary_iou)
 
 
 def test_a_distributed_wrapper_is_taken_off():
@@ -261,12 +233,10 @@ def test_a_distributed_wrapper_is_taken_off():
 
 
 def test_object_recall():
-    target = torch.zeros(10, 10, dtype=torch.uint8)
-    instances = torch.zeros(10, 10, dtype=torch.uint8)
+    target, instances, prediction = torch.zeros(3, 10, 10, dtype=torch.uint8)
     target[:2, :2], instances[:2, :2] = 1, 1
     target[5:9, 5:10], instances[5:9, 5:10] = 1, 2
     target[4], instances[4] = 255, 255
-    prediction = torch.zeros_like(target)
     prediction[5:9, 5:8] = 1
     np.testing.assert_allclose(object_recall(prediction, target, instances), [[0.04, 0], [0.2, 0.6]])
     with pytest.raises(ValueError, match="differ in size"):
@@ -274,48 +244,14 @@ def test_object_recall():
 
 
 def test_sizes_are_shares_of_the_picture():
-    class Dots(Pictures):
-        def __init__(self):
-            super().__init__(sizes=[(96, 128)])
-            target = torch.zeros(96, 128, dtype=torch.uint8)
-            target[:6, :6] = 1  # 36 of 12,288 pixels, below COCO's 0.33 %
-            target[20:30, :20] = 2  # 1.6 %
-            self.items = [(self.items[0][0], target)]
-
-    by_size = scores_by_size(Constant(lambda x: torch.stack([x[:, 0] * 0, x[:, 0] * 0 + 1, x[:, 0] * 0], 1)), Dots())
-    assert [by_size[size].objects for size in ("small", "medium", "large")] == [1, 1, 0]
-    assert (by_size["small"].recall, by_size["small"].found) == (1, 1)
-    assert (by_size["medium"].recall, by_size["medium"].found) == (0, 0)
-    assert np.isnan(by_size["large"].recall)
-
-
-def test_costs():
-    model = Pooling()
-    assert count_parameters(model) == (6 * 27 + 6) + 12 + (18 + 3) + (18 + 3)
-    calls = []
-    timed = Constant(lambda x: calls.append(tuple(x.shape)) or x)
-    assert time_inference(timed, (20, 30), warmup=1, runs=4) > 0
-    assert calls == [(1, 3, 20, 30)] * 5
-
-
-def test_peak_memory_is_what_lives_at_once():
-    """Two tensors of 1 MB at once, though three are made; on a CPU here, by the same function as on a GPU."""
-    cpu, made = torch.device("cpu"), []
-
-    def step():
-        first = torch.empty(2**18)
-        second = torch.empty(2**18)
-        del first
-        made.append(torch.empty(2**18))
-        del second
-
-    assert peak_memory_mb(step, cpu) == pytest.approx(2, abs=0.05)
-    assert len(made) == 1
-
-
-def test_inference_memory_has_weights_and_activations():
-    model = torch.nn.Conv2d(3, 8, 1, bias=False)
-    activations = 8 * 64 * 64 * 4 / 2**20
-    found = inference_memory_mb(model, (64, 64))
-    assert found == pytest.approx(8 * 3 * 4 / 2**20 + activations, rel=0.2)
-    assert inference_memory_mb(model, (128, 128)) > 3 * found
+    dots = Pictures(sizes=[(96, 128)])
+    _, target = dots.items[0]
+    target[:] = 0
+    target[:6, :6] = 1  # 36 of 12,288 pixels, below COCO's 0.33 %
+    target[20:30, :20] = 2  # 1.6 %
+    ones = Constant(lambda x: torch.stack([x[:, 0] * 0, x[:, 0] * 0 + 1, x[:, 0] * 0], 1))
+    found = [(size.objects, size.recall, size.found) for size in scores_by_size(ones, dots).values()]
+    assert list(scores_by_size(ones, dots)) == ["small", "medium", "large"]
+    assert found[:2] == [(1, 1, 1), (1, 0, 0)]
+    assert found[2][0] == 0
+    assert np.isnan(found[2][1])

@@ -30,16 +30,8 @@ def test_resamples_are_sums_of_images():
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     truth = METRICS["recall"](matrices(200_000, 0.7, seed=0).sum(0))
-    covered = 0
-    for seed in range(100):
-        interval = bootstrap(matrices(60, 0.7, seed=seed + 1), "recall", n=200)
-        covered += interval.low <= truth <= interval.high
-    assert 88 <= covered <= 99
-
-
-def test_more_images_make_it_narrower():
-    few, many = (bootstrap(matrices(n, 0.7, seed=1)) for n in (25, 400))
-    assert 2.5 < (few.high - few.low) / (many.high - many.low) < 6
+    intervals = [bootstrap(matrices(60, 0.7, seed=seed), "recall", n=200) for seed in range(1, 101)]
+    assert 88 <= sum(interval.low <= truth <= interval.high for interval in intervals) <= 99
 
 
 def test_pairing_sees_what_separate_intervals_miss():
@@ -61,12 +53,6 @@ def test_noise_is_called_noise():
     assert not comparison.significant
     assert 0.01 < comparison.share < 0.99
     assert "do not tell which is better" in str(comparison)
-
-
-def test_same_seed_same_interval():
-    a = matrices(30, 0.5, seed=0)
-    assert bootstrap(a, seed=1) == bootstrap(a, seed=1)
-    assert bootstrap(a, seed=1) != bootstrap(a, seed=2)
 
 
 def test_a_class_that_resamples_may_lack():

@@ -1,6 +1,5 @@
 """The training loop: what it computes, what it leaves behind, and how it ends when something is wrong."""
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -15,29 +14,25 @@ from labhelpers.evaluation import evaluate
 from labhelpers.training import History, Recipe, Task, build_loss, checkpoints, overfit_one_batch, train
 
 
-def train_tiny(folder, model=None, **changes) -> History:
-    return train(model or tiny_net(), *SETS, tiny_recipe(**changes), folder)
+def train_tiny(folder, model=None, recipe=None, callbacks=(), **changes) -> History:
+    return train(model or tiny_net(), *SETS, recipe or tiny_recipe(**changes), folder, callbacks=callbacks)
 
 
-# --- what a run is -------------------------------------------------------------------------------------------------
+# --- what a run is ---
 
 
 def test_it_learns_and_logs(tmp_path):
     events = []
-    history = train(tiny_net(), *SETS, tiny_recipe(steps=60, eval_every=20), tmp_path, callbacks=[events.append])
+    history = train_tiny(tmp_path, callbacks=[events.append], steps=60, eval_every=20)
     steps, loss = history.column("loss")
-    assert steps.tolist() == list(range(1, 61))
+    assert steps.tolist() == [event.step for event in events] == list(range(1, 61))
     assert loss[-10:].mean() < 0.7 * loss[:10].mean()
     assert [row["step"] for row in history.evaluations] == [20, 40, 60]
+    assert [event.step for event in events if event.evaluation] == [20, 40, 60]
     assert history.evaluations[-1]["mean_iou"] > 0.8
     assert set(history.evaluations[0]) >= {"iou_background", "iou_square", "iou_dog, hot", "pixel_accuracy", "f1"}
     assert history.rows == History.read(tmp_path / "log.csv").rows
-
-    assert [event.step for event in events] == list(range(1, 61))
-    assert [event.step for event in events if event.evaluation] == [20, 40, 60]
-    image, target, prediction = events[-1].predictions()[0]
-    assert image.shape == (3, 40, 40)
-    assert target.shape == prediction.shape == (40, 40)
+    assert [part.shape for part in events[-1].predictions()[0]] == [(3, 40, 40), (40, 40), (40, 40)]
     with pytest.raises(ValueError, match="no column 'miou'.*known: step, loss, lr"):
         history.column("miou")
 
@@ -52,22 +47,20 @@ def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path, metric, best):
 
 
 def test_neither_workers_nor_scored_training_images_change_a_weight_and_seeds_do(tmp_path):
-    models = []
-    for changes in ({}, {"workers": 2, "save_every": 5}, {"score_train": 5}, {"seed": 1}):
-        models.append(tiny_net())
-        train_tiny(tmp_path / str(len(models)), models[-1], **changes)
+    models = [tiny_net() for _ in range(4)]
+    for model, changes in zip(
+        models, ({}, {"workers": 2, "save_every": 5}, {"score_train": 5}, {"seed": 1}), strict=True
+    ):
+        train_tiny(tmp_path / str(id(model)), model, **changes)
     assert_same(models[0], models[1])
     assert_same(models[0], models[2])
     assert not torch.equal(models[0].encoder[0].weight, models[3].encoder[0].weight)
 
 
 def test_the_callers_random_numbers_go_on_undisturbed(tmp_path):
-    model = tiny_net()
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
+    model, before = tiny_net(), torch.get_rng_state()
     train_tiny(tmp_path, model, steps=2)
-    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_clipping_bounds_the_step(tmp_path):
@@ -75,36 +68,32 @@ def test_clipping_bounds_the_step(tmp_path):
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     sgd = {"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
     train_tiny(tmp_path, model, steps=1, clip_norm=1e-3, eval_every=0, **sgd)
-    moved = (nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
-    assert moved == pytest.approx(1e-3, rel=0.02)
+    moved = nn.utils.parameters_to_vector(model.parameters()) - before
+    assert moved.norm().item() == pytest.approx(1e-3, rel=0.02)
 
 
 def test_a_frozen_encoder_keeps_weights_and_statistics_until_it_is_freed(tmp_path):
-    model, seen = tiny_net(), {}
+    model, encoder, head = tiny_net(), {}, {}
     before = weights(model.encoder)
 
     def look(event):
-        seen[event.step] = weights(event.model.encoder), weights(event.model.head)
+        encoder[event.step], head[event.step] = weights(event.model.encoder), weights(event.model.head)
 
-    train(model, *SETS, tiny_recipe(freeze_encoder_steps=4), tmp_path, callbacks=[look])
-    assert_same(before, seen[4][0])
-    assert not torch.equal(seen[1][1]["1.weight"], seen[4][1]["1.weight"])
-    assert not torch.equal(before["0.weight"], seen[5][0]["0.weight"])
-    assert seen[6][0]["1.num_batches_tracked"] == 2
+    train_tiny(tmp_path, model, callbacks=[look], freeze_encoder_steps=4)
+    assert_same(before, encoder[4])
+    assert not torch.equal(head[1]["1.weight"], head[4]["1.weight"])
+    assert not torch.equal(before["0.weight"], encoder[5]["0.weight"])
+    assert encoder[6]["1.num_batches_tracked"] == 2
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_freezing_needs_an_encoder(tmp_path):
     with pytest.raises(ValueError, match="freeze_encoder_steps needs model.encoder, and Conv2d has none"):
-        train_tiny(tmp_path, nn.Conv2d(3, 3, 1), freeze_encoder_steps=1)
+        train_tiny(tmp_path / "conv", nn.Conv2d(3, 3, 1), freeze_encoder_steps=1)
 
 
 def test_plateau_lowers_the_rate_of_a_run(tmp_path):
     model = tiny_net(norm=False)  # batch-norm statistics would move the score
     history = train_tiny(tmp_path, model, steps=8, lr=1e-9, schedule="plateau", eval_every=1, plateau_patience=1)
-    lr = history.column("lr")[1]
-    assert lr[0] == 1e-9
-    assert lr[-1] < 0.3e-9
+    _, lr = history.column("lr")
+    assert lr[0] == 1e-9 > 0.3e-9 > lr[-1]
 
 
 def test_class_weights_come_from_the_data(tmp_path):
@@ -120,7 +109,7 @@ def test_bf16_is_near_float32(tmp_path):
     assert (a != b).any()
 
 
-# --- another task, another recipe ------------------------------------------------------------------------------------
+# --- another task, another recipe ---
 
 
 @dataclass(frozen=True)
@@ -154,13 +143,13 @@ class NamedRecipe(Recipe):
 
 def test_a_recipe_may_have_more_fields(tmp_path):
     recipe = NamedRecipe(**vars(tiny_recipe(steps=1)))
-    assert train(tiny_net(), *SETS, recipe, tmp_path).rows[-1]["step"] == 1
+    assert train_tiny(tmp_path, recipe=recipe).rows[-1]["step"] == 1
     assert recipe.identity()["note"] == "mine"
     with pytest.raises(ValueError, match=r"NamedRecipe\(steps=0\): must be a whole number >= 1"):
         NamedRecipe(steps=0)
 
 
-# --- what is watched, and runs that end early by it ------------------------------------------------------------------
+# --- what is watched, and runs that end early by it ---
 
 
 @pytest.mark.parametrize("name", ["ce", "bce", "weighted_ce", "focal"])
@@ -202,29 +191,30 @@ STANDSTILL = {"steps": 30, "lr": 1e-12, "eval_every": 3, "patience": 2, "weight_
 
 @pytest.mark.parametrize(("patience", "last"), [(2, 3 + 2 * 3), (0, 30), (4, 3 + 4 * 3)])
 def test_a_run_ends_when_nothing_gets_better(tmp_path, patience, last):
-    changes = STANDSTILL | {"patience": patience}
-    assert train_tiny(tmp_path, tiny_net(norm=False, dropout=0.0), **changes).rows[-1]["step"] == last
+    assert train_tiny(tmp_path, still_net(), **STANDSTILL | {"patience": patience}).rows[-1]["step"] == last
+
+
+def still_net() -> nn.Module:
+    return tiny_net(norm=False, dropout=0.0)
 
 
 def test_a_run_that_gets_better_goes_on(tmp_path):
     changes = {"steps": 12, "lr": 1e-3, "eval_every": 3, "patience": 1, "best_metric": "val_loss"}
-    history = train_tiny(tmp_path, tiny_net(dropout=0.0), **changes)
-    losses = history.column("val_loss")[1]
+    steps, losses = train_tiny(tmp_path, tiny_net(dropout=0.0), **changes).column("val_loss")
     assert (losses[1:] < losses[:-1]).all()
-    assert history.rows[-1]["step"] == 12
+    assert steps[-1] == 12
 
 
 def test_patience_survives_an_interruption(tmp_path):
     """The evaluations without a better score are counted across it."""
-    recipe = tiny_recipe(**STANDSTILL)
     with pytest.raises(Stop):
-        train(tiny_net(norm=False, dropout=0.0), *SETS, recipe, tmp_path, callbacks=[stop_at(7)])
-    history = train(tiny_net(norm=False, dropout=0.0), *SETS, recipe, tmp_path)
+        train_tiny(tmp_path, still_net(), callbacks=[stop_at(7)], **STANDSTILL)
+    history = train_tiny(tmp_path, still_net(), **STANDSTILL)
     assert history.rows[-1]["step"] == 9
     assert History.read(tmp_path / "log.csv").rows == history.rows
 
 
-# --- micro-batches and memory --------------------------------------------------------------------------------------
+# --- micro-batches and memory ---
 
 
 class Unequal(Squares):
@@ -240,21 +230,20 @@ class Unequal(Squares):
 @pytest.mark.parametrize("loss", ["ce", "weighted_ce", "focal"])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, loss):
     changes = {"loss": loss, "class_weights": (0.2, 1.0, 3.0) if "weighted" in loss else None}
-    results = []
-    for accumulate in (1, 2, 3, 4):
-        results.append(tiny_net(norm=False, dropout=0.0))
+    models = [still_net() for _ in range(4)]
+    for accumulate, model in enumerate(models, 1):
         recipe = tiny_recipe(**changes, accumulate=accumulate, optimizer="sgd", lr=0.3, eval_every=0)
-        train(results[-1], Unequal(), SETS[1], recipe, tmp_path / str(accumulate))
-        assert_same(results[0], results[-1], rtol=1e-4, atol=1e-6)
+        train(model, Unequal(), SETS[1], recipe, tmp_path / str(accumulate))
+        assert_same(models[0], model, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_own_loss_trains_as_the_library_s(tmp_path, accumulate):
-    models, losses = [], []
-    for name, loss in {"theirs": "ce", "own": own_ce}.items():
-        models.append(tiny_net(norm=False))  # AdamW would blow up the rounding in biases before batch norm
+    models = [tiny_net(norm=False) for _ in range(2)]  # AdamW would blow up the rounding in biases before batch norm
+    losses = []
+    for model, loss in zip(models, ("ce", own_ce), strict=True):
         recipe = tiny_recipe(loss=loss, accumulate=accumulate)
-        losses.append(train(models[-1], Unequal(), SETS[1], recipe, tmp_path / name).column("loss")[1])
+        losses.append(train(model, Unequal(), SETS[1], recipe, tmp_path / str(len(losses))).column("loss")[1])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert_same(*models, rtol=1e-5, atol=1e-6)
 
@@ -262,7 +251,10 @@ def test_own_loss_trains_as_the_library_s(tmp_path, accumulate):
 class Greedy(TinyNet):
     """Memory for `limit` images at once."""
 
-    limit = 2
+    def __init__(self, limit):
+        torch.manual_seed(0)
+        super().__init__(norm=False, dropout=0.0)
+        self.limit = limit
 
     def forward(self, x):
         if self.training and len(x) > self.limit:
@@ -270,15 +262,8 @@ class Greedy(TinyNet):
         return super().forward(x)
 
 
-def greedy(limit, **options):
-    torch.manual_seed(0)
-    model = Greedy(**options)
-    model.limit = limit
-    return model
-
-
 def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(tmp_path, capsys):
-    model, plain = greedy(1, norm=False, dropout=0.0), tiny_net(norm=False, dropout=0.0)
+    model, plain = Greedy(1), still_net()
     train_tiny(tmp_path / "greedy", model)
     said = capsys.readouterr().out
     assert re.search(r"step 1: 4 images at once are too many, continuing with 2 .*batch norm sees 2 images", said)
@@ -290,33 +275,25 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(tmp_path, ca
 
 def test_out_of_memory_at_one_image_says_what_to_lower(tmp_path):
     with pytest.raises(RuntimeError, match=r"out of memory at step 1 with 1 image.*Lower the crop \(32\).*width"):
-        train_tiny(tmp_path, greedy(0))
+        train_tiny(tmp_path, Greedy(0))
 
 
-# --- stopping and continuing ---------------------------------------------------------------------------------------
-
-
-class TurnsBad(TinyNet):
-    """Its output is not finite from the `bad_call`-th training forward on."""
-
-    bad_call = math.inf
-    calls = 0
-
-    def forward(self, x):
-        self.calls += self.training
-        return super().forward(x) * (torch.nan if self.calls >= self.bad_call else 1.0)
+# --- stopping and continuing ---
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    torch.manual_seed(0)
-    model = TurnsBad()
-    model.bad_call = 6
+    model, whole, calls = tiny_net(), tiny_net(), []
+
+    def turn_bad(module, given, output):
+        calls.append(module.training)
+        return output * torch.nan if sum(calls) >= 6 else output
+
+    hook = model.register_forward_hook(turn_bad)
     with pytest.raises(RuntimeError, match=r"the loss is nan at step 6 .*checkpoint of step 4 in .*kept.*lower lr"):
         train_tiny(tmp_path, model)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 5
-
-    model.bad_call, whole = math.inf, tiny_net()
+    hook.remove()
     train_tiny(tmp_path, model)
     train_tiny(tmp_path / "whole", whole)
     assert_same(whole, model)
@@ -337,7 +314,7 @@ def test_a_shortened_log_is_noticed(tmp_path):
 
 
 def test_a_loss_that_keeps_a_list_continues(tmp_path):
-    def build():
+    def recipe():
         seen = []
 
         def my_loss(logits, target):
@@ -346,11 +323,11 @@ def test_a_loss_that_keeps_a_list_continues(tmp_path):
 
         return tiny_recipe(loss=my_loss)
 
-    with pytest.raises(Stop):
-        train(tiny_net(), *SETS, build(), tmp_path / "a", callbacks=[stop_at(5)])
     model, whole = tiny_net(), tiny_net()
-    train(model, *SETS, build(), tmp_path / "a")  # as in a new kernel
-    train(whole, *SETS, build(), tmp_path / "b")
+    with pytest.raises(Stop):
+        train_tiny(tmp_path / "a", recipe=recipe(), callbacks=[stop_at(5)])
+    train_tiny(tmp_path / "a", model, recipe())  # as in a new kernel
+    train_tiny(tmp_path / "b", whole, recipe())
     assert_same(whole, model)
 
 

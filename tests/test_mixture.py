@@ -24,10 +24,7 @@ def test_a_library_holds_objects_with_their_boxes(library):
         for number, (x0, y0, x1, y1) in picture.boxes.items():
             mask = picture.objects == number
             assert mask[y0:y1, x0:x1].sum() == mask.sum() >= 60
-            assert mask[y0].any()
-            assert mask[y1 - 1].any()
-            assert mask[:, x0].any()
-            assert mask[:, x1 - 1].any()
+            assert all(edge.any() for edge in (mask[y0], mask[y1 - 1], mask[:, x0], mask[:, x1 - 1]))
 
 
 def test_without_instances_regions_are_objects():
@@ -38,12 +35,6 @@ def test_without_instances_regions_are_objects():
     assert objects[36, 1] == 0  # too small
     assert len({objects[5, 5], objects[25, 5], objects[38, 38]}) == 3
     assert (objects > 0).sum() == 40 * 40 - 6
-
-
-def test_an_empty_library_is_refused(tmp_path):
-    root = make_scenes(tmp_path / "s", (1, 1), size=64)
-    with pytest.raises(ValueError, match="no object of at least 99999 pixels"):
-        Library([VOCSegmentation(root, "train")], smallest=99999)
 
 
 def test_image_and_objects_come_from_the_same_window():
@@ -70,10 +61,8 @@ def test_image_and_objects_come_from_the_same_window():
 def test_blobs_are_shapes(seed, size):
     mask = blob(size, np.random.default_rng(seed))
     assert mask.dtype == np.uint8
-    assert max(mask.shape) <= size
-    assert mask.any()
-    assert mask.any(0)[[0, -1]].all()
-    assert mask.any(1)[[0, -1]].all()
+    assert 0 < max(mask.shape) <= size
+    assert all(mask.any(axis)[[0, -1]].all() for axis in (0, 1))
     assert pattern(9, 13, np.random.default_rng(seed)).shape == (9, 13, 3)
 
 
@@ -92,30 +81,29 @@ def test_what_is_pasted_is_numbered(library):
 @pytest.mark.parametrize("kind", range(5))
 def test_each_kind_gives_images_with_objects_that_depend_on_the_index_alone(library, kind):
     shares = tuple(float(k == kind) for k in range(5))
-    mixture = ObjectMixture(library, library, library, shares, size=64, length=8, seed=3)
-    found = 0
-    for index in range(8):
-        image, objects = mixture[index]
-        assert image.shape == (3, 64, 64)
-        assert objects.shape == (64, 64)
+    mixture, other = (ObjectMixture(library, library, library, shares, size=64, length=8, seed=s) for s in (3, 4))
+    items = [mixture[index] for index in range(8)]
+    for index, (image, objects) in enumerate(items):
+        assert (image.shape, objects.shape) == ((3, 64, 64), (64, 64))
         assert image.dtype == objects.dtype == torch.uint8
-        again = mixture[index]
-        assert torch.equal(image, again[0])
-        assert torch.equal(objects, again[1])
-        found += bool(visible_objects(objects, 20))
-    assert found >= 6
-    other = ObjectMixture(library, library, library, shares, size=64, length=8, seed=4)
+        assert all(torch.equal(a, b) for a, b in zip(mixture[index], (image, objects), strict=True))
+    assert sum(bool(visible_objects(objects, 20)) for _, objects in items) >= 6
     assert other.fingerprint() != mixture.fingerprint()
     assert not torch.equal(other[0][0], mixture[0][0])
     with pytest.raises(IndexError):
         mixture[8]
 
 
-def test_shares_must_fit(library):
-    with pytest.raises(ValueError, match="0 for what is missing"):
-        ObjectMixture(library, None, library)
-    with pytest.raises(ValueError, match="five|5 numbers"):
-        ObjectMixture(library, library, library, (1.0, 0.0))
+def test_what_does_not_fit_is_refused(library, tmp_path):
+    for arguments, message in (
+        ((None, library), "0 for what is missing"),
+        ((library, library, (1.0, 0.0)), "5 numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ObjectMixture(library, *arguments)
+    root = make_scenes(tmp_path / "s", (1, 1), size=64)
+    with pytest.raises(ValueError, match="no object of at least 99999 pixels"):
+        Library([VOCSegmentation(root, "train")], smallest=99999)
 
 
 def test_object_data_sets_number_things_or_classes(library, tmp_path):

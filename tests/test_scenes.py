@@ -1,10 +1,11 @@
-"""The synthetic scenes: same bytes everywhere, honest masks, VOC layout, and a folder that survives interruption."""
+"""Scenes and jigsaws: same bytes everywhere, honest masks, folders as they are read, which survive interruption."""
 
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from labhelpers.data import VOC_CLASSES, VOCSegmentation
+from labhelpers.data import JIGSAW_CLASSES, VOC_CLASSES, FolderSegmentation, VOCSegmentation
+from labhelpers.data.jigsaw import draw_table, make_jigsaw
 from labhelpers.data.scenes import CONTEXT_PAIRS, draw_scene, make_scenes
 from labhelpers.data.scenes.drawing import Look, Part, grow, paint
 from labhelpers.data.scenes.figures import FIGURES, Kit
@@ -20,7 +22,7 @@ from labhelpers.data.scenes.figures import FIGURES, Kit
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 # sha256 of image, class map and object map, in that order. Whoever changes a picture on purpose raises GENERATOR in
-# labhelpers/data/scenes (so that old folders are refused) and renews these.
+# labhelpers/data/scenes or jigsaw.py (so that old folders are refused) and renews these.
 EXPECTED = {
     (0, "train", 0, 128): "04e96ce911512208e18eb64c50b9618b09d3b918adf02c8553ccd6d12db736da",
     (0, "train", 7, 256): "a5c24f36ecb81caf0d6e41481309a2cd8ea4f4d54f70296977bef91b18cd6ad4",
@@ -29,14 +31,29 @@ EXPECTED = {
 }
 
 
-def digest(seed, split, index, size):
-    scene = draw_scene(seed, split, index, size)
-    return hashlib.sha256(scene.image.tobytes() + scene.classes.tobytes() + scene.objects.tobytes()).hexdigest()
+JIGSAWS = {
+    (0, "train", 0, 512): "542cbf0006eeeb982aed6ebdcca9aa134a9d7b58afb4e9e37412953100c12d4e",
+    (0, "test", 1, 256): "2f7169e49d7c434dc7416ba974795e9f706d909e5a67a845e48f440f5591bf94",
+}
+
+
+def digest(*arrays):
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def scene_digest(*key):
+    scene = draw_scene(*key)
+    return digest(scene.image, scene.classes, scene.objects)
 
 
 @pytest.mark.parametrize("key", EXPECTED, ids=str)
 def test_scenes_are_these_bytes(key):
-    assert digest(*key) == EXPECTED[key]
+    assert scene_digest(*key) == EXPECTED[key]
+
+
+@pytest.mark.parametrize("key", JIGSAWS, ids=str)
+def test_jigsaws_are_these_bytes(key):
+    assert digest(*draw_table(*key)) == JIGSAWS[key]
 
 
 def test_scenes_do_not_depend_on_the_instruction_set():
@@ -47,7 +64,7 @@ def test_scenes_do_not_depend_on_the_instruction_set():
     if not wide:
         pytest.skip("this NumPy build has no wider instructions to turn off on this processor")
     key = (0, "train", 7, 256)
-    code = f"import sys; sys.path.insert(0, 'tests'); import test_scenes; print(test_scenes.digest(*{key!r}))"
+    code = f"import sys; sys.path.insert(0, 'tests'); import test_scenes; print(test_scenes.scene_digest(*{key!r}))"
     env = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(wide)}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == EXPECTED[key]
@@ -71,21 +88,17 @@ def test_any_scene_is_consistent(seed, split, index, size):
 @pytest.mark.parametrize("size", [128, 256])
 def test_rims_separate_objects_and_are_about_one_pixel_at_128(size):
     for index in range(6):
-        objects = draw_scene(0, "train", index, size).objects.astype(int)
+        objects = draw_scene(0, "train", index, size).objects
         for a, b in ((objects[1:], objects[:-1]), (objects[:, 1:], objects[:, :-1])):
-            touching = (a != b) & (a != 255) & (b != 255)
-            assert not touching.any()
-        width = size // 128
+            assert not ((a != b) & (a != 255) & (b != 255)).any()
         known = objects != 255
-        assert (grow(known, width) | known).mean() > 0.99  # void is thin: growing what is known closes it
+        assert (grow(known, size // 128) | known).mean() > 0.99  # void is thin: growing what is known closes it
 
 
-def test_every_block_of_twenty_shows_every_category():
-    for block in (0, 3):
-        seen = set()
-        for index in range(20 * block, 20 * block + 20):
-            seen |= set(np.unique(draw_scene(0, "train", index, 64).classes))
-        assert seen >= set(range(1, 21))
+@pytest.mark.parametrize("block", [0, 3])
+def test_every_block_of_twenty_shows_every_category(block):
+    scenes = (draw_scene(0, "train", 20 * block + index, 64).classes for index in range(20))
+    assert set(np.unique(np.stack(list(scenes)))) >= set(range(1, 21))
 
 
 def test_statistics_are_like_voc():
@@ -101,6 +114,12 @@ def test_statistics_are_like_voc():
     assert images[15] == images[1:21].max()  # persons are the most frequent, several times as frequent as the rarest
     assert 5 < images[15] / images[1:21].min() < 10
     assert max(longest) / min(longest) > 8
+
+
+def test_pieces_take_a_reasonable_share_in_every_split():
+    shares = [draw_table(0, split, i, 128)[1].mean() for split in ("train", "val", "test") for i in range(4)]
+    assert min(shares) > 0.05
+    assert max(shares) < 0.35
 
 
 def parts_of(name, seed=1):
@@ -129,16 +148,14 @@ def test_all_voc_categories_have_a_silhouette_of_their_size():
 
 
 def test_polygon_covers_exactly_the_pixels_inside():
-    picture, mask = np.zeros((9, 9, 3), dtype=np.float32), np.zeros((9, 9), dtype=bool)
-    look = Look((200, 100, 0))
-    paint(picture, Part("polygon", [(2, 1), (6, 1), (6, 4), (2, 4)], 0.0, look), mask)
-    assert mask.sum() == 12
-    assert mask[1:4, 2:6].all()
-    concave = [(0, 0), (9, 0), (9, 9), (6, 9), (6, 3), (3, 3), (3, 9), (0, 9)]
-    mask[:] = False
-    paint(picture, Part("polygon", concave, 0.0, look), mask)
-    assert mask.sum() == 81 - 18
-    assert not mask[3:, 3:6].any()
+    square, concave = np.zeros((2, 9, 9), dtype=bool)
+    for mask, corners in (
+        (square, [(2, 1), (6, 1), (6, 4), (2, 4)]),
+        (concave, [(0, 0), (9, 0), (9, 9), (6, 9), (6, 3), (3, 3), (3, 9), (0, 9)]),
+    ):
+        paint(np.zeros((9, 9, 3), dtype=np.float32), Part("polygon", corners, 0.0, Look((200, 100, 0))), mask)
+    assert (square.sum(), square[1:4, 2:6].all()) == (12, True)
+    assert (concave.sum(), concave[3:, 3:6].any()) == (81 - 18, False)
 
 
 def test_thin_strokes_keep_their_width_and_leave_no_gap():
@@ -153,16 +170,29 @@ def snapshot(root):
     return {p.relative_to(root): (p.read_bytes(), p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
 
 
+MADE = {
+    "scenes": (make_scenes, {"n": (4, 2), "seed": 3, "size": 64}),
+    "jigsaw": (make_jigsaw, {"counts": (2, 1, 1), "seed": 3, "size": 128}),
+}
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("scenes") / "set", (4, 2), seed=3, size=64)
+    make, settings = MADE["scenes"]
+    return make(tmp_path_factory.mktemp("scenes") / "set", **settings)
+
+
+@pytest.fixture(scope="module")
+def jigsaw(tmp_path_factory):
+    make, settings = MADE["jigsaw"]
+    return make(tmp_path_factory.mktemp("jigsaw") / "set", **settings)
 
 
 def test_folder_is_read_as_voc(scenes):
-    train, val, both = (VOCSegmentation(scenes, split) for split in ("train", "val", "trainval"))
-    assert (len(train), len(val), len(both)) == (4, 2, 6)
+    counts = [len(VOCSegmentation(scenes, split)) for split in ("train", "val", "trainval")]
+    assert counts == [4, 2, 6]
+    train, drawn = VOCSegmentation(scenes, "train"), draw_scene(3, "train", 1, 64)
     image, target = train[1]
-    drawn = draw_scene(3, "train", 1, 64)
     np.testing.assert_array_equal(target.numpy(), drawn.classes)
     np.testing.assert_array_equal(train.instances(1).numpy(), drawn.objects)
     assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - drawn.image).mean() < 6  # JPEG at quality 95
@@ -171,6 +201,28 @@ def test_folder_is_read_as_voc(scenes):
             assert label.mode == "P"
             assert label.getpalette()[3 * 15 : 3 * 15 + 3] == [192, 128, 128]  # person
             assert label.getpalette()[-3:] == [224, 224, 192]
+
+
+def test_jigsaw_is_read_as_folders(jigsaw):
+    counts = [len(FolderSegmentation.from_root(jigsaw, split)) for split in ("train", "val", "test")]
+    assert counts == [2, 1, 1]
+    image, target = FolderSegmentation.from_root(jigsaw, "train", class_names=JIGSAW_CLASSES)[1]
+    pixels, labels = draw_table(3, "train", 1, 128)
+    np.testing.assert_array_equal(target.numpy(), labels)
+    assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - pixels).mean() < 6
+    assert set(np.unique(labels)) == {0, 1}
+    with Image.open(jigsaw / "labels/train/table_000.png") as label:
+        assert label.mode == "L"
+
+
+def test_a_missing_file_is_drawn_again_and_the_others_are_left_alone(jigsaw):
+    before, (make, settings) = snapshot(jigsaw), MADE["jigsaw"]
+    path = jigsaw / "labels/val/table_000.png"
+    path.unlink()
+    make(jigsaw, **settings)
+    after = snapshot(jigsaw)
+    assert {name for name in before if before[name] != after[name]} == {path.relative_to(jigsaw)}
+    assert path.read_bytes() == before[path.relative_to(jigsaw)][0]
 
 
 def test_finished_folder_is_left_alone_and_larger_one_completed(scenes, tmp_path):
@@ -187,48 +239,52 @@ def test_finished_folder_is_left_alone_and_larger_one_completed(scenes, tmp_path
 
 
 def test_interrupted_folder_is_completed_with_the_same_bytes(scenes, tmp_path, monkeypatch):
-    root = tmp_path / "set"
-    real, calls = os.replace, []
-
-    def power_cut(source, target):
-        calls.append(target)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", power_cut)
+    root, replace = tmp_path / "set", os.replace
+    ends = iter([*[replace] * 5, Mock(side_effect=KeyboardInterrupt)])  # the power is cut at the sixth file
+    monkeypatch.setattr(os, "replace", lambda *paths: next(ends)(*paths))
     with pytest.raises(KeyboardInterrupt):
         make_scenes(root, (4, 2), seed=3, size=64)
     monkeypatch.undo()
     assert not (root / "ImageSets/Segmentation/train.txt").exists()
     make_scenes(root, (4, 2), seed=3, size=64)
-    whole, again = snapshot(scenes), snapshot(root)
-    assert {path: data for path, (data, _) in again.items()} == {path: data for path, (data, _) in whole.items()}
+    whole, again = ({path: data for path, (data, _) in snapshot(folder).items()} for folder in (scenes, root))
+    assert again == whole
 
 
-@pytest.mark.parametrize(("change", "named"), [({"seed": 4}, "seed"), ({"size": 96}, "size")])
-def test_other_settings_are_refused(scenes, change, named):
-    before = snapshot(scenes)
-    with pytest.raises(ValueError, match=rf"{named}=.* is asked for.*another folder"):
-        make_scenes(scenes, (4, 2), **{"seed": 3, "size": 64, **change})
-    assert snapshot(scenes) == before
+@pytest.mark.parametrize(("change", "named"), [({"seed": 4}, "seed=3, but seed=4"), ({"size": 160}, "size=")])
+@pytest.mark.parametrize("made", ["scenes", "jigsaw"])
+def test_other_settings_are_refused(made, change, named, request):
+    folder = request.getfixturevalue(made)
+    before = snapshot(folder)
+    make, settings = MADE[made]
+    with pytest.raises(ValueError, match=rf"{named}.* is asked for.*another folder"):
+        make(folder, **settings | change)
+    assert snapshot(folder) == before
 
 
 def test_foreign_and_damaged_folders_are_refused(tmp_path):
-    (tmp_path / "JPEGImages").mkdir()
-    with pytest.raises(ValueError, match="not made here"):
-        make_scenes(tmp_path, 10)
-    root = tmp_path / "own"
-    root.mkdir()
-    (root / "scenes.json").write_text("{")
-    with pytest.raises(ValueError, match=r"scenes\.json is damaged"):
-        make_scenes(root, 10)
+    (tmp_path / "foreign/JPEGImages").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/scenes.json").write_text("{")
+    for name, message in (("foreign", "not made here"), ("own", r"scenes\.json is damaged")):
+        with pytest.raises(ValueError, match=message):
+            make_scenes(tmp_path / name, 10)
 
 
-@pytest.mark.parametrize(("n", "size"), [(4, 64), ((3, 0), 64), ((1, 2, 3), 64), (10, 32)])
-def test_bad_arguments(tmp_path, n, size):
-    with pytest.raises(ValueError, match=r"^(n|size)="):
-        make_scenes(tmp_path / "set", n, size=size)
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (make_scenes, {"n": 4, "size": 64}, "n="),
+        (make_scenes, {"n": (3, 0), "size": 64}, "n="),
+        (make_scenes, {"n": (1, 2, 3), "size": 64}, "n="),
+        (make_scenes, {"n": 10, "size": 32}, "size="),
+        (make_jigsaw, {"counts": (1, 1, 0)}, "counts="),
+        (make_jigsaw, {"size": 64}, "size="),
+    ],
+)
+def test_bad_arguments(tmp_path, make, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(tmp_path / "set", **arguments)
     assert not (tmp_path / "set").exists()
 
 

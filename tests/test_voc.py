@@ -1,6 +1,6 @@
-import os
+"""Data sets: the VOC layout, folders of pairs, and what is said where one is not whole."""
+
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +11,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_labels, save_photo
 
-from labhelpers.data import (
-    COMPARISON_IDS,
-    VOC_CLASSES,
-    VOCSegmentation,
-    comparison_indices,
-    decode_target,
-    voc_palette,
-)
+from labhelpers.data import CAMVID_CLASSES, VOC_CLASSES, FolderSegmentation, VOCSegmentation, decode_target, voc_palette
+from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.voc import COMPARISON_IDS, comparison_indices
 
 
 @pytest.fixture
@@ -28,18 +23,10 @@ def voc(tmp_path):
 
 def test_palette_is_the_published_one():
     palette = voc_palette()
-    assert palette.shape == (256, 3)
-    assert palette.dtype == np.uint8
-    assert len({tuple(colour) for colour in palette}) == 256
-    published = {
-        "background": (0, 0, 0),
-        "aeroplane": (128, 0, 0),
-        "bicycle": (0, 128, 0),
-        "cat": (64, 0, 0),
-        "person": (192, 128, 128),
-        "tvmonitor": (0, 64, 128),
-    }
-    for name, colour in published.items():
+    assert (palette.shape, palette.dtype) == ((256, 3), np.uint8)
+    assert len(np.unique(palette, axis=0)) == 256
+    published = {"background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "cat": (64, 0, 0)}
+    for name, colour in (published | {"person": (192, 128, 128), "tvmonitor": (0, 64, 128)}).items():
         assert tuple(palette[VOC_CLASSES.index(name)]) == colour
     assert tuple(palette[255]) == (224, 224, 192)
 
@@ -47,13 +34,10 @@ def test_palette_is_the_published_one():
 def test_items_are_the_files(voc):
     dataset = VOCSegmentation(voc, "train")
     assert (dataset.name, dataset.split, dataset.num_classes) == ("VOC2012", "train", 21)
-    assert dataset.ids == list(TRAIN)
-    assert dataset.class_names == VOC_CLASSES
-    assert dataset.ignore_index == 255
+    assert (dataset.ids, dataset.class_names, dataset.ignore_index) == (list(TRAIN), VOC_CLASSES, 255)
     for index, item in enumerate(TRAIN):
         image, target = dataset[index]
         assert image.dtype == target.dtype == torch.uint8
-        assert (image.shape, target.shape) == ((3, 18, 24), (18, 24))
         with Image.open(voc / "JPEGImages" / f"{item}.jpg") as photo:
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(photo))
         np.testing.assert_array_equal(target.numpy(), make_labels(24, 18, index + 1))
@@ -78,8 +62,7 @@ def test_grey_label_maps_and_grey_photos_are_read(voc):
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)))
 def test_decode_target_gives_each_label_its_colour(labels):
     colours = decode_target(torch.from_numpy(labels))
-    assert colours.shape == (*labels.shape, 3)
-    assert colours.dtype == np.uint8
+    assert (colours.shape, colours.dtype) == ((*labels.shape, 3), np.uint8)
     for place in np.ndindex(labels.shape):
         bits = [sum(((int(labels[place]) >> (3 * j + c)) & 1) << (7 - j) for j in range(3)) for c in range(3)]
         assert colours[place].tolist() == bits
@@ -120,31 +103,29 @@ def test_trainaug_takes_sbd_only_where_voc_has_nothing(voc):
     assert dataset.load_target(1).unique().tolist() == [0, 20, 255]
 
 
-class TestComparison:
-    def test_fixed_ids_of_voc(self, tmp_path, capsys):
-        ids = COMPARISON_IDS["VOC2012"]
-        assert len(set(ids)) == 5
-        root = make_tiny_voc(tmp_path / "VOC2012", val=("2007_000001", *reversed(ids)))
-        dataset = VOCSegmentation(root, "val")
-        assert [dataset.ids[i] for i in comparison_indices(dataset)] == list(ids)
-        assert capsys.readouterr().out == ""
+def test_the_fixed_five_of_voc(tmp_path, capsys):
+    ids = COMPARISON_IDS["VOC2012"]
+    assert len(set(ids)) == 5
+    root = make_tiny_voc(tmp_path / "VOC2012", val=("2007_000001", *reversed(ids)))
+    dataset = VOCSegmentation(root, "val")
+    assert [dataset.ids[i] for i in comparison_indices(dataset)] == list(ids)
+    assert capsys.readouterr().out == ""
 
-    @given(st.integers(1, 300))
-    def test_evenly_spaced_elsewhere(self, count):
-        class Other:
-            name, split, ids = "other", "val", [str(i) for i in range(count)]
-            __len__ = lambda self: count  # noqa: E731
 
-        indices = comparison_indices(Other())
-        assert len(indices) == len(set(indices)) == min(5, count)
-        assert indices == sorted(indices)
-        assert 0 <= indices[0] <= indices[-1] < count
-        steps = np.diff(indices)
-        assert steps.size == 0 or steps.max() - steps.min() <= 1
+@given(st.integers(1, 300))
+def test_five_evenly_spaced_images_elsewhere(count):
+    other = SegmentationDataset("other", "val", ["a"], [str(i) for i in range(count)], [], [])
+    indices = comparison_indices(other)
+    assert len(indices) == len(set(indices)) == min(5, count)
+    assert indices == sorted(indices)
+    assert 0 <= indices[0] <= indices[-1] < count
+    steps = set(np.diff(indices))
+    assert not steps or max(steps) - min(steps) <= 1
 
-    def test_it_says_which(self, voc, capsys):
-        comparison_indices(VOCSegmentation(voc, "val"))
-        assert f"evenly spaced: {VAL[0]}, {VAL[1]}." in capsys.readouterr().out
+
+def test_it_says_which_images_are_compared(voc, capsys):
+    comparison_indices(VOCSegmentation(voc, "val"))
+    assert f"evenly spaced: {VAL[0]}, {VAL[1]}." in capsys.readouterr().out
 
 
 LISTS, LABELS, PHOTOS = "ImageSets/Segmentation", "SegmentationClass", "JPEGImages"
@@ -191,7 +172,6 @@ def test_a_truncated_file_is_named_when_it_is_read(voc, file, keep):
         (lambda path: save_labels(path, make_labels(24, 18, 254)), r" holds the label 254 \(112 .*Correct the"),
         (lambda path: save_labels(path, make_labels(18, 24, 1)), " is 18x24 .*Put the original pair"),
         (lambda path: save_as(path, "RGB", "PNG"), " is a label map of mode RGB, .*Save the label"),
-        (lambda path: save_as(path, "I;16", "PNG"), " is a label map of mode I;16, .*Save the label"),
         (lambda path: save_as(path, "L", "JPEG"), " is a JPEG: .*Export the label map again"),
     ],
 )
@@ -204,11 +184,9 @@ def test_a_wrong_label_map_is_named_when_it_is_read(voc, spoil, message):
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif("LAB_REAL_DATA" not in os.environ, reason="LAB_REAL_DATA names no folder of real photographs")
-def test_real_photographs():
-    root = Path(os.environ["LAB_REAL_DATA"]) / "voc_style_photos"
+def test_real_photographs(real_data):
     for split, count in (("train", 43), ("val", 22)):
-        dataset = VOCSegmentation(root, split)
+        dataset = VOCSegmentation(real_data / "voc_style_photos", split)
         assert len(dataset) == count
         seen = set()
         for index in range(count):
@@ -218,3 +196,128 @@ def test_real_photographs():
             assert torch.equal(target == 0, instances == 0)
             seen |= set(target.unique().tolist())
         assert {0, 255} < seen <= {*range(21), 255}
+
+
+# --- folders of images and label maps -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two splits of photos and grey label maps; the largest label, 4, occurs only in train."""
+    root = tmp_path / "streets"
+    for split, count in {"train": 3, "val": 2}.items():
+        for i in range(count):
+            save_photo(root / f"images/{split}/{split}_{i}.jpg", 24, 18, seed=i)
+            label = 4 if (split, i) == ("train", 0) else i
+            save_labels(root / f"labels/{split}/{split}_{i}.png", make_labels(24, 18, label), mode="L")
+    return root
+
+
+def pair(root, split):
+    return root / "images" / split, root / "labels" / split
+
+
+def test_items_are_the_paired_files(root):
+    dataset = FolderSegmentation(*pair(root, "train"), split="train")
+    assert (dataset.split, dataset.ids) == ("train", ["train_0", "train_1", "train_2"])
+    for (image, target), label in zip((dataset[i] for i in range(3)), (4, 1, 2), strict=True):
+        assert image.dtype == target.dtype == torch.uint8
+        assert image.shape == (3, 18, 24)
+        np.testing.assert_array_equal(target.numpy(), make_labels(24, 18, label))
+
+
+def test_class_names_and_number(root):
+    for split, count, alone in (("train", 3, 5), ("val", 2, 2)):
+        dataset = FolderSegmentation.from_root(root, split)
+        assert (dataset.name, dataset.split, len(dataset)) == ("streets", split, count)
+        assert dataset.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")  # of all splits
+        assert FolderSegmentation(*pair(root, split)).num_classes == alone
+    names = ["road", "car", "tree", "sky", "sign", "void of meaning"]
+    assert FolderSegmentation(*pair(root, "train"), class_names=names).num_classes == 6
+    assert FolderSegmentation.from_root(root, "train", num_classes=7).num_classes == 7
+    with pytest.raises(ValueError, match="num_classes is 5, but class_names has 6 names"):
+        FolderSegmentation(*pair(root, "train"), class_names=names, num_classes=5)
+
+
+def test_palette_label_maps_png_images_and_other_files(root):
+    images, labels = pair(root, "val")
+    with Image.open(images / "val_0.jpg") as photo:
+        photo.save(images / "val_0.PNG")
+    (images / "val_0.jpg").unlink()
+    save_labels(labels / "val_0.png", make_labels(24, 18, 3), mode="P")
+    for ignored in ("Thumbs.db", ".hidden.png", "README.txt"):
+        (labels / ignored).write_text("no image")
+    assert FolderSegmentation(images, labels)[0][1].unique().tolist() == [0, 3, 255]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "format", "message"),
+    [
+        ("val_1.png", mode, "PNG", f"a label map of mode {mode}, .*Save the")
+        for mode in ("RGB", "RGBA", "LA", "1", "I;16")
+    ]
+    + [(f"val_1.{end}", mode, "JPEG", "a JPEG: .*Export") for end in ("jpg", "png") for mode in ("L", "RGB")],
+)
+def test_a_label_map_without_label_numbers(root, name, mode, format, message):
+    (root / "labels/val/val_1.png").unlink()
+    save_as(root / "labels/val" / name, mode, format)
+    with pytest.raises(ValueError, match=f"{name} is {message}"):
+        FolderSegmentation.from_root(root, "val", num_classes=5)
+
+
+AGAIN = "(Export it again|fetch or export it again)"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "images/val"), FileNotFoundError, r"not exist\..* splits found: train"),
+        (lambda root: shutil.rmtree(root), FileNotFoundError, "splits found: none"),
+        (lambda root: (root / "labels").rename(root / "masks"), FileNotFoundError,
+         "labels/val does not exist. Make it, or correct the path"),
+        (lambda root: [path.unlink() for path in (root / "images/val").iterdir()], ValueError,
+         r"images/val holds no images .*Put some there"),
+        (lambda root: (root / "labels/val/val_1.png").unlink(), FileNotFoundError,
+         r"val_1\.jpg has no partner called val_1 .*\(1 of 2 .*add the missing"),
+        (lambda root: (root / "images/val/val_1.jpg").unlink(), FileNotFoundError,
+         r"val_1\.png has no partner called val_1 .*\(1 of 2 .*add the missing"),
+        (lambda root: save_photo(root / "images/val/val_0.png", 24, 18), ValueError,
+         r"val_0\.png and val_0\.jpg share a name.*remove one"),
+        (lambda root: save_labels(root / "labels/val/val_1.png", make_labels(24, 20, 1), mode="L"), ValueError,
+         r"val_1\.jpg is 24x18 but its label map .*val_1\.png is 24x20 .*Export"),
+        (lambda root: (root / "images/val/val_1.jpg").write_text("<html>404</html>"), ValueError, fr"\.jpg .*{AGAIN}"),
+        (lambda root: (root / "labels/val/val_1.png").write_text("<html>404</html>"), ValueError, fr"\.png .*{AGAIN}"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_data_set_is_refused_when_it_is_opened(root, spoil, error, message):
+    spoil(root)
+    with pytest.raises(error, match=message):
+        FolderSegmentation.from_root(root, "val")
+
+
+def test_what_is_wrong_with_one_item_is_said_when_it_is_read(root):
+    path = root / "images/val/val_1.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"val_1\.jpg cannot be decoded"):
+        FolderSegmentation.from_root(root, "val")[1]
+    dataset = FolderSegmentation(*pair(root, "train"), num_classes=3)
+    with pytest.raises(ValueError, match=r"train_0\.png holds the label 4 .*labels 0\.\.2, and 255"):
+        dataset[0]
+    with pytest.raises(FileNotFoundError, match="streets has no instance masks"):
+        FolderSegmentation.from_root(root, "val").instances(0)
+
+
+@pytest.mark.real_data
+def test_camvid(real_data):
+    root = real_data / "camvid"
+    sets = {split: FolderSegmentation.from_root(root, split, CAMVID_CLASSES) for split in ("train", "val")}
+    assert {split: len(dataset) for split, dataset in sets.items()} == {"train": 367, "val": 101}
+    assert FolderSegmentation.from_root(root, "val").num_classes == len(CAMVID_CLASSES) == 11
+    image, target = sets["train"][0]
+    assert (image.shape, target.shape) == ((3, 360, 480), (360, 480))
+    # The order of the names: the sky is above and bright, the road below.
+    labels = np.stack([sets["val"].load_target(index).numpy() for index in range(0, 101, 10)])
+    height = {name: np.nonzero(labels == label)[1].mean() for label, name in enumerate(CAMVID_CLASSES)}
+    assert min(height, key=height.get) == "sky"
+    assert max(height, key=height.get) == "road"
+    assert height["building"] < height["fence"] < height["car"] < height["pavement"]
