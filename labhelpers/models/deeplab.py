@@ -30,16 +30,11 @@ def conv_norm(
     `separable` splits it into a convolution for each channel by itself and a 1x1 across channels (V3+, Section 3.1):
     of 3x3 kernels about a ninth of the weights is left.
     """
-
-    def conv(outputs: int, groups: int = 1) -> nn.Conv2d:
-        padding = rate * (kernel - 1) // 2
-        return nn.Conv2d(in_channels, outputs, kernel, 1, padding, rate, groups, bias=False)
-
+    outputs, groups = (in_channels, in_channels) if separable else (out_channels, 1)
+    padding = rate * (kernel - 1) // 2
+    layer: nn.Module = nn.Conv2d(in_channels, outputs, kernel, 1, padding, rate, groups, bias=False)
     if separable:
-        each, across = conv(in_channels, groups=in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        layer: nn.Module = nn.Sequential(each, across)
-    else:
-        layer = conv(out_channels)
+        layer = nn.Sequential(layer, nn.Conv2d(in_channels, out_channels, 1, bias=False))
     return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 

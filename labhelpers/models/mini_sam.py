@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers.data.augment import to_input
+from labhelpers.models.deeplab import conv_norm
 from labhelpers.models.encoders import Encoder
 from labhelpers.models.prompt_maps import BroadcastPrompts, Size, SpatialPrompts, check_prompts
 
@@ -70,7 +71,7 @@ class MiniSAM(nn.Module):
         masks, ious = (CANDIDATES, CANDIDATES) if num_classes == 1 else (num_classes, 1)
 
         self.image_encoder = ImageEncoder(encoder)
-        self.img_proj = separable(EMBEDDING, EMBEDDING)
+        self.img_proj = separable(EMBEDDING)
         self.key_proj = nn.Conv2d(EMBEDDING, KEYS, 1)
         self.decoder_proj = nn.Conv2d(EMBEDDING, DECODER, 1)
         self.fine_proj = nn.Conv2d(encoder.channels[0], FINE, 1)
@@ -80,8 +81,8 @@ class MiniSAM(nn.Module):
             nn.BatchNorm2d(DECODER),
             nn.ReLU(inplace=True),
             conv_norm(DECODER, DECODER, 3),
-            conv_norm(DECODER, DECODER, 3, dilation=2),
-            conv_norm(DECODER, DECODER, 3, dilation=4),
+            conv_norm(DECODER, DECODER, 3, rate=2),
+            conv_norm(DECODER, DECODER, 3, rate=4),
         )
         self.to_fine = nn.ConvTranspose2d(DECODER, FINE, 2, stride=2)
         self.mask_head = nn.Sequential(
@@ -202,7 +203,7 @@ class ImageEncoder(nn.Module):
         _, c8, c16, c32 = backbone.channels
         self.context = nn.Sequential(conv_norm(c32, EMBEDDING, 1), *(Residual(EMBEDDING) for _ in range(3)))
         self.lateral16 = nn.Conv2d(c16, EMBEDDING, 1)
-        self.smooth16 = separable(EMBEDDING, EMBEDDING)
+        self.smooth16 = separable(EMBEDDING)
         self.lateral8 = nn.Conv2d(c8, EMBEDDING, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,21 +228,11 @@ class Residual(nn.Module):
         return F.relu(x + self.body(x))
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; the size stays."""
-    padding = dilation * (kernel // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def separable(in_channels: int, out_channels: int) -> nn.Sequential:
+def separable(channels: int) -> nn.Sequential:
     """A 3x3 convolution in two: each channel on its own, then across channels (Howard et al., 2017)."""
-    return nn.Sequential(
-        conv_norm(in_channels, in_channels, 3, groups=in_channels), conv_norm(in_channels, out_channels, 1)
-    )
+    each = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    norm = nn.Sequential(each, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    return nn.Sequential(norm, conv_norm(channels, channels, 1))
 
 
 def twice(x: Tensor, like: Tensor) -> Tensor:

@@ -116,14 +116,15 @@ def _click_by_click(
 
 
 def by_overlap(
-    masks: np.ndarray, scores: np.ndarray, target: np.ndarray, ignore_index: int = IGNORE_INDEX
+    masks: np.ndarray, scores: np.ndarray, target: np.ndarray, ignore_index: int | None = IGNORE_INDEX
 ) -> np.ndarray:
     """Give each mask the class of the truth that most of its pixels have: an oracle, an upper bound for any namer.
 
     Args:
         masks: bool (N, H, W), any number of them, which may overlap.
         scores: (N,), a predicted IoU each; see `paint`.
-        target: uint8 (H, W), the truth. Its void has no vote: a mask with nothing but void is left out.
+        target: uint8 (H, W), the truth. Its void has no vote: a mask with nothing but void is left out. Of equally
+            frequent classes a mask gets the lowest.
 
     Returns:
         uint8 (H, W) as `paint` makes it; it has no void.
@@ -131,8 +132,22 @@ def by_overlap(
     Raises:
         ValueError: the shapes do not fit, or the masks are not bool.
     """
-    masks, scores = _checked(masks, scores, target)
-    return paint(masks, scores, _majority(masks, target, ignore_index))
+    masks, scores = np.asarray(masks), np.asarray(scores)
+    if len(masks) == 0:
+        masks, scores = np.zeros((0, *target.shape), dtype=bool), np.zeros(0)
+    if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != target.shape or scores.shape != (len(masks),):
+        raise ValueError(
+            f"masks must be bool (N, {target.shape[0]}, {target.shape[1]}), as large as the label map, with one score "
+            f"each; got {masks.dtype} {masks.shape} and scores {scores.shape}. Threshold logits at the image's size."
+        )
+    classes = np.full(len(masks), -1)
+    for index, mask in enumerate(masks):
+        counts = np.bincount(target[mask], minlength=256)
+        if ignore_index is not None:
+            counts[ignore_index] = 0
+        if counts.any():
+            classes[index] = counts.argmax()
+    return paint(masks, scores, classes)
 
 
 def by_vote(masks: np.ndarray, scores: np.ndarray, class_map: np.ndarray) -> np.ndarray:
@@ -148,8 +163,7 @@ def by_vote(masks: np.ndarray, scores: np.ndarray, class_map: np.ndarray) -> np.
     Raises:
         ValueError: the shapes do not fit, or the masks are not bool.
     """
-    masks, scores = _checked(masks, scores, class_map)
-    return paint(masks, scores, _majority(masks, class_map, None))
+    return by_overlap(masks, scores, class_map, ignore_index=None)
 
 
 def paint(masks: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -171,27 +185,3 @@ def paint(masks: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndar
         if classes[index] >= 0:
             painted[masks[index]] = classes[index]
     return painted
-
-
-def _majority(masks: np.ndarray, labels: np.ndarray, ignore_index: int | None) -> np.ndarray:
-    """The most frequent label inside each mask, the lowest of equally frequent ones; -1 where there is none."""
-    classes = np.full(len(masks), -1)
-    for index, mask in enumerate(masks):
-        counts = np.bincount(labels[mask], minlength=256)
-        if ignore_index is not None:
-            counts[ignore_index] = 0
-        if counts.any():
-            classes[index] = counts.argmax()
-    return classes
-
-
-def _checked(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    masks, scores = np.asarray(masks), np.asarray(scores)
-    if len(masks) == 0:
-        return np.zeros((0, *labels.shape), dtype=bool), np.zeros(0)
-    if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != labels.shape or scores.shape != (len(masks),):
-        raise ValueError(
-            f"masks must be bool (N, {labels.shape[0]}, {labels.shape[1]}), as large as the label map, with one score "
-            f"each; got {masks.dtype} {masks.shape} and scores {scores.shape}. Threshold logits at the image's size."
-        )
-    return masks, scores

@@ -105,8 +105,8 @@ class PromptScores:
     def table(self) -> Table:
         """One row per kind of prompt: the mean IoU with its interval, then that of small, medium and large objects."""
         counts = {size: int((self.sizes == size).sum()) for size in BOUNDS}
-        header = [self.predictor, f"mean IoU [95 %], {len(self.images)} objects"]
-        header += [f"{size} ({count})" for size, count in counts.items()]
+        sizes = [f"{size} ({count})" for size, count in counts.items()]
+        header = [self.predictor, f"mean IoU [95 %], {len(self.images)} objects", *sizes]
         rows = [
             [kind.replace("_", " "), str(self.mean(kind))]
             + [f"{self.mean(kind, size).value:.3f}" if count else "–" for size, count in counts.items()]
@@ -210,9 +210,6 @@ def protocol(judged: Sequence[ObjectRef], prompts: str) -> str:
 # The mean IoU of predictors that know no classes, with who named their masks on the score.
 
 
-TRUE_BOXES = "the box of every true object, whose class the answer gets"
-
-
 def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset, **options: Any) -> Evaluation:
     """Ask for every true object with its box, name the answer as the truth does, and score the class map.
 
@@ -238,7 +235,8 @@ def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset
         masks, ious = zip(*(predictor.predict(box=box_from_mask(item.mask)) for item in items), strict=True)
         return paint(np.stack(masks), np.array(ious), np.array([item.label for item in items]))
 
-    return _prompted(_evaluate_maps(class_map, predictor, dataset, options), TRUE_BOXES)
+    evaluation = _evaluate_maps(class_map, predictor, dataset, options)
+    return _prompted(evaluation, "the box of every true object, whose class the answer gets")
 
 
 def evaluate_everything(
@@ -298,11 +296,7 @@ def _evaluate_maps(
 
 
 class _OneByOne(nn.Module):
-    """Answers the images of a set one by one, in its order, by `logits(index, images)`.
-
-    Args:
-        model: whose device stands in the protocol.
-    """
+    """Answers the images of a set in its order by `logits(index, images)`; the protocol has the device of `model`."""
 
     def __init__(self, model: nn.Module, logits: Callable[[int, torch.Tensor], torch.Tensor]):
         super().__init__()
@@ -314,9 +308,6 @@ class _OneByOne(nn.Module):
 
 
 # Does a network know how good its masks are? Its predicted IoU against the true one.
-
-
-BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,7 +343,7 @@ class Calibration:
         )
 
 
-def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = BINS) -> Calibration:
+def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> Calibration:
     """Compare predicted with true IoUs, answer by answer.
 
     Args:
@@ -379,17 +370,10 @@ def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = BINS) -> Ca
     parts = np.array_split(order, min(bins, len(order)))
     counts = np.array([len(part) for part in parts])
     bin_predicted, bin_true = (np.array([values[part].mean() for part in parts]) for values in (predicted, true))
-    return Calibration(
-        pearson=_correlation(predicted, true),
-        spearman=_correlation(rankdata(predicted), rankdata(true)),
-        error=float(np.average(np.abs(bin_predicted - bin_true), weights=counts)),
-        bias=float(predicted.mean() - true.mean()),
-        predicted=predicted,
-        true=true,
-        bin_predicted=bin_predicted,
-        bin_true=bin_true,
-        bin_counts=counts,
-    )
+    pearson, spearman = _correlation(predicted, true), _correlation(rankdata(predicted), rankdata(true))
+    error = float(np.average(np.abs(bin_predicted - bin_true), weights=counts))
+    bias = float(predicted.mean() - true.mean())
+    return Calibration(pearson, spearman, error, bias, predicted, true, bin_predicted, bin_true, counts)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -397,9 +381,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 # The mean IoU of a promptable network with a head for all classes, such as Mini-SAM with 21.
-
-
-SOURCES = ("truth", "none", "random")
 
 
 def evaluate_semantic(
@@ -428,31 +409,26 @@ def evaluate_semantic(
     Raises:
         ValueError: an unknown source, fewer than one point, and what `evaluate` raises.
     """
-    if prompts not in SOURCES or points < 1:
-        raise ValueError(f"prompts must be one of {', '.join(SOURCES)}, with points >= 1; got {prompts!r}, {points}.")
+    if prompts not in ("truth", "none", "random") or points < 1:
+        raise ValueError(f"prompts must be one of truth, none, random, with points >= 1; got {prompts!r}, {points}.")
 
     def logits(index: int, images: torch.Tensor) -> torch.Tensor:
         if prompts == "none":
             return model(images, None, None)[0]
-        target = dataset.load_target(index).numpy()
-        drawn = _draw((target != 0) & (target != dataset.ignore_index), prompts, points, [seed, index])
-        return model(images, *(torch.from_numpy(array)[None].to(images.device) for array in drawn))[0]
+        target, rng = dataset.load_target(index).numpy(), np.random.default_rng([seed, index])
+        there = (target != 0) & (target != dataset.ignore_index)
+        told = prompts == "truth" and there.any()
+        xy, labels = sample_points(there if told else np.ones_like(there), points, rng)
+        if not told:
+            foreground = (points + 1) // 2 if prompts == "random" else 0
+            labels = (np.arange(points) < foreground).astype(np.int64)
+        return model(images, *(torch.from_numpy(array)[None].to(images.device) for array in (xy, labels)))[0]
 
     evaluation = evaluate(_OneByOne(model, logits), dataset, batch_size=1, **options)
     if prompts == "none":
         return evaluation
     source = "drawn from the truth" if prompts == "truth" else "at random places with random labels"
     return _prompted(evaluation, f"{points} points {source} (seed {seed})")
-
-
-def _draw(objects: np.ndarray, source: str, n: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 2) and labels (n,) for an image; objects bool (H, W)."""
-    rng = np.random.default_rng(seed)
-    if source == "truth" and objects.any():
-        return sample_points(objects, n, rng)
-    points, _ = sample_points(np.ones_like(objects), n, rng)
-    labels = np.arange(n) < (n + 1) // 2 if source == "random" else np.zeros(n)
-    return points, labels.astype(np.int64)
 
 
 def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int = 1, runs: int = 5) -> dict[str, Any]:
