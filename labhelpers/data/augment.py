@@ -83,7 +83,6 @@ def denormalize(x: torch.Tensor) -> torch.Tensor:
 
 # A smooth random deformation that never folds: displacements on a coarse grid, joined by cubic B-splines.
 
-
 # Knots at least this many amplitudes apart. A cubic B-spline's slope is at most the largest difference of neighbouring
 # knots over their distance, 2a / 8a, in x and in y: so the displacement changes by at most half of what the position
 # does, the deformation cannot fold, and fixed-point iteration inverts it, halving the error each time.
@@ -142,10 +141,11 @@ class Elastic:
 
 # One view of an image, applied alike to pixels, labels, points and boxes.
 
-
 # Outside the picture: the ImageNet mean colour, which normalisation turns into (almost) zero.
 _OUTSIDE = torch.tensor([float(round(255 * m)) for m in IMAGENET_MEAN])[:, None, None]
-_OUTLINE_STEPS = 8  # points per edge of a box when its outline is warped
+# Points around the unit square, (N, 2), nine on an edge with its corners: the outline of a box, to be warped.
+_EDGE = np.linspace(0, 1, 9)
+_OUTLINE = np.array([point for t in _EDGE for end in (0.0, 1.0) for point in ((t, end), (end, t))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +241,7 @@ class View:
                 f"got {array.dtype} of shape {tuple(array.shape)}. Draw one per image: augmentation.sample(H, W, rng)."
             )
 
-    # Positions from the corner of the image or the output, float64 (N, 2).
+    # Positions from here on are measured from the corner of the image or the output, float64 (N, 2).
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Magnification, and the origins of window and placed window, each (x, y)."""
@@ -307,12 +307,12 @@ class View:
         origin, along_x, along_y = ((probes - placed) / scale + source - start) / span - 1
         along_x, along_y = along_x - origin, along_y - origin
         grid = np.empty((height, width, 2), dtype=np.float32)
-        displacement = None if self.elastic is None else self.elastic.on_grid(x, y)
+        moved = None if self.elastic is None else self.elastic.on_grid(x, y)
         for axis in (0, 1):
             from_x, from_y = origin[axis] + x * along_x[axis], y * along_y[axis]
             np.add(from_x.astype(np.float32), from_y.astype(np.float32)[:, None], out=grid[..., axis])
-            if displacement is not None:
-                grid[..., axis] += along_x[axis] * displacement[0] + along_y[axis] * displacement[1]
+            if moved is not None:
+                grid[..., axis] += along_x[axis] * moved[0] + along_y[axis] * moved[1]
         return torch.from_numpy(grid)[None]
 
     def _warp_image(self, image: torch.Tensor) -> torch.Tensor:
@@ -344,15 +344,6 @@ def _nearest(source: slice, placed: slice) -> np.ndarray:
     """The source pixel under the centre of each placed pixel, along one axis, in whole numbers."""
     n, m = source.stop - source.start, placed.stop - placed.start
     return source.start + (2 * np.arange(m) + 1) * n // (2 * m)
-
-
-def _outline() -> np.ndarray:
-    """Points around the unit square, (N, 2), its corners among them."""
-    t = np.linspace(0, 1, _OUTLINE_STEPS + 1)
-    return np.concatenate([np.stack([t, 0 * t + e], 1) for e in (0, 1)] + [np.stack([0 * t + e, t], 1) for e in (0, 1)])
-
-
-_OUTLINE = _outline()
 
 
 def _snap(p: np.ndarray) -> np.ndarray:

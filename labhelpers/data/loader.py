@@ -74,10 +74,10 @@ class CachedDataset(SubsetDataset):
         return self._items[index] if index < len(self._items) else self.dataset[index]
 
     def load_image(self, index: int) -> torch.Tensor:
-        return self[index][0] if index < len(self._items) else self.dataset.load_image(index)
+        return self[index][0] if index < len(self._items) else super().load_image(index)
 
     def load_target(self, index: int) -> torch.Tensor:
-        return self[index][1] if index < len(self._items) else self.dataset.load_target(index)
+        return self[index][1] if index < len(self._items) else super().load_target(index)
 
     def fingerprint(self) -> str:
         return self.dataset.fingerprint()
@@ -138,10 +138,19 @@ def training_loader(
             f"training_loader needs batch_size >= 1 and 0 <= start_step <= steps, got batch_size={batch_size}, "
             f"start_step={start_step}, steps={steps}."
         )
-    probabilities = _probabilities(dataset, sample_weights)
+    weights = None
+    if sample_weights is not None:
+        weights = np.asarray(sample_weights, dtype=np.float64)
+        fits = weights.shape == (len(dataset),) and np.isfinite(weights).all()
+        if not fits or weights.min() < 0 or weights.sum() == 0:
+            raise ValueError(
+                f"sample_weights must be {len(dataset)} finite numbers, one per image, none negative and not all zero; "
+                f"got shape {weights.shape}."
+            )
+        weights = weights / weights.sum()
     return DataLoader(
         _Augmented(dataset, augmentation, seed),
-        batch_sampler=_Stream(len(dataset), batch_size, start_step, steps, seed, probabilities),
+        batch_sampler=_Stream(len(dataset), batch_size, start_step, steps, seed, weights),
         num_workers=workers,  # torch itself limits each to one thread
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
@@ -209,15 +218,3 @@ def _collate(samples: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...
             "Augmentation.crop, or batch_size=1."
         )
     return tuple(torch.utils.data.default_collate(samples))
-
-
-def _probabilities(dataset: SegmentationDataset, weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
-    if weights is None:
-        return None
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.shape != (len(dataset),) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
-        raise ValueError(
-            f"sample_weights must be {len(dataset)} finite numbers, one per image, none negative and not all zero; "
-            f"got shape {weights.shape}."
-        )
-    return weights / weights.sum()

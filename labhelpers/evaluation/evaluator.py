@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,11 +50,11 @@ class Protocol:
 
     def __str__(self) -> str:
         """What a score must be printed with, without a full stop: "camvid val, 101 images, 480x360 pixels, ..."."""
-        text = (
+        prompts = "" if self.prompts == "none" else f"; prompted with {self.prompts}"
+        return (
             f"{self.dataset} {self.split}, {self.images} images, {self.size} pixels, {self.num_classes} classes, "
-            f"{self.void}; {self.averaging}"
+            f"{self.void}; {self.averaging}{prompts}"
         )
-        return text if self.prompts == "none" else f"{text}; prompted with {self.prompts}"
 
     @property
     def device_text(self) -> str:
@@ -67,13 +67,12 @@ class Protocol:
         fields = [getattr(self, name) for name in COMPARABLE]
         if self.prompts == "none":
             fields.pop()  # the key that such scores had before there were prompts: they stay in their table
-        comparable = json.dumps(fields)
-        return f"{self.dataset}-{self.split}-{hashlib.sha256(comparable.encode()).hexdigest()[:8]}"
+        return f"{self.dataset}-{self.split}-{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]}"
 
     def differences(self, other: "Protocol") -> list[str]:
         """Name the fields that make the two incomparable, with both values; empty when they are comparable."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{name} ({mine[name]} against {theirs[name]})" for name in COMPARABLE if mine[name] != theirs[name]]
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in COMPARABLE)
+        return [f"{name} ({mine} against {theirs})" for name, mine, theirs in pairs if mine != theirs]
 
 
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -165,13 +164,25 @@ def evaluate(
         parts = (kept, facts, near_edges, loss_parts)
         kept, facts, near_edges, loss_parts = (accelerator.reduce(part.to(device), "sum").cpu() for part in parts)
 
+    sizes = sorted((width, height) for height, width in facts[:, -2:].tolist())
+    protocol = Protocol(
+        dataset=dataset.name,
+        split=dataset.split,
+        images=len(dataset),
+        num_classes=num_classes,
+        labels=hashlib.sha256(facts.numpy().tobytes()).hexdigest()[:12],
+        size=" to ".join(f"{width}x{height}" for width, height in sorted({sizes[0], sizes[-1]})),
+        void=f"{dataset.ignore_index} ignored",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision=precision,
+    )
     total = kept.sum(0, dtype=torch.int64).numpy()
     band_mean_iou, band_foreground_iou = band_scores(bands, total[1:])
     return Evaluation(
         scores=scores(total[0]),
         band_mean_iou=band_mean_iou,
         band_foreground_iou=band_foreground_iou,
-        protocol=_protocol(dataset, facts.numpy(), device, precision),
+        protocol=protocol,
         seconds=time.perf_counter() - start,
         matrix=total[0],
         matrices=kept[:, 0].numpy() if per_image else None,
@@ -236,60 +247,38 @@ def _equal_sizes(
     dataset: SegmentationDataset, indices: Sequence[int], batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Yield (indices, images (B, 3, H, W), targets (B, H, W)): each image once, only equal sizes together."""
+
+    def batch(group: list) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+        indices, images, targets = zip(*group, strict=True)
+        return list(indices), torch.stack(images), torch.stack(targets)
+
     waiting: dict[torch.Size, list] = {}
-    count = 0
     for index in indices:
         image, target = dataset[index]
         group = waiting.setdefault(image.shape, [])
         group.append((index, image, target))
-        count += 1
-        if count >= _MAX_WAITING:  # sets of many sizes: do not hold them all in memory
+        full = sum(map(len, waiting.values())) >= _MAX_WAITING
+        if full:  # sets of many sizes: do not hold them all in memory
             group = max(waiting.values(), key=len)
-        if len(group) >= batch_size or count >= _MAX_WAITING:
-            count -= len(group)
-            yield _stack(waiting.pop(group[0][1].shape))
-    for group in waiting.values():
-        yield _stack(group)
-
-
-def _stack(group: list) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    indices, images, targets = zip(*group, strict=True)
-    return list(indices), torch.stack(images), torch.stack(targets)
-
-
-def _protocol(dataset: SegmentationDataset, facts: np.ndarray, device: torch.device, precision: str) -> Protocol:
-    sizes = sorted({(int(width), int(height)) for height, width in facts[:, -2:]})
-    named = " to ".join(f"{width}x{height}" for width, height in sorted({sizes[0], sizes[-1]}))
-    return Protocol(
-        dataset=dataset.name,
-        split=dataset.split,
-        images=len(dataset),
-        num_classes=dataset.num_classes,
-        labels=hashlib.sha256(facts.tobytes()).hexdigest()[:12],
-        size=named,
-        void=f"{dataset.ignore_index} ignored",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        precision=precision,
-    )
+        if full or len(group) >= batch_size:
+            yield batch(waiting.pop(group[0][1].shape))
+    yield from map(batch, waiting.values())
 
 
 # Scores by object size: does a network see small things?
 
 BOUNDS = {"small": 32**2 / (640 * 480), "medium": 96**2 / (640 * 480), "large": float("inf")}
-"""Largest share of the picture that an object of each size covers: COCO's 32x32 and 96x96 pixels in one of 640x480."""
+"""Largest share of the picture that an object of each size covers, the same at 128 pixels and at 500: COCO's 32x32 and
+96x96 pixels (Lin et al., ECCV 2014) in a picture of 640x480."""
 
 
 @dataclass(frozen=True)
 class SizeScore:
-    """The objects of one size.
-
-    `objects` counts them, `recall` is the mean share of an object's pixels that got its class, and `found` the share of
-    the objects of which at least half of the pixels did; NaN without objects.
-    """
+    """The objects of one size; NaN without any."""
 
     objects: int
-    recall: float
-    found: float
+    recall: float  # mean share of an object's pixels that got its class
+    found: float  # share of the objects of which at least half of the pixels did
 
 
 def object_recall(prediction: torch.Tensor, target: torch.Tensor, instances: torch.Tensor) -> np.ndarray:
@@ -320,10 +309,7 @@ def object_recall(prediction: torch.Tensor, target: torch.Tensor, instances: tor
 
 
 def scores_by_size(model: nn.Module, dataset: SegmentationDataset, *, precision: str = "no") -> dict[str, SizeScore]:
-    """Score a model's objects by size, over a data set with instance masks.
-
-    Sizes are COCO's (Lin et al., ECCV 2014), as shares of the picture, so that they mean the same at 128 pixels and at
-    500: see `BOUNDS`.
+    """Score a model's objects by size (see `BOUNDS`), over a data set with instance masks.
 
     Raises:
         FileNotFoundError: the data set has no instance masks.
@@ -335,10 +321,8 @@ def scores_by_size(model: nn.Module, dataset: SegmentationDataset, *, precision:
         scored.append(object_recall(predict(model, image, precision=precision), target, instances))
     area, recall = np.concatenate(scored).T
     bucket = np.searchsorted(list(BOUNDS.values()), area)  # a bound itself belongs to the smaller size
-    return {size: _summary(recall[bucket == number]) for number, size in enumerate(BOUNDS)}
-
-
-def _summary(recall: np.ndarray) -> SizeScore:
-    if len(recall) == 0:
-        return SizeScore(0, float("nan"), float("nan"))
-    return SizeScore(len(recall), float(recall.mean()), float((recall >= 0.5).mean()))
+    by_size = {size: recall[bucket == number] for number, size in enumerate(BOUNDS)}
+    return {
+        size: SizeScore(len(r), float(r.mean()), float((r >= 0.5).mean())) if len(r) else SizeScore(0, np.nan, np.nan)
+        for size, r in by_size.items()
+    }

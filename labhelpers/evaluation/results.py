@@ -1,15 +1,12 @@
-"""The table that grows from lab 02 to lab 07 and refuses rows that cannot be compared, and the last one, of all models.
-
-Markdown, LaTeX and HTML are written here, to the letter; rows as numbers, to select, sort and export, are pandas'.
-"""
+"""The results table that refuses rows that cannot be compared, and the last one of the course, of all models."""
 
 import html
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +91,12 @@ class Table:
 
     def to_latex(self) -> str:
         """A tabular with plain rules, for a report; the caption follows as text."""
-        head, *body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (self.header, *self.rows)]
+        head, *body = [
+            " & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in (self.header, *self.rows)
+        ]
         columns = "l" + "r" * (len(self.header) - 1)
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}"]
-        return "\n".join([*lines, "", _latex(self.caption), ""] if self.caption else [*lines, ""])
+        return "\n".join([*lines, "", self.caption.translate(_LATEX), ""] if self.caption else [*lines, ""])
 
     def _repr_html_(self) -> str:
         title = f'<caption style="text-align:left;font-weight:bold">{html.escape(self.title)}</caption>'
@@ -119,17 +118,10 @@ def _html(cell: str) -> str:
     return text.replace(" ", "&nbsp;") if re.match(r"\d[^a-z]*$", cell) else text  # an interval stays on one line
 
 
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    | {character: f"\\{character}" for character in "&%$#_{}"}
+)
 
 
 def _csv(frame: "DataFrame") -> str:
@@ -141,23 +133,14 @@ def _csv(frame: "DataFrame") -> str:
 
 @dataclass(frozen=True)
 class CourseModel:
-    """A model of labs 02 to 07 and what the course expects of it; "" where it states nothing.
+    """A model of labs 02 to 07 and what the course expects of it; "" where it states nothing."""
 
-    Attributes:
-        name: as in the results table; a variant's name follows after a comma ("FCN-8s, CE + Dice").
-        lab: the lab that makes it, "02" to "07".
-        mean_iou: percent.
-        parameters: millions.
-        inference_ms: milliseconds for an image.
-        describes: the protocol of these figures, as far as it is known.
-    """
-
-    name: str
+    name: str  # as in the results table; a variant's name follows after a comma ("FCN-8s, CE + Dice")
     lab: str
-    mean_iou: str = ""
-    parameters: str = ""
+    mean_iou: str = ""  # percent
+    parameters: str = ""  # millions
     inference_ms: str = ""
-    describes: str = ""
+    describes: str = ""  # the protocol of these figures, as far as it is known
 
 
 _FCN = "VOC 2012 val; 140 M are an FCN on VGG-16"
@@ -212,11 +195,7 @@ def course_model(name: str) -> CourseModel | None:
 def expected_table() -> Table:
     """The course's figures by themselves, with what they describe."""
     header = ["The course expects", "Lab", "mIoU (%)", "Parameters (M)", "Inference (ms)", "These figures describe"]
-    rows = [
-        [model.name, model.lab, model.mean_iou, model.parameters or DASH, model.inference_ms or DASH, model.describes]
-        for model in COURSE_MODELS
-        if model.mean_iou
-    ]
+    rows = [[value or DASH for value in astuple(model)] for model in COURSE_MODELS if model.mean_iou]
     return Table(header, rows, NOTE, "What the course expects")
 
 
@@ -248,12 +227,8 @@ class Row:
 class _Sections:
     """What consists of tables of text, `sections()`, and of rows of numbers, `frame`, in the formats of both."""
 
-    @property
-    def frame(self) -> "DataFrame":
-        raise NotImplementedError
-
-    def sections(self) -> list[Table]:
-        raise NotImplementedError
+    frame: "DataFrame"
+    sections: Callable[[], list[Table]]
 
     def to_markdown(self) -> str:
         """The sections in GitHub's Markdown, their protocols below."""
@@ -288,8 +263,15 @@ class ResultsTable(_Sections):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._stored = {row.name: row for row in self._read()}
         self._untrained: dict[str, Row] = {}
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"] if self.path.exists() else []
+            rows = [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} is not a results table ({error}). Move it away; each lab adds its rows again."
+            ) from error
+        self._stored = {row.name: row for row in rows}
 
     @property
     def rows(self) -> list[Row]:
@@ -332,29 +314,31 @@ class ResultsTable(_Sections):
                     f"{', '.join(differences)}. Evaluate both on the same images, or give {name} a table of its own: "
                     f"results-{protocol.key}.json."
                 )
-        interval = bootstrap(evaluation.matrices) if evaluation.matrices is not None else None
-        scores = {
+        scores: dict[str, Any] = {
             "mean_iou": evaluation.scores.mean_iou,
-            "mean_iou_low": interval.low if interval else None,
-            "mean_iou_high": interval.high if interval else None,
             "pixel_accuracy": evaluation.scores.pixel_accuracy,
             "band_mean_iou": evaluation.band_mean_iou.get(BAND),
             "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
             "boundary_iou": evaluation.boundary_iou,
         }
-        defined: dict[str, Any] = {
-            field: float(value) for field, value in scores.items() if not (value is None or math.isnan(value))
-        }
-        row = Row(name, protocol, expected=expected, **costs, **defined)
-        self._write({**self._stored, name: row})
-        self._stored[name] = row
+        if evaluation.matrices is not None:
+            interval = bootstrap(evaluation.matrices)
+            scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
+        scores = {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
+        row = replace(row, **scores)
+        stored = {**self._stored, name: row}
+        records = [asdict(row) for row in stored.values()]
+        write_atomic(self.path, json.dumps({"rows": records}, indent=1, allow_nan=False).encode())
+        self._stored = stored
         self._untrained.pop(name, None)
         return row
 
     @property
     def frame(self) -> "DataFrame":
         """One line per row, every field of the row and of its protocol, unrounded; missing where undefined."""
-        return _frame([_record(row) for row in self.rows], [*_ROW_FIELDS, *Protocol.__dataclass_fields__])
+        return _frame(
+            [asdict(row) | asdict(row.protocol) for row in self.rows], [*_ROW_FIELDS, *Protocol.__dataclass_fields__]
+        )
 
     def sections(self) -> list[Table]:
         """One: the rows as text, and their protocol below."""
@@ -372,41 +356,19 @@ class ResultsTable(_Sections):
             "Device": [row.protocol.device_text for row in self.rows],
             "The course expects": [row.expected or DASH for row in self.rows],
         }
-        return [_table(columns, self._caption())]
-
-    def _caption(self) -> str:
         if not self.rows:
-            return "No results yet."
+            return [_table(columns, "No results yet.")]
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
         caption = f"{shared}. Scores in percent, 95 % intervals over the choice of images."
         sizes = sorted({row.cost_size for row in self.rows if row.cost_size})
         if sizes:
             caption += f" Inference and memory: one image of {' or '.join(sizes)} pixels."
-        if any(name not in self._stored for name in self._untrained):
+        if self._untrained.keys() - self._stored.keys():
             caption += f" {DASH} in the scores: the model was not trained, so it has no result."
-        return caption
-
-    def _read(self) -> list[Row]:
-        if not self.path.exists():
-            return []
-        try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
-            return [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not a results table ({error}). Move it away; each lab adds its rows again."
-            ) from error
-
-    def _write(self, rows: dict[str, Row]) -> None:
-        text = json.dumps({"rows": [asdict(row) for row in rows.values()]}, indent=1, allow_nan=False)
-        write_atomic(self.path, text.encode())
+        return [_table(columns, caption)]
 
 
 _ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name != "protocol"]
-
-
-def _record(row: Row) -> dict[str, Any]:
-    return {**asdict(row), **asdict(row.protocol)}
 
 
 def _frame(records: list[dict[str, Any]], columns: list[str]) -> "DataFrame":
@@ -486,15 +448,16 @@ class FinalTable(_Sections):
 
         Columns that begin with `course_` hold what the course expects.
         """
-        lines = [(row.name, {**_record(row), "protocol_key": key}) for key, rows in self.rows.items() for row in rows]
-        lines += [(model.name, {"name": model.name}) for model in self.missing]
+        rows = [row for rows in self.rows.values() for row in rows]
+        records = [asdict(row) | asdict(row.protocol) | {"protocol_key": row.protocol.key} for row in rows]
+        records += [{"name": model.name} for model in self.missing]
         fields = {"lab": "lab", "course_mean_iou": "mean_iou", "course_parameters_m": "parameters",
                   "course_inference_ms": "inference_ms", "course_describes": "describes"}  # fmt: skip
-        for name, record in lines:
-            model = course_model(name)
+        for record in records:
+            model = course_model(record["name"])
             record |= {column: getattr(model, field) for column, field in fields.items()} if model else {}
         columns = ["lab", *_ROW_FIELDS, "protocol_key", *Protocol.__dataclass_fields__, *list(fields)[1:]]
-        return _frame([record for _, record in lines], columns).drop(columns="expected")
+        return _frame(records, columns).drop(columns="expected")
 
     def sections(self) -> list[Table]:
         """One a protocol in the order of the labs, the models that have not been run, and the course's figures."""
