@@ -6,7 +6,7 @@ of 0.90. Papers count an object that never gets there with 20 clicks, which hide
 counted on their own as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,27 +113,18 @@ def click_curve(
         for position in positions:
             item = judged[position]
             rng = None if seed is None else np.random.default_rng([seed, item.index, item.number])
-            answers = list(simulate(predictor, item, max_clicks, rng))
-            ious[position, : len(answers)] = [iou for iou, _ in answers]
-            predicted[position, : len(answers)] = [estimate for _, estimate in answers]
+            truth, ignore, points, labels = item.mask, item.ignore, [], []
+            mask = np.zeros_like(truth)
+            for count in range(max_clicks):
+                click = next_click(mask, truth, ignore, rng)
+                if click is None:  # nothing is wrong
+                    break
+                points.append(click[0])
+                labels.append(click[1])
+                mask, predicted[position, count] = predictor.predict(
+                    points=np.stack(points), labels=np.array(labels, dtype=np.int64), mask_input=mask if count else None
+                )
+                ious[position, count] = mask_iou(mask, truth, ignore)
     drawn = "clicks drawn from the truth, each in the middle of the largest error"
     drawn += "" if seed is None else f" and moved (seed {seed})"
     return ClickCurve(predictor.name, protocol(judged, drawn), ious, predicted, clusters(judged))
-
-
-def simulate(
-    predictor: Predictor, item: ObjectRef, max_clicks: int, rng: np.random.Generator | None
-) -> Iterator[tuple[float, float]]:
-    """Yield (IoU, predicted IoU) after each click on an object, as long as there is an error to click on."""
-    truth, ignore = item.mask, item.ignore
-    mask, points, labels = None, [], []
-    for _ in range(max_clicks):
-        click = next_click(np.zeros_like(truth) if mask is None else mask, truth, ignore, rng)
-        if click is None:
-            return
-        points.append(click[0])
-        labels.append(click[1])
-        mask, estimate = predictor.predict(
-            points=np.stack(points), labels=np.array(labels, dtype=np.int64), mask_input=mask
-        )
-        yield mask_iou(mask, truth, ignore), estimate

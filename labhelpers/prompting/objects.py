@@ -50,7 +50,7 @@ class ObjectRef:
 
     @property
     def size(self) -> str:
-        """The name in `sizes.BOUNDS` for its share of the picture: small, medium or large, as COCO has them."""
+        """The name in `evaluator.BOUNDS` for its share of the picture: small, medium or large, as COCO has them."""
         share = float(self.mask.mean())
         return next(name for name, bound in BOUNDS.items() if share <= bound)
 

@@ -47,10 +47,8 @@ class SamPredictor(Predictor):
 
     @torch.no_grad()
     def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
-        clicked = len(prompt.points) > 0
-        points = torch.from_numpy(prompt.points)[None] if clicked else None
-        labels = torch.from_numpy(prompt.labels)[None] if clicked else None
-        box = None if prompt.box is None else torch.from_numpy(prompt.box)[None]
+        given = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
+        points, labels, box = (None if a is None else torch.from_numpy(a)[None] for a in (*given, prompt.box))
         multimask_output = multimask or (len(prompt.points) == 1 and prompt.box is None and prompt.mask is None)
         earlier = self._mask_logits(prompt.mask)
         low, ious = self.model.decode(self._embedding, points, labels, box, earlier, multimask_output)

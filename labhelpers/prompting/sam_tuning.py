@@ -117,7 +117,9 @@ def tune_sam_decoder(
     """
     recipe = recipe or SamRecipe()
     tuned = predictor.with_own_decoder(name)
-    key = _key(predictor.model, train_set, recipe)
+    network, numbers = predictor.model.network, identity(recipe, without=("save_every",))  # which changes no result
+    facts = [type(network).__name__, weights_hash(network), train_set.fingerprint(), numbers]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
     folder = config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name) / key
 
     last = checkpoints.latest(folder, parts=("model",))
@@ -211,12 +213,6 @@ def _draw(
     return torch.from_numpy(boxes), model.shrink(torch.from_numpy(masks), embedding), weight.expand(len(masks), -1, -1)
 
 
-def _key(model: SAM, train_set: SegmentationDataset, recipe: SamRecipe) -> str:
-    numbers = identity(recipe, without=("save_every",))  # has no influence on the result
-    facts = [type(model.network).__name__, weights_hash(model.network), train_set.fingerprint(), numbers]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
-
-
 class EmbeddingCache:
     """Gives the embedding of an image, from a file if there is one: encoding takes seconds an image on a CPU.
 
@@ -236,6 +232,8 @@ class EmbeddingCache:
 
     def embed(self, image: Tensor) -> SamEmbedding:
         """uint8 (3, H, W) -> the embedding, in float16 on the CPU."""
+        from safetensors.torch import save
+
         content = hashlib.sha256(f"{tuple(image.shape)}".encode() + image.numpy().tobytes()).hexdigest()[:32]
         path = self.folder / f"{self._encoder}-{content}.safetensors"
         if path.exists():
@@ -245,21 +243,15 @@ class EmbeddingCache:
                 print(f"{error}: the embedding is computed again.")
         full = self.model.encode(image[None])
         embedding = SamEmbedding(tuple(_half(part) for part in full.features), full.size, full.seen)
-        _write(path, embedding)
+        tensors = {f"features.{i}": part for i, part in enumerate(embedding.features)}
+        tensors["sizes"] = torch.tensor([embedding.size, embedding.seen])
+        write_atomic(path, save(tensors, {"sha256": _hash(tensors)}))
         return embedding
 
 
 def _half(tensor: Tensor) -> Tensor:
     tensor = tensor.cpu().contiguous()
     return tensor.half() if tensor.abs().max() < torch.finfo(torch.float16).max else tensor
-
-
-def _write(path: Path, embedding: SamEmbedding) -> None:
-    from safetensors.torch import save
-
-    sizes = torch.tensor([embedding.size, embedding.seen])
-    tensors = {"sizes": sizes} | {f"features.{i}": part for i, part in enumerate(embedding.features)}
-    write_atomic(path, save(tensors, {"sha256": _hash(tensors)}))
 
 
 def _read(path: Path) -> SamEmbedding:
