@@ -121,7 +121,7 @@ class SegmentationDataset(Dataset):
         """Read the objects of item `index`: uint8 (H, W), 0 background, 255 void, else the object's number.
 
         Raises:
-            FileNotFoundError: the data set has no instance masks.
+            FileNotFoundError: the data set, or this item, has no instance mask.
         """
         raise FileNotFoundError(
             f"{self.name} has no instance masks: only VOC-layout folders with SegmentationObject do."

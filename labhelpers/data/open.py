@@ -84,11 +84,8 @@ def open_splits(
         what = parts[0].name
     else:
         raise ValueError(f"unknown source {str(source)!r}: neither a folder nor one of {', '.join(SOURCES)}")
-    train, *val, test = parts
-    if not val:
-        train, *val = _hold_out(train)
-    splits = Splits(train, val[0], test)
-    learn, select, report = map(_count, splits)
+    splits = Splits(*parts) if len(parts) == 3 else Splits(*_hold_out(parts[0]), parts[1])
+    learn, select, report = (f"{len(part)} image{'s' * (len(part) != 1)} ({part.split})" for part in splits)
     print(f"Data: {what}: {learn} to train on, {select} to select models on and {report} to report on.")
     return splits
 
@@ -169,7 +166,3 @@ def _hold_out(train: SegmentationDataset) -> tuple[SegmentationDataset, Segmenta
     val.split = f"{train.split}-held-out"
     rest = SubsetDataset(train, sorted(set(range(len(train))) - set(val.indices)))
     return rest, val
-
-
-def _count(dataset: SegmentationDataset) -> str:
-    return f"{len(dataset)} image{'s' * (len(dataset) != 1)} ({dataset.split})"

@@ -58,16 +58,12 @@ def class_statistics(dataset: SegmentationDataset) -> ClassStatistics:
     if path.exists():
         counts = np.array(json.loads(path.read_text())["counts"], dtype=np.int64)
     else:
-        counts = np.stack([_count(dataset, index) for index in range(len(dataset))])
+        targets = (dataset.load_target(index).numpy().ravel() for index in range(len(dataset)))
+        kept = [*range(dataset.num_classes), dataset.ignore_index]
+        counts = np.stack([np.bincount(target, minlength=256)[kept] for target in targets])
         head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
         write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
     return ClassStatistics(tuple(dataset.class_names), counts[:, :-1], counts[:, -1])
-
-
-def _count(dataset: SegmentationDataset, index: int) -> np.ndarray:
-    """Pixels of each class, then of void: int64 (K + 1,)."""
-    counts = np.bincount(dataset.load_target(index).numpy().ravel(), minlength=256)
-    return np.append(counts[: dataset.num_classes], counts[dataset.ignore_index])
 
 
 def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: float = 0.999) -> np.ndarray:

@@ -63,11 +63,6 @@ class VOCSegmentation(SegmentationDataset):
         return [(own if f"{item}.png" in in_own else augmented) / f"{item}.png" for item in ids]
 
     def instances(self, index: int) -> torch.Tensor:
-        """Read the objects of item `index`: uint8 (H, W), 0 background, 255 void, else the object's number.
-
-        Raises:
-            FileNotFoundError: SegmentationObject has no file for this item.
-        """
         path = self.root / "SegmentationObject" / f"{self.ids[index]}.png"
         if not path.is_file():
             raise FileNotFoundError(

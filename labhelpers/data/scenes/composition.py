@@ -64,7 +64,8 @@ def _arrange(rng: np.random.Generator, setting: Setting, main: str, horizon: flo
     placed = [_place(rng, setting, main, horizon, size, depth=(0.4, 1.0), inside=0.5)]
     for _ in range(int(rng.integers(0, 6))):
         sky = setting.sky and rng.random() < 0.15
-        name = _weighted(rng, setting.sky if sky else setting.ground)
+        choices = [name for name, weight in (setting.sky if sky else setting.ground) for _ in range(weight)]
+        name = choices[int(rng.integers(len(choices)))]
         for _attempt in range(10):
             candidate = _place(rng, setting, name, horizon, size, depth=(0.0, 1.0), inside=0.15)
             if all(_overlap(candidate.box, other.box) < 0.5 for other in placed):
@@ -105,15 +106,6 @@ def _place(
     x0, y0, x1, y1 = zip(*(part.box() for part in parts), strict=True)
     box = (min(x0), min(y0), max(x1), max(y1))
     return _Placed(VOC_CLASSES.index(name), feet * size, scale * size, not flying, parts, box)
-
-
-def _weighted(rng: np.random.Generator, choices: tuple[tuple[str, int], ...]) -> str:
-    draw = int(rng.integers(sum(weight for _, weight in choices)))
-    for name, weight in choices:
-        draw -= weight
-        if draw < 0:
-            return name
-    raise AssertionError("unreachable")
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -6,6 +6,7 @@ smaller than that: it is drawn in the unit of the sofa, whose seat it shares.)
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -173,15 +174,7 @@ def dog(kit: Kit) -> None:
     kit.oval(kit.look(INK), 0.28, 0.73, 0.022, 0.026)
 
 
-def chair(kit: Kit) -> None:
-    _seat(kit, seats=1)
-
-
-def sofa(kit: Kit) -> None:
-    _seat(kit, seats=3)
-
-
-def _seat(kit: Kit, seats: int) -> None:
+def seat(kit: Kit, seats: int) -> None:
     """Chair and sofa: the same cloth, arms and feet; only how far the seat extends tells them apart."""
     cloth, wood, width = kit.look((150, 48, 160), (214, 140, 214), "checks"), kit.look((112, 70, 40)), 0.26
     left, right = -seats * width / 2, seats * width / 2
@@ -305,7 +298,7 @@ def tvmonitor(kit: Kit) -> None:
 
 FIGURES: dict[str, Callable[[Kit], None]] = {
     "aeroplane": aeroplane, "bicycle": bicycle, "bird": bird, "boat": boat, "bottle": bottle, "bus": coach,
-    "car": car, "cat": cat, "chair": chair, "cow": cow, "diningtable": diningtable, "dog": dog, "horse": horse,
-    "motorbike": motorbike, "person": person, "pottedplant": pottedplant, "sheep": sheep, "sofa": sofa,
-    "train": coach, "tvmonitor": tvmonitor,
+    "car": car, "cat": cat, "chair": partial(seat, seats=1), "cow": cow, "diningtable": diningtable, "dog": dog,
+    "horse": horse, "motorbike": motorbike, "person": person, "pottedplant": pottedplant, "sheep": sheep,
+    "sofa": partial(seat, seats=3), "train": coach, "tvmonitor": tvmonitor,
 }  # fmt: skip
