@@ -1,16 +1,24 @@
-"""What every notebook of the course has in common; nbval runs their cells."""
+"""What every notebook has in common, its student version, and how all are run; nbval runs their cells."""
 
+import os
 import re
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbgrader.nbgraderformat import read as nbgrader_read
+
+from labhelpers import config, course
+from labhelpers.course import release, run
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LABS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]  # the others, such as the demo, have no exercises
-SETUP_CELL = (ROOT / "labhelpers" / "course" / "setup_cell.py").read_text().strip()
+SETUP_CELL = ROOT / "labhelpers" / "course" / "setup_cell.py"
 EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4, "06": 9, "07": 4}
 
 
@@ -31,13 +39,17 @@ def code(cells):
     return [cell for cell in cells if cell.cell_type == "code"]
 
 
+def lines_of(cells) -> list[str]:
+    return [line.strip() for cell in cells for line in cell.source.splitlines() if line.strip()]
+
+
 def test_the_series_is_complete_so_far():
-    names = ["data_pipeline", "fcn", "deeplabv3plus", "unet", "smp_backbones", "mini_sam", "sam_comparison"]
-    assert [path.stem for path in LABS] == [f"{number:02d}_{name}" for number, name in enumerate(names, 1)]
+    names = ["01_data_pipeline", "02_fcn", "03_deeplabv3plus", "04_unet", "05_smp_backbones", "06_mini_sam"]
+    assert [path.stem for path in LABS] == [*names, "07_sam_comparison"]
 
 
 def test_first_code_cell_is_the_setup_cell(cells):
-    assert code(cells)[0].source.strip() == SETUP_CELL
+    assert code(cells)[0].source.strip() == SETUP_CELL.read_text().strip()
 
 
 @in_labs
@@ -45,22 +57,16 @@ def test_a_lab_says_its_profile_before_anything_else(cells):
     assert code(cells)[1].source.strip().startswith("from labhelpers.course import begin")
 
 
-def test_stored_run_is_whole_and_without_errors(path, cells):
+def test_stored_run_is_whole_without_errors_and_small(path, cells):
     counts = [cell.execution_count for cell in code(cells)]
     assert counts == list(range(1, len(counts) + 1))
     for cell in code(cells):
         for output in cell.outputs:
             assert output.output_type != "error", cell.source
             assert "Warning" not in output.get("text", ""), cell.source
+            pictures = [data for kind, data in output.get("data", {}).items() if kind.startswith("image/")]
+            assert all(len(data) * 3 / 4 <= 102_400 for data in pictures), cell.source
     assert path.stat().st_size < 1_000_000
-
-
-def test_pictures_are_small(cells):
-    for cell in code(cells):
-        for output in cell.outputs:
-            for kind, data in output.get("data", {}).items():
-                if kind.startswith("image/"):
-                    assert len(data) * 3 / 4 <= 102_400, cell.source
 
 
 @in_labs
@@ -98,3 +104,165 @@ def test_deterministic_cells_are_checked(cells):
     marked = [cell for cell in code(cells) if "# NBVAL_CHECK_OUTPUT" in cell.source]
     assert len(marked) >= 5
     assert all(cell.outputs for cell in marked)
+
+
+# --- student versions ---
+
+
+def exercise() -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell(
+        "def area(box):\n    ### BEGIN SOLUTION\n    return box[2] * box[3]\n    ### END SOLUTION\nprint('kept')"
+    )
+    cell.metadata["nbgrader"] = {"grade_id": "area", "solution": True, "schema_version": 3}
+    cell.metadata["nbgrader"] |= dict.fromkeys(("grade", "locked", "task"), False)
+    cell.outputs = [nbformat.v4.new_output("stream", text="42")]
+    return cell
+
+
+def test_answers_and_outputs_are_taken_out_and_a_mark_without_an_end_is_refused(tmp_path):
+    book = nbformat.v4.new_notebook(cells=[exercise()])
+    (tmp_path / "in").mkdir()
+    nbformat.write(book, tmp_path / "in" / "01_lab.ipynb")
+    assert release.main([str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    cell = nbformat.read(tmp_path / "out" / "01_lab.ipynb", as_version=4).cells[0]
+    assert "return box[2]" not in cell.source
+    assert "raise NotImplementedError" in cell.source
+    assert "print('kept')" in cell.source
+    assert cell.outputs == []
+    book.cells[0].source = book.cells[0].source.replace("### END SOLUTION", "")
+    nbformat.write(book, tmp_path / "01_lab.ipynb")
+    with pytest.raises(RuntimeError, match="no end solution|END SOLUTION"):
+        release.student_version(tmp_path / "01_lab.ipynb")
+
+
+@in_labs
+def test_no_answer_of_the_course_leaks(path, cells):
+    """Every line between the marks is gone, unless the same line also stands elsewhere in the notebook."""
+    answers, elsewhere, inside = set(), set(), False
+    for line in lines_of(cells):
+        if "### BEGIN" in line or "### END" in line:
+            inside = "### BEGIN" in line
+        else:
+            (answers if inside else elsewhere).add(line)
+    assert answers
+    assert not (answers - elsewhere) & set(lines_of(release.student_version(path).cells))
+
+
+# --- running them all ---
+
+
+def notebook(path, *cells):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "tiny")
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path / "notebooks"
+
+
+def test_runs_in_order_shows_progress_and_writes_html(folder, tmp_path, capsys):
+    notebook(folder / "02_second.ipynb", "print(open('note.txt').read())")
+    notebook(folder / "01_first.ipynb", "value = 6 * 7", "open('note.txt', 'w').write(f'answer {value}')")
+    out = tmp_path / "out"
+    assert run.main([str(folder), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("[1/2] 01_first") < printed.index("[2/2] 02_second")
+    for words in ("value = 6 * 7", "No results yet", str(out)):
+        assert words in printed
+    assert "answer 42" in (out / "02_second.html").read_text()
+    executed = nbformat.read(out / "01_first.ipynb", as_version=4)
+    assert [cell.execution_count for cell in executed.cells] == [1, 2]
+    assert "outputs" in executed.cells[0]
+    assert nbformat.read(folder / "01_first.ipynb", as_version=4).cells[0].execution_count is None
+
+
+def test_a_failing_cell_stops_with_notebook_cell_and_error(folder, tmp_path, capsys):
+    notebook(folder / "01_first.ipynb", "a = 1", "b = 1 / 0", "c = 3")
+    notebook(folder / "02_second.ipynb", "d = 4")
+    assert run.main([str(folder), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "FAILED in 01_first.ipynb, code cell 2 (b = 1 / 0)" in printed.err
+    assert "ZeroDivisionError: division by zero" in printed.err
+    assert "02_second" not in printed.out
+    assert "ZeroDivisionError" in (tmp_path / "out" / "01_first.html").read_text()
+
+
+def test_in_place_stores_outputs(folder, tmp_path):
+    path = notebook(folder / "01_first.ipynb", "print('kept')")
+    assert run.main([str(path), "--out", str(tmp_path / "out"), "--in-place"]) == 0
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "kept\n"
+
+
+def test_an_empty_folder_is_an_error(folder):
+    with pytest.raises(FileNotFoundError, match="no notebook in"):
+        run.find_notebooks(folder)
+
+
+# --- what a notebook runs first ---
+
+
+@pytest.fixture
+def colab_python(tmp_path) -> Path:
+    """The interpreter of an environment that has everything, torch included, except labhelpers: what Colab is."""
+    environment = tmp_path / "colab"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    packages = next((environment / "lib").glob("python*/site-packages"))
+    (packages / "preinstalled.pth").write_text(next(p for p in sys.path if p.endswith("site-packages")) + "\n")
+    return environment / "bin" / "python"
+
+
+def run_cell(python: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    code = SETUP_CELL.read_text() + "\nimport torch\nprint('torch', torch.__version__, torch.__file__)\n"
+    code += "print('labhelpers', labhelpers.__file__)\n"
+    variables = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LAB_PACKAGE": str(ROOT), **environment}
+    # The registry's settings of this machine, whatever they are, must reach pip.
+    variables |= {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.lower().endswith("_proxy")}
+    return subprocess.run([python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_the_setup_cell_installs_labhelpers_on_colab_and_leaves_torch_alone(colab_python, tmp_path):
+    (tmp_path / "google").mkdir()
+    (tmp_path / "google" / "colab.py").write_text(
+        "class drive:\n    @staticmethod\n    def mount(path):\n        raise ValueError('mount failed')\n"
+    )
+    run = run_cell(colab_python, tmp_path, COLAB_RELEASE_TAG="release-colab", PYTHONPATH=str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert f"torch {torch.__version__} {torch.__file__}" in lines
+    assert any(line.startswith(f"labhelpers {tmp_path}") for line in lines), lines
+    assert "No Drive (mount failed): checkpoints stay on this machine" in run.stdout
+    assert not list((tmp_path / "colab").glob("lib/python*/site-packages/torch*"))
+
+
+def test_elsewhere_a_missing_labhelpers_is_one_clear_error(colab_python, tmp_path):
+    run = run_cell(colab_python, tmp_path)
+    assert run.returncode != 0
+    assert "labhelpers is not installed here: start this notebook with `make lab`." in run.stderr
+
+
+def test_checkpoints_go_to_the_drive_when_the_student_agrees_and_elsewhere_nothing_happens(monkeypatch, capsys):
+    course.setup()
+    assert capsys.readouterr().out == ""
+    drive = types.SimpleNamespace(mount=lambda path: None)
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(drive=drive))
+    with monkeypatch.context() as patch:
+        patch.setenv("LAB_CHECKPOINTS", "")  # so that what is set is taken back
+        del os.environ["LAB_CHECKPOINTS"]
+        course.setup()
+        assert os.environ["LAB_CHECKPOINTS"] == "/content/drive/MyDrive/segmentation-labs"
+    assert "resumes from there" in capsys.readouterr().out
+
+
+def test_begin_says_what_is_about_to_run(monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PROFILE", "tiny")
+    assert course.begin("01") is config.PROFILES["tiny"]
+    printed = capsys.readouterr().out
+    for word in ("tiny", "nothing is learned", "Device", "precision", "minutes"):
+        assert word in printed
+    with pytest.raises(ValueError, match="unknown lab '99'; known: 01"):
+        course.begin("99")

@@ -3,20 +3,19 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_toys import Squares, run_as_script, tiny_net, tiny_recipe
 
 
 def main(folder: Path) -> None:
     import accelerate  # noqa: F401  (what takes seconds to import, before the forks)
     import safetensors.torch
     import torch._dynamo  # noqa: F401  (by the first optimizer)
-    from training_toys import Squares, tiny_net, tiny_recipe
 
     from labhelpers.training import train_or_load
 
@@ -49,13 +48,7 @@ def main(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)], env=environment, timeout=300, capture_output=True, text=True
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return folder
+    return run_as_script(__file__, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("kind", ["plain", "frozen"])

@@ -5,11 +5,11 @@ Run as a script, this file trains in forked children (so that torch is imported 
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from training_toys import Squares, run_as_script, tiny_net, tiny_recipe
 
 # Where a child dies: after this step's callback; or while the n-th file of its life is written (half of it on disk),
 # or just before or after it gets its name. Each child continues where the one before it died.
@@ -32,7 +32,6 @@ def main(folder: Path) -> None:
     import accelerate  # noqa: F401  (what takes seconds to import, before the forks)
     import safetensors.torch  # noqa: F401
     import torch._dynamo  # noqa: F401  (by the first optimizer)
-    from training_toys import Squares, tiny_net, tiny_recipe
 
     from labhelpers.training import checkpoints, task, tracking, train
 
@@ -86,13 +85,7 @@ def deadly_write(write, where: str, count: int):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with open(folder / "output", "w") as output:  # a file: orphaned workers would hold a pipe open
-        command = [sys.executable, __file__, str(folder)]
-        code = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=300).returncode
-    assert code == 0, (folder / "output").read_text()[-3000:]
-    return folder
+    return run_as_script(__file__, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

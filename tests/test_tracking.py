@@ -1,6 +1,5 @@
 """Weights & Biases: the same rows as the CSV, pictures with masks, nothing that ends or holds up a run; and the bar."""
 
-import csv
 import re
 import sys
 from importlib.machinery import ModuleSpec
@@ -10,7 +9,7 @@ import pytest
 import torch
 from training_toys import SETS, tiny_net, tiny_recipe
 
-from labhelpers.training import train
+from labhelpers.training import History, train
 from labhelpers.training.tracking import Progress, Wandb
 
 IMAGE = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -65,31 +64,21 @@ def fake(monkeypatch):
 
 
 def test_a_run_logs_its_recipe_the_rows_of_the_csv_and_pictures_at_evaluations(fake, tmp_path):
-    wandb = fake()
-    recipe = tiny_recipe(wandb=True)
-    train(tiny_net(), *SETS, recipe, tmp_path / "net" / "key")
+    wandb, recipe = fake(), tiny_recipe(wandb=True)
+    history = train(tiny_net(), *SETS, recipe, tmp_path / "net" / "key")
     [(mode, options)] = wandb.started
     assert mode == "offline"  # nobody is logged in
     assert options["config"] == {**recipe.identity(), "task": "Task"}
     assert options["name"] == "net-key"
+    settings = options["settings"]
+    assert (settings.init_timeout, settings.finish_timeout) == (15, 30)  # waiting has a limit at both ends
+    assert (settings.silent, settings.console) == (True, "off")
     assert wandb.finished == 1
-    with open(tmp_path / "net" / "key" / "log.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    logged = [(step, values) for step, values in wandb.logged if "predictions" not in values]
-    assert [step for step, _ in logged] == [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    for (_, values), row in zip(logged, rows, strict=True):
-        assert set(values) == {name for name, value in row.items() if value} - {"step"}
-        assert values["loss"] == pytest.approx(float(row["loss"]), rel=1e-6)
+    assert history.rows == History.read(tmp_path / "net" / "key" / "log.csv").rows
+    logged = [{"step": step, **values} for step, values in wandb.logged if "predictions" not in values]
+    assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
+    assert logged == [pytest.approx(row, rel=1e-6) for row in history.rows]
     assert [step for step, values in wandb.logged if set(values) == {"predictions"}] == [3, 6]
-
-
-def test_waiting_has_a_limit_at_both_ends(fake, tmp_path):
-    wandb = fake()
-    Wandb(tmp_path, {})
-    settings = wandb.started[0][1]["settings"]
-    assert (settings.init_timeout, settings.finish_timeout) == (15, 30)
-    assert settings.silent
-    assert settings.console == "off"
 
 
 def test_images_carry_both_masks_with_names(fake, tmp_path):
@@ -113,10 +102,8 @@ def test_a_failure_while_logging_is_one_sentence_and_the_training_goes_on(fake, 
     history = train(tiny_net(), *SETS, tiny_recipe(wandb=True), tmp_path)
     assert [row["step"] for row in history.rows] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in wandb.logged] == [1, 2]
-    printed = [line for line in capsys.readouterr().out.splitlines() if "wandb" in line]
-    assert printed == [
-        f"wandb: logging ends here ({error.__name__}: the service has gone); the run goes on, and log.csv has it all."
-    ]
+    said = f"logging ends here ({error.__name__}: the service has gone); the run goes on, and log.csv has it all."
+    assert [line for line in capsys.readouterr().out.splitlines() if "wandb" in line] == [f"wandb: {said}"]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +159,8 @@ def test_a_server_that_cannot_be_reached_is_not_waited_for(fake, tmp_path, capsy
 
 def test_the_user_can_interrupt_it(fake, tmp_path):
     fake(broken_from=1, error=KeyboardInterrupt)
-    log = Wandb(tmp_path, {})
     with pytest.raises(KeyboardInterrupt):
-        log.write({"step": 1, "loss": 0.5})
+        Wandb(tmp_path, {}).write({"step": 1, "loss": 0.5})
 
 
 def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_path):
@@ -187,12 +173,10 @@ def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_pat
         log.images(step, [(IMAGE, TARGET, TARGET.clamp(max=1))], ("table", "piece"))
     log.close()
     written = [path.suffix for path in (tmp_path / "wandb").rglob("*") if path.is_file() and not path.is_symlink()]
-    assert written.count(".wandb") == 1
-    assert written.count(".jpg") == 2
-    assert written.count(".png") == 4  # two masks each
+    assert [written.count(ending) for ending in (".wandb", ".jpg", ".png")] == [1, 2, 4]  # two masks each
 
 
-# --- the bar ---------------------------------------------------------------------------------------------------------
+# --- the bar ---
 
 
 def make_fifty_steps() -> None:

@@ -1,14 +1,19 @@
 """Train or load: what makes two runs the same, what is loaded and what is not, and which it says."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from training_toys import SETS, Squares, TinyNet, assert_same, own_ce, stop_at, tiny_net, tiny_recipe, weights
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.training import checkpoints, finished_runs, load_finished, train, train_or_load
 from labhelpers.training.run import describe, weights_hash
+
+OTHER_SETS = (Squares(8), SETS[1]), (SETS[0], Squares(3, "val"))
 
 
 def test_it_trains_once_and_says_which(capsys):
@@ -17,14 +22,12 @@ def test_it_trains_once_and_says_which(capsys):
     said = capsys.readouterr().out
     assert re.search(r"^net: trained \(now, [\d.]+ min, key \w{10}\): mean_iou 0.\d+ at step", said, re.MULTILINE)
     second = train_or_load("net", tiny_net(), *SETS, tiny_recipe(workers=1, save_every=9))
-    assert second.loaded
     assert capsys.readouterr().out.startswith("net: loaded (trained 20")
     assert (second.key, second.history, second.minutes) == (first.key, first.history, first.minutes)
     assert_same(first.model, second.model)
     assert not second.model.training
-
     again = train_or_load("net", second.model, *SETS, tiny_recipe())  # the cell run twice: the same run
-    assert again.loaded
+    assert second.loaded is again.loaded is True
     assert again.key == first.key
 
 
@@ -40,26 +43,22 @@ def test_it_returns_the_best_weights():
 def test_whatever_decides_about_the_result_changes_the_key():
     recipe = tiny_recipe(steps=1)
     runs = [
-        train_or_load(name, tiny_net(**options), *sets, recipe)
-        for name, options, sets, recipe in (
-            ("net", {}, SETS, recipe),
-            ("other", {}, SETS, recipe),
-            ("net", {}, SETS, tiny_recipe(steps=1, lr=0.02)),
-            ("net", {}, SETS, tiny_recipe(steps=1, loss="dice")),
-            ("net", {}, SETS, tiny_recipe(steps=1, seed=1)),
-            ("net", {}, SETS, tiny_recipe(steps=1, augmentation=Augmentation(32))),
-            ("net", {}, (Squares(8), SETS[1]), recipe),
-            ("net", {}, (SETS[0], Squares(3, "val")), recipe),
-            ("net", {"width": 4}, SETS, recipe),
-            ("net", {"dropout": 0.5}, SETS, recipe),
-            ("net", {"seed": 1}, SETS, recipe),
+        train_or_load(name, tiny_net(**options), *sets, replace(recipe, **changes))
+        for name, options, sets, changes in (
+            ("net", {}, SETS, {}),
+            ("other", {}, SETS, {}),
+            ("net", {}, SETS, {"lr": 0.02}),
+            ("net", {}, SETS, {"loss": "dice"}),
+            ("net", {}, SETS, {"seed": 1}),
+            ("net", {}, SETS, {"augmentation": Augmentation(32)}),
+            *(("net", {}, sets, {}) for sets in OTHER_SETS),
+            *(("net", options, SETS, {}) for options in ({"width": 4}, {"dropout": 0.5}, {"seed": 1})),
         )
     ]
+    # Trained weights as a start are another run than random ones.
+    runs.append(train_or_load("net", runs[0].model, *SETS, replace(recipe, lr=0.02)))
     assert not any(run.loaded for run in runs)
     assert len({run.key for run in runs}) == len(runs)
-    tuned = train_or_load("net", runs[0].model, *SETS, tiny_recipe(steps=1, lr=0.02))
-    assert not tuned.loaded  # trained weights as a start are another run than random ones
-    assert tuned.key != runs[2].key
 
 
 def test_own_loss_is_part_of_the_key_and_of_what_is_continued(tmp_path):
@@ -83,22 +82,22 @@ def test_own_loss_is_part_of_the_key_and_of_what_is_continued(tmp_path):
 def test_every_weight_counts_and_the_last_bits_do_not():
     """The last bits differ from one kind of CPU to another."""
     model = tiny_net()
-    hashes = {weights_hash(model)}
-    for tensor in model.state_dict().values():
+    tensors = model.state_dict().values()
+    hashes = [weights_hash(model)]
+    for tensor in tensors:
         for place in {0, tensor.numel() - 1}:
             before = tensor.clone()
             tensor.view(-1)[place] += max(0.1 * float(tensor.abs().max()), 0.1) if tensor.is_floating_point() else 1
-            hashes.add(weights_hash(model))
+            hashes.append(weights_hash(model))
             tensor.copy_(before)
-    assert len(hashes) == 1 + sum(1 + (tensor.numel() > 1) for tensor in model.state_dict().values())
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor *= 1 + torch.finfo(torch.float32).eps
-    assert weights_hash(model) == weights_hash(tiny_net())
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor *= 2
-    assert weights_hash(model) not in hashes
+    for factor in (1 + torch.finfo(torch.float32).eps, 2):
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(
+                factor * nn.utils.parameters_to_vector(model.parameters()), model.parameters()
+            )
+        hashes.append(weights_hash(model))
+    assert hashes.pop(-2) == hashes[0]
+    assert len(set(hashes)) == len(hashes) == 2 + sum(1 + (tensor.numel() > 1) for tensor in tensors)
 
 
 def notebook_class(forward):
@@ -113,8 +112,8 @@ def test_a_changed_forward_of_a_notebook_s_class_is_another_run():
 
     once = facts(lambda self, x: self.head(self.encoder(x)))
     assert once == facts(lambda self, x: self.head(self.encoder(x)))  # moved, with a comment
-    assert once != facts(lambda self, x: self.head(self.encoder(x)) * 2)
-    assert once != facts(lambda self, x: self.head(self.encoder(x).relu()))
+    for other in (lambda self, x: self.head(self.encoder(x)) * 2, lambda self, x: self.head(self.encoder(x).relu())):
+        assert once != facts(other)
 
 
 def test_an_interrupted_cell_continues_when_it_is_run_again(capsys):
@@ -145,7 +144,7 @@ def test_an_early_end_is_an_end(capsys):
     assert "loaded (trained" in capsys.readouterr().out
 
 
-# --- finished runs, found again ------------------------------------------------------------------------------------
+# --- finished runs, found again ---
 
 
 def test_load_finished_finds_the_run_of_another_class(capsys):
@@ -157,13 +156,9 @@ def test_load_finished_finds_the_run_of_another_class(capsys):
     run = load_finished("net", model, *SETS, tiny_recipe(workers=1))
     pattern = rf"net: loaded \(trained 20[\d: -]+, [\d.]+ min, key {earlier.key}\): mean_iou 0.\d+ at step \d of 6\n"
     assert re.fullmatch(pattern, capsys.readouterr().out)
-    assert run.model is model
-    assert run.loaded
+    assert run == replace(earlier, model=model, loaded=True)
     assert not model.training
     assert_same(earlier.model, model)
-    for name in ("key", "folder", "minutes", "history"):
-        assert getattr(run, name) == getattr(earlier, name)
-
     [found] = finished_runs("net", *SETS, tiny_recipe())
     assert re.fullmatch(rf"trained 20[\d: -]+ in [\d.]+ min, key {earlier.key}", str(found))
     assert_same(found.load(tiny_net(seed=4)), model)
@@ -173,46 +168,44 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-DAMAGES = {
-    "unfinished": lambda folder: (folder / "step-00000006.json").unlink(),
-    "best weights cut": lambda folder: [cut(path) for path in folder.glob("*.model.safetensors")],
-    "bookkeeping cut": lambda folder: cut(folder / "step-00000006.json"),
-    "no log": lambda folder: (folder / "log.csv").unlink(),
-    "description cut": lambda folder: cut(folder / "run.json"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("step-00000006.json", Path.unlink),  # unfinished
+        ("step-00000006.json", cut),
+        ("*.model.safetensors", cut),
+        ("log.csv", Path.unlink),
+        ("run.json", cut),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*is damaged")  # which it says as it passes over
-def test_load_finished_passes_over_what_is_not_whole(damage, capsys):
-    DAMAGES[damage](train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder)
-    assert_nothing_is_loaded("net", tiny_net(seed=1), SETS, tiny_recipe(), capsys)
+def test_load_finished_passes_over_what_is_not_whole(file, damage, capsys):
+    for path in list(train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder.glob(file)):
+        damage(path)
+    assert_nothing_is_loaded(capsys, "net")
 
 
 def test_load_finished_wants_equal_name_data_recipe_and_shapes(capsys):
     train_or_load("net CE", tiny_net(), *SETS, tiny_recipe())
-    for name, model, sets, recipe in (
-        ("absent", tiny_net(), SETS, tiny_recipe()),
-        ("net-CE", tiny_net(), SETS, tiny_recipe()),  # the same folder
-        ("net CE", tiny_net(), (Squares(8), SETS[1]), tiny_recipe()),
-        ("net CE", tiny_net(), (SETS[0], Squares(3, "val")), tiny_recipe()),
-        ("net CE", tiny_net(), SETS, tiny_recipe(lr=0.02)),
-        ("net CE", tiny_net(), SETS, tiny_recipe(steps=3)),
-        ("net CE", tiny_net(), SETS, tiny_recipe(loss=own_ce)),
-        ("net CE", tiny_net(width=4), SETS, tiny_recipe()),
-        ("net CE", tiny_net(norm=False), SETS, tiny_recipe()),
-    ):
-        assert_nothing_is_loaded(name, model, sets, recipe, capsys)
+    for name in ("absent", "net-CE"):  # the second has the same folder
+        assert_nothing_is_loaded(capsys, name)
+    for sets in OTHER_SETS:
+        assert_nothing_is_loaded(capsys, "net CE", sets=sets)
+    for changes in ({"lr": 0.02}, {"steps": 3}, {"loss": own_ce}):
+        assert_nothing_is_loaded(capsys, "net CE", **changes)
+    for options in ({"width": 4}, {"norm": False}):
+        assert_nothing_is_loaded(capsys, "net CE", tiny_net(**options))
     assert load_finished("net CE", tiny_net(seed=1), *SETS, tiny_recipe())
     assert load_finished("net CE", tiny_net(seed=1), *SETS, tiny_recipe(loss=own_ce), any_loss=True)
     with pytest.raises(ValueError, match="of another architecture"):
         finished_runs("net CE", *SETS, tiny_recipe())[0].load(tiny_net(width=4))
 
 
-def assert_nothing_is_loaded(name, model, sets, recipe, capsys):
+def assert_nothing_is_loaded(capsys, name, model=None, sets=SETS, **changes):
+    model = model or tiny_net(seed=1)
     before = weights(model)
     capsys.readouterr()
-    assert load_finished(name, model, *sets, recipe) is None
+    assert load_finished(name, model, *sets, tiny_recipe(**changes)) is None
     assert capsys.readouterr().out == ""
     assert_same(before, model)
     assert model.training

@@ -1,5 +1,10 @@
 """A tiny data set in memory and a tiny network with dropout and batch norm, for the tests of training."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,16 +67,8 @@ def tiny_net(seed: int = 0, **options) -> TinyNet:
 
 
 def tiny_recipe(**changes) -> Recipe:
-    numbers = {
-        "steps": 6,
-        "batch_size": 4,
-        "augmentation": Augmentation(crop=32, scale=(0.8, 1.2), brightness=0.2),
-        "lr": 1e-2,
-        "eval_every": 3,
-        "save_every": 2,
-        "precision": "no",
-    }
-    return Recipe(**(numbers | changes))
+    numbers = {"steps": 6, "batch_size": 4, "lr": 1e-2, "eval_every": 3, "save_every": 2, "precision": "no"}
+    return Recipe(**({"augmentation": Augmentation(crop=32, scale=(0.8, 1.2), brightness=0.2)} | numbers | changes))
 
 
 SETS = Squares(), Squares(4, "val")
@@ -104,3 +101,13 @@ def stop_at(step: int, error: type[BaseException] = Stop):
             raise error
 
     return callback
+
+
+def run_as_script(file: str, folder: Path) -> Path:
+    """Runs a test file, which forks its children after what takes seconds to import; gives the folder it writes to."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with open(folder / "output", "w") as output:  # a file: orphaned workers would hold a pipe open
+        command = [sys.executable, file, str(folder)]
+        code = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=300).returncode
+    assert code == 0, (folder / "output").read_text()[-3000:]
+    return folder
