@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import DiscPredictor, picture
@@ -48,6 +48,13 @@ def state(session: PromptSession) -> tuple:
 
 
 # --- every action ---
+class LastClick(DiscPredictor):
+    """Draws a disc at the last click alone, so that a mask that was not refined lacks those before."""
+
+    def discs(self, image, points, labels, box, mask_input):
+        return super().discs(image, points[-1:], labels[-1:], box, mask_input)
+
+
 class Expected:
     """A session as plainly as it can be told: for each image the states one after another, and which one it is in."""
 
@@ -82,7 +89,7 @@ class Expected:
         masks = {}
         for name, radius in RADII.items() if clicks or box else ():
             before = earlier[name] if name in earlier and earlier[name].any() else None  # an empty mask says nothing
-            masks[name], _ = DiscPredictor(name, radius).discs(IMAGES[self.image], points, labels, box, before)
+            masks[name], _ = LastClick(name, radius).discs(IMAGES[self.image], points, labels, box, before)
         self.position[self.image] += 1
         self.history[self.image][self.position[self.image] :] = [(clicks, box, masks)]
 
@@ -101,11 +108,19 @@ sequences = st.lists(actions, max_size=12)
 
 
 def two_models() -> PromptSession:
-    return new_session(predictor={name: DiscPredictor(name, radius) for name, radius in RADII.items()})
+    return new_session(predictor={name: LastClick(name, radius) for name, radius in RADII.items()})
+
+
+CLICKS = [("add_point", 10, 10, 1), ("add_point", 30, 10, 1)]
+EMPTIED = [("add_box", 20, 20, 21, 21), ("add_point", 20, 20, 0)]  # an empty mask
 
 
 @settings(max_examples=80, deadline=None)
 @given(sequences)
+@example([*CLICKS, ("switch_model", "large"), ("undo",), ("switch_model", "small")])
+@example([*CLICKS, ("add_box", 0, 0, 20, 20), ("add_point", 39, 39, 0), ("clear",), CLICKS[0]])
+@example([*EMPTIED, CLICKS[1]])
+@example([CLICKS[0], ("undo",), CLICKS[1], ("redo",), ("switch_image", "tall, with/odd name"), ("undo",), CLICKS[0]])
 def test_every_action_does_what_it_says_and_observers_hear_of_every_change(sequence):
     session, expected, heard = two_models(), Expected(), []
     session.observe(lambda: heard.append(state(session)))

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +148,6 @@ def minutes_table() -> str:
     return "\n".join(lines)
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...]
 CHECKS = (check_versions, check_gpu, check_processor, check_disk, check_network, check_notebooks)
 
 

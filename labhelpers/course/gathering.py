@@ -106,17 +106,14 @@ def _offered(statement: ast.stmt, source: str) -> Iterator[tuple[str, str]]:
         start = f"from {statement.module} import" if isinstance(statement, ast.ImportFrom) else "import"
         for name, alias in zip(_names(statement), statement.names, strict=True):
             yield name, f"{start} {ast.unparse(alias)}"
-    elif not isinstance(statement, ast.Assign) or _plain(statement.value):
-        for name in _names(statement):
-            yield name, ast.get_source_segment(source, statement) or ""
-
-
-def _plain(value: ast.expr) -> bool:
-    try:
-        ast.literal_eval(value)
-    except ValueError:
-        return False
-    return True
+        return
+    if isinstance(statement, ast.Assign):
+        try:
+            ast.literal_eval(statement.value)
+        except ValueError:  # not a plain value
+            return
+    for name in _names(statement):
+        yield name, ast.get_source_segment(source, statement) or ""
 
 
 def _closure(notebook: _Notebook) -> tuple[list[str], list[str]]:

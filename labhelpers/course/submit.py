@@ -79,21 +79,14 @@ def collect(notebooks: Path | None, report: Path, profile: config.Profile) -> Co
     """
     contents = Contents()
     _add_notebooks(contents, notebooks_folder(notebooks))
-    contents.files |= {file: _script(file, names).encode() for file, names in SCRIPTS.items()}
+    for file, names in SCRIPTS.items():
+        default = "all of them; name one to train only that" if len(names) > 1 else "on the data of the default profile"
+        about = {"titles": listed([PLANS[name].title for name in names]), "lab": PLANS[names[0]].lab}
+        text = SCRIPT.format(file=file, profile=f"{file} --profile lab", default=default, names=names, **about)
+        contents.files[file] = text.encode()
     _add_runs(contents, profile)
     _add_report(contents, report)
     return contents
-
-
-def _script(file: str, names: tuple[str, ...]) -> str:
-    return SCRIPT.format(
-        file=file,
-        profile=f"{file} --profile lab",
-        titles=listed([PLANS[name].title for name in names]),
-        lab=PLANS[names[0]].lab,
-        default="all of them; name one to train only that" if len(names) > 1 else "on the data of the default profile",
-        names=names,
-    )
 
 
 def script(description: str, names: Sequence[str], arguments: list[str] | None = None) -> int:

@@ -113,7 +113,8 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str) -> "Figure
     _same_length(labels, numbers, "bars")
     figure = new_figure(0.36 * len(numbers) + 1.0, width=8)
     axes = figure.subplots()
-    texts = ["undefined" if np.isnan(value) else _number(value) for value in numbers]
+    texts = [f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" for value in numbers]
+    texts = ["undefined" if text == "nan" else text for text in texts]
     ends = np.nan_to_num(numbers)
     _horizontal(axes, ends, texts, SERIES_COLOURS[0])
     axes.set(yticks=range(len(labels)), yticklabels=labels, xlabel=xlabel, xlim=(0, max(ends.max(), 1e-9) * 1.15))
@@ -135,10 +136,6 @@ def _horizontal(axes: "Axes", values: np.ndarray, texts: Sequence[str], colours:
 
 def _absent(axes: "Axes", x: float, fontsize: float) -> None:
     axes.text(x, 0.01, "absent", rotation=90, ha="center", va="bottom", fontsize=fontsize, color=FAINT)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _percent(value: float) -> str:
@@ -196,8 +193,7 @@ def confusion_heatmap(
     axes.set_xticklabels(columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(rows)
     _write_cells(axes, shown, lambda value: f"{value:,.0f}" if value >= 0.5 else "", 7.5 if size < 0.5 else 10)
-    bar = figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
-    bar.outline.set_visible(False)
+    figure.colorbar(drawn, ax=axes, label=label, shrink=0.8).outline.set_visible(False)
     figure.set_label(f"Confusion matrix, {len(names)} classes, {' '.join(label.split())}")
     return figure
 

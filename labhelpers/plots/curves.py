@@ -175,14 +175,10 @@ def lines(
         series: name -> (N,) numbers; NaN leaves a gap.
         log_y: a logarithmic vertical axis, on which zeros and negative numbers leave gaps too.
     """
-    figure = new_figure(3.8, width=7)
-    axes = figure.subplots()
-    for index, (name, values) in enumerate(series.items()):
-        _line(axes, index, name, to_array(x), to_array(values))
+    figure, axes = _one_panel({name: (to_array(x), to_array(values)) for name, values in series.items()})
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "", yscale="log" if log_y else "linear")
     if len(x) <= _FEW_POINTS:
         axes.set_xticks(to_array(x))  # what was measured, and nothing in between
-    axes.legend()
     figure.set_label(f"{title or ylabel}: {ylabel} against {xlabel} for {', '.join(series)}")
     return figure
 
@@ -194,13 +190,9 @@ def trimap_curve(curves: Mapping[str, Mapping[int, float]], ylabel: str = "mean 
     Args:
         curves: model -> {width in pixels: score}; models may have different widths.
     """
-    figure = new_figure(3.8, width=7)
-    axes = figure.subplots()
-    for index, (name, scores) in enumerate(curves.items()):
-        widths = sorted(scores)
-        _line(axes, index, name, np.array(widths), np.array([scores[width] for width in widths]))
+    series = {name: np.array(sorted(scores.items())).reshape(-1, 2).T for name, scores in curves.items()}
+    figure, axes = _one_panel(series)
     axes.set(xlabel="width of the band around true edges (pixels)", ylabel=ylabel)
-    axes.legend()
     figure.set_label(f"Trimap curve: {ylabel} against the band's width for {', '.join(curves)}")
     return figure
 
@@ -272,6 +264,16 @@ def _banded(
     ends = ", ".join(f"{name} from {mean[0]:.2f} to {mean[-1]:.2f}" for name, (_, mean, _) in bands.items())
     figure.set_label(f"{about}, {ends}")
     return figure
+
+
+def _one_panel(series: Mapping[str, Any]) -> tuple["Figure", "Axes"]:
+    """Name -> x and y, (N,) each, with a legend."""
+    figure = new_figure(3.8, width=7)
+    axes = figure.subplots()
+    for index, (name, (x, y)) in enumerate(series.items()):
+        _line(axes, index, name, x, y)
+    axes.legend()
+    return figure, axes
 
 
 def _line(axes: "Axes", index: int, name: str, x: np.ndarray, y: np.ndarray) -> None:
