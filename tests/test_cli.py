@@ -5,26 +5,25 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
-import course_toys
 import pytest
+from course_toys import use_short_profile
 
 from labhelpers import cli, config
 from labhelpers.course import run
 from labhelpers.course.plans import PLANS
 from labhelpers.evaluation import ResultsTable
 
-COMMANDS = ("train", "evaluate", "demo", "data", "doctor", "report", "submit")
 
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo", "data", "doctor", "report", "submit"])
 def test_help_of_a_command_stands_alone(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0
     assert f"labhelpers {command}" in printed.split("\n\n", 1)[1]  # an example
-    for word in ("Takes:", "--profile") if command != "data" else ("NAME is one of", "--profile"):
+    for word in ("NAME is one of" if command == "data" else "Takes:", "--profile"):
         assert word in printed
     if command in ("train", "evaluate"):
         assert f"NAME is one of: {' '.join(PLANS)}" in printed
@@ -55,9 +54,7 @@ def test_python_m_labhelpers():
         (["report", "--profile", "tiny"], "nothing is learned in the profile tiny"),
     ],
 )
-def test_an_expected_error_is_one_line_and_exit_code_1(arguments, words, monkeypatch, tmp_path, capsys):
-    course_toys.use_short_profile(monkeypatch, tmp_path)
-    monkeypatch.chdir(tmp_path)
+def test_an_expected_error_is_one_line_and_exit_code_1(arguments, words, short, tmp_path, capsys):
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"labhelpers {arguments[0]}: ")
@@ -66,55 +63,51 @@ def test_an_expected_error_is_one_line_and_exit_code_1(arguments, words, monkeyp
     assert not (tmp_path / "report").exists()
 
 
-def test_train_then_find_then_evaluate(monkeypatch, tmp_path, capsys):
-    course_toys.use_short_profile(monkeypatch, tmp_path)
-    assert cli.main(["train", "fcn8s"]) == 0
-    assert "FCN-8s: trained (now" in capsys.readouterr().out
-    assert cli.main(["train", "fcn8s"]) == 0
-    assert "FCN-8s: loaded (trained 20" in capsys.readouterr().out
+@pytest.fixture
+def short(monkeypatch, tmp_path):
+    """What takes seconds, in the place of `smoke`."""
+    use_short_profile(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_then_find_then_evaluate(short, capsys):
+    for how in ("trained (now", "loaded (trained 20"):
+        assert cli.main(["train", "fcn8s"]) == 0
+        assert f"FCN-8s: {how}" in capsys.readouterr().out
     assert cli.main(["evaluate", "fcn8s"]) == 0
-    printed = capsys.readouterr().out
-    assert "scenes val, 6 images, 128x128 pixels, 21 classes" in printed
+    assert "scenes val, 6 images, 128x128 pixels, 21 classes" in capsys.readouterr().out
     (path,) = config.checkpoints_root().glob("results-*.json")
     (row,) = ResultsTable(path).rows
-    assert row.name == "FCN-8s"
+    assert (row.name, row.expected) == ("FCN-8s", "63.1 (VOC)")
     assert row.mean_iou is not None
-    assert row.expected == "63.1 (VOC)"
 
 
-def test_mini_sam_is_scored_by_prompts(monkeypatch, tmp_path, capsys):
-    course_toys.use_short_profile(monkeypatch, tmp_path)
-    assert cli.main(["train", "mini_sam"]) == 0
-    assert cli.main(["evaluate", "mini_sam"]) == 0
+def test_mini_sam_is_scored_by_prompts(short, capsys):
+    assert [cli.main([command, "mini_sam"]) for command in ("train", "evaluate")] == [0, 0]
     printed = capsys.readouterr().out
-    assert "| box | 0." in printed
-    assert "| centre click |" in printed
-    assert "prompts drawn from the truth" in printed
+    for words in ("| box | 0.", "| centre click |", "prompts drawn from the truth"):
+        assert words in printed
     assert not list(config.checkpoints_root().glob("results-*.json"))
 
 
-def test_tiny_is_no_result(monkeypatch, tmp_path, capsys):
+def test_tiny_is_no_result(monkeypatch, capsys):
     monkeypatch.setenv("LAB_PROFILE", "tiny")
-    assert cli.main(["train", "unet"]) == 0
-    assert cli.main(["evaluate", "unet"]) == 0
+    assert [cli.main([command, "unet"]) for command in ("train", "evaluate")] == [0, 0]
     assert "this is not a result, and it is not stored" in capsys.readouterr().out
     assert not list(config.checkpoints_root().glob("results-*.json"))
 
 
-def test_data_are_listed_and_made(monkeypatch, tmp_path, capsys):
-    course_toys.use_short_profile(monkeypatch, tmp_path)
-    assert cli.main(["data", "scenes"]) == 0
-    assert cli.main(["data"]) == 0
+def test_data_are_listed_and_made(short, capsys):
+    assert [cli.main(arguments) for arguments in (["data", "scenes"], ["data"])] == [0, 0]
     printed = capsys.readouterr().out
     assert "128px-12-6" in printed
     assert "labhelpers data voc" in printed
 
 
 def test_the_demo_is_served_on_loopback(monkeypatch):
-    started = []
-    served = SimpleNamespace(returncode=0)
-    monkeypatch.setattr(run.subprocess, "run", lambda command, check: started.append(command) or served)
+    served = Mock(return_value=SimpleNamespace(returncode=0))
+    monkeypatch.setattr(run.subprocess, "run", served)
     assert cli.main(["demo", "--notebooks", str(Path(__file__).parent.parent / "notebooks")]) == 0
-    (command,) = started
+    (command,) = served.call_args.args
     assert command[1:4] == ["-m", "voila", "--Voila.ip=127.0.0.1"]
     assert command[4].endswith("demo_minisam.ipynb")

@@ -12,23 +12,19 @@ from labhelpers.files import reachable
 from labhelpers.models import build
 
 
-def test_unknown_profile_lists_the_known(monkeypatch):
-    monkeypatch.setenv("LAB_PROFILE", "huge")
-    with pytest.raises(ValueError, match="LAB_PROFILE='huge'; known: tiny, smoke, lab, full"):
-        config.profile()
-
-
 @pytest.mark.parametrize("name", config.PROFILES)
 def test_the_profile_is_the_one_named(name, monkeypatch):
     monkeypatch.setenv("LAB_PROFILE", name)
     assert config.profile().name == name
     assert config.profile().mini_sam.encoder in ("shipped", "imagenet")
+    monkeypatch.setenv("LAB_PROFILE", "huge")
+    with pytest.raises(ValueError, match="LAB_PROFILE='huge'; known: tiny, smoke, lab, full"):
+        config.profile()
 
 
-@pytest.mark.parametrize("name", config.PROFILES)
-def test_deeplab_has_rates_for_its_map(name):
+@pytest.mark.parametrize("profile", config.PROFILES.values(), ids=lambda profile: profile.name)
+def test_deeplab_has_rates_for_its_map(profile):
     """At least a third of the largest rate's weights must read the map of a crop, and the options build a model."""
-    profile = config.PROFILES[name]
     settings = profile.deeplab
     with torch.device("meta"):
         model = build("deeplabv3plus", **{**profile.model_options, "pretrained": False}, **settings.model_options)
@@ -38,10 +34,9 @@ def test_deeplab_has_rates_for_its_map(name):
     assert axis**2 / 9 > 1 / 3
 
 
-def test_steps_follow_the_epochs():
-    assert config.PROFILES["full"].training_steps(1464) == 50 * (1464 // 16)
-    assert config.PROFILES["full"].training_steps(3) == 50
-    assert config.PROFILES["smoke"].training_steps(3) == 120
+@pytest.mark.parametrize(("name", "images", "steps"), [("full", 1464, 50 * 91), ("full", 3, 50), ("smoke", 3, 120)])
+def test_steps_follow_the_epochs(name, images, steps):
+    assert config.PROFILES[name].training_steps(images) == steps
 
 
 def test_folders(monkeypatch, tmp_path):
@@ -54,10 +49,8 @@ def test_folders(monkeypatch, tmp_path):
 
 
 def python(code: str, **environment: str) -> str:
-    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment}, check=True
-    )
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | environment
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept, check=True)
     return run.stdout + run.stderr
 
 

@@ -9,10 +9,18 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from labhelpers.evaluation import METRICS, ConfusionMatrix, Scores, confusion_matrix, foreground_iou, scores
+from labhelpers.evaluation import (
+    METRICS,
+    ConfusionMatrix,
+    Scores,
+    bootstrap,
+    confusion_matrix,
+    foreground_iou,
+    paired_bootstrap,
+    scores,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-MACRO = ("pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "mean_iou", "precision", "recall", "f1")
 
 
 @st.composite
@@ -98,19 +106,26 @@ def test_two_classes_report_the_foreground():
     assert "precision 0.6667" in str(ours)
 
 
-def test_one_class():
-    gathered = ConfusionMatrix(1)
-    gathered.update(torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([[0, 0, 255], [0, 255, 0]], dtype=torch.uint8))
-    assert gathered.matrix.tolist() == [[4]]
-    assert all(np.all(value == 1) for value in asdict(gathered.compute()).values())
+@pytest.mark.parametrize(
+    ("prediction", "target", "options", "expected"),
+    [
+        ([0, 0, 0, 0], [0, 255, 255, 0], {"num_classes": 1}, [[2]]),
+        ([0, 1, 2, 2], [0, 1, 2, 2], {"num_classes": 3, "ignore_index": 0}, [[0, 0, 0], [0, 1, 0], [0, 0, 2]]),
+        ([True, False, True], [True, False, True], {"num_classes": 2}, [[1, 0], [0, 2]]),
+    ],
+)
+def test_one_class_a_class_to_ignore_and_boolean_masks(prediction, target, options, expected):
+    matrix = confusion_matrix(torch.tensor([prediction]), torch.tensor([target]), **options).numpy()
+    assert matrix.tolist() == expected
+    assert all(np.nanmin(value) == np.nanmax(value) == 1 for value in asdict(scores(matrix)).values())
 
 
 def test_nothing_seen_is_undefined_and_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         empty = ConfusionMatrix(5).compute()
-        assert all(np.isnan(METRICS[name](np.zeros((5, 5)))) for name in METRICS)
-    assert all(np.isnan(getattr(empty, name)) for name in MACRO)
+        assert all(np.isnan(metric(np.zeros((5, 5)))) for metric in METRICS.values())
+    assert all(np.isnan(value).all() for value in asdict(empty).values())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -129,16 +144,6 @@ def test_logits_labels_and_integer_types_agree(num_classes, device):
     np.testing.assert_array_equal(one, by_loop(num_classes, [(labels[0], target[0])]))
     turned = confusion_matrix(labels.transpose(1, 2), target.transpose(1, 2), num_classes)
     np.testing.assert_array_equal(turned, expected)
-
-
-def test_another_ignore_index_even_among_the_classes():
-    target = torch.tensor([[0, 1, 2, 2]], dtype=torch.uint8)
-    assert confusion_matrix(target, target, 3, ignore_index=0).diagonal().tolist() == [0, 1, 2]
-
-
-def test_boolean_masks_are_two_classes():
-    mask = torch.tensor([[True, False, True]])
-    assert confusion_matrix(mask, mask, 2).tolist() == [[1, 0], [0, 2]]
 
 
 GOOD = torch.zeros(2, 4, 5, dtype=torch.uint8)
@@ -169,13 +174,6 @@ def test_bad_input_is_named_and_changes_nothing(prediction, target, message):
     assert gathered.matrix.sum() == GOOD.numel()
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="num_classes must be 1 to 256"):
-        ConfusionMatrix(0)
-    with pytest.raises(ValueError, match="ignore_index must be 0 to 255"):
-        ConfusionMatrix(3, ignore_index=-100)
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_stacked_matrices_are_scored_one_by_one(num_classes, seed):
@@ -187,3 +185,82 @@ def test_stacked_matrices_are_scored_one_by_one(num_classes, seed):
             np.testing.assert_array_equal(together, [getattr(scores(matrix), name) for matrix in matrices])
     iou, f1 = scores(matrices[0]).class_iou, scores(matrices[0]).class_f1
     np.testing.assert_allclose(f1, 2 * iou / (1 + iou))
+
+
+# --- intervals ---
+
+
+def matrices(images: int, recall: float, seed: int, spread: float = 0.15) -> np.ndarray:
+    """Two-class images of 1,000 pixels, half of them foreground, of which about `recall` is found."""
+    rng = np.random.default_rng(seed)
+    hit = (500 * np.clip(rng.normal(recall, spread, images), 0, 1)).astype(int)
+    result = np.zeros((images, 2, 2), dtype=np.int32)
+    result[:, 0, 0], result[:, 1, 1], result[:, 1, 0] = 500, hit, 500 - hit
+    return result
+
+
+def test_resamples_are_sums_of_images():
+    """Against the plain loop: draw images, add their matrices, score the sum."""
+    a = matrices(20, 0.7, seed=0)
+    interval = bootstrap(a, "mean_iou", n=120, seed=5)
+    draws = np.random.default_rng(5).multinomial(20, np.full(20, 1 / 20), size=120)
+    values = [METRICS["mean_iou"](a[np.repeat(np.arange(20), draw)].sum(0)) for draw in draws]
+    assert interval.low == pytest.approx(np.percentile(values, 2.5))
+    assert interval.high == pytest.approx(np.percentile(values, 97.5))
+    assert interval.mean == pytest.approx(np.mean(values))
+    assert interval.value == METRICS["mean_iou"](a.sum(0))
+    assert str(interval).startswith(f"{interval.value:.3f} [")
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = METRICS["recall"](matrices(200_000, 0.7, seed=0).sum(0))
+    intervals = [bootstrap(matrices(60, 0.7, seed=seed), "recall", n=200) for seed in range(1, 101)]
+    assert 88 <= sum(interval.low <= truth <= interval.high for interval in intervals) <= 99
+
+
+def test_pairing_sees_what_separate_intervals_miss():
+    a = matrices(80, 0.6, seed=2)
+    better = a.copy()
+    better[:, 1, 1] += (better[:, 1, 0] * 0.1).astype(int)  # each image a little better
+    better[:, 1, 0] = 500 - better[:, 1, 1]
+    alone = [bootstrap(m) for m in (a, better)]
+    assert alone[0].high > alone[1].low
+    comparison = paired_bootstrap(better, a)
+    assert comparison.significant
+    assert comparison.share == 1
+    assert comparison.difference.value == pytest.approx(alone[1].value - alone[0].value)
+    assert paired_bootstrap(a, better).share == 0
+
+
+def test_noise_is_called_noise():
+    comparison = paired_bootstrap(matrices(80, 0.6, seed=3), matrices(80, 0.6, seed=4))
+    assert not comparison.significant
+    assert 0.01 < comparison.share < 0.99
+    assert "do not tell which is better" in str(comparison)
+
+
+def test_a_class_that_resamples_may_lack():
+    """One image in ten holds class 2: resamples without it score the other classes only, and nothing is NaN."""
+    a = np.zeros((10, 3, 3), dtype=np.int32)
+    a[:, 0, 0] = 100
+    a[0, 2, 2] = 50
+    interval = bootstrap(a)
+    assert (interval.low, interval.high, interval.value) == (1, 1, 1)
+    assert np.isnan(bootstrap(np.zeros((3, 2, 2))).low)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda a: bootstrap(a, "miou"), "unknown metric 'miou'; known: pixel_accuracy"),
+        (lambda a: bootstrap(None), "per_image=True"),
+        (lambda a: bootstrap(a.sum(0)), "one matrix per image"),
+        (lambda a: paired_bootstrap(a, a[:4]), "same images"),
+        (lambda a: paired_bootstrap(a, a * 2), "same images"),
+        (lambda a: ConfusionMatrix(0), "num_classes must be 1 to 256"),
+        (lambda a: ConfusionMatrix(3, ignore_index=-100), "ignore_index must be 0 to 255"),
+    ],
+)
+def test_bad_arguments(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(matrices(5, 0.5, seed=0))

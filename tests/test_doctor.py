@@ -1,14 +1,13 @@
 """The doctor: every check says what it found, and a remedy where something is missing."""
 
-import collections
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from labhelpers import config
 from labhelpers.course import doctor
-
-Usage = collections.namedtuple("Usage", "total used free")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def test_the_whole_examination_creates_nothing_and_ends_with_what_to_do(monkeypa
 
 
 def test_every_check_that_fails_has_a_remedy(monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(1e9, 1e9, 1e6))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e6))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     for check in doctor.CHECKS:
         for finding in check():
@@ -49,7 +48,7 @@ def test_versions_are_held_against_the_ranges_of_the_package(monkeypatch):
     version = importlib.metadata.version
 
     def older(name):
-        if name == "wheel-that-is-not-there" or name == "accelerate":
+        if name == "accelerate":
             raise importlib.metadata.PackageNotFoundError(name)
         return "1.0" if name == "torch" else version(name)
 
@@ -63,7 +62,7 @@ def test_versions_are_held_against_the_ranges_of_the_package(monkeypatch):
 def test_disk_is_judged_where_it_will_be_used(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "drive" / "labs"))
     asked = []
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or Usage(0, 0, 5e9))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or SimpleNamespace(free=5e9))
     findings = found(doctor.check_disk)
     assert asked == [tmp_path, tmp_path]  # the parts that exist
     assert "drive/labs" in findings["Checkpoints on the disk"].value
@@ -73,24 +72,21 @@ def test_disk_is_judged_where_it_will_be_used(monkeypatch, tmp_path):
 
 
 def test_gpus_are_named_with_memory_and_bf16(monkeypatch):
-    import torch
-
-    About = collections.namedtuple("About", "name total_memory major")
+    gpus = [SimpleNamespace(name="L4", total_memory=2**34, major=8)]
+    gpus += [SimpleNamespace(name="Tesla T4", total_memory=15 * 2**30, major=7)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda i: About("Tesla T4", 15 * 2**30, 7) if i else About("L4", 2**34, 8)
-    )
-    findings = found(doctor.check_gpu)
-    assert findings["GPU 0"].value == "L4, 16 GB, bf16"
-    assert findings["GPU 1"].value == "Tesla T4, 15 GB, fp16, no bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    assert [found(doctor.check_gpu)[f"GPU {i}"].value for i in (0, 1)] == [
+        "L4, 16 GB, bf16",
+        "Tesla T4, 15 GB, fp16, no bf16",
+    ]
 
 
 def test_minutes_of_every_lab_stand_in_the_table_and_estimates_are_marked():
     text = doctor.minutes_table()
-    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
-    for name, row in rows.items():
-        numbers = [float(cell) for cell in row.replace("*", "").split()[1:]]
-        assert numbers == [*config.PROFILES[name].minutes.values(), numbers[-1]]
-        assert numbers[-1] == pytest.approx(sum(config.PROFILES[name].minutes.values()))
+    for name, *cells in (line.replace("*", "").split() for line in text.splitlines() if line.startswith("  ")):
+        *numbers, total = map(float, cells)
+        assert numbers == [*config.PROFILES[name].minutes.values()]
+        assert total == pytest.approx(sum(numbers))
     assert "estimates for a T4, not measured" in text

@@ -1,39 +1,52 @@
-"""The evaluator: whole set, own resolution, nothing padded, nothing changed."""
+"""The evaluator: whole set, own resolution, nothing padded, nothing changed; and what a model costs."""
 
-import os
-import socket
+import copy
+import subprocess
+import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from training_toys import InMemory
 
-from labhelpers.data.augment import to_input
-from labhelpers.data.base import SegmentationDataset
-from labhelpers.evaluation import ConfusionMatrix, evaluate, object_recall, predict, scores_by_size
+from labhelpers.evaluation import (
+    ConfusionMatrix,
+    ResultsTable,
+    costs,
+    count_flops,
+    count_parameters,
+    evaluate,
+    object_recall,
+    predict,
+    scores_by_size,
+)  # fmt: skip
 from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
+from labhelpers.evaluation.costs import inference_memory_mb, peak_memory_mb, time_inference
+from labhelpers.models import build
+from labhelpers.prompting import load_predictor, prompt_costs
 
 SIZES = [(24, 32), (32, 24), (24, 32), (17, 21), (24, 32), (32, 24), (24, 32)]
 
 
-class Pictures(SegmentationDataset):
+class Pictures(InMemory):
     """Random pictures of the given sizes; bright pixels are of class 1 and 2, with some void."""
 
     def __init__(self, sizes=SIZES, seed=0):
-        super().__init__("pictures", "val", ("ground", "one", "two"), [str(i) for i in range(len(sizes))], [], [])
         rng = torch.Generator().manual_seed(seed)
-        self.items = []
-        for height, width in sizes:
-            blocks = torch.randint(0, 3, (1, 1, 4, 4), generator=rng).float()
-            target = F.interpolate(blocks, (height, width))[0, 0].to(torch.uint8)
-            image = torch.randint(0, 80, (3, height, width), generator=rng, dtype=torch.uint8) + 60 * target
-            target[:2, :5] = 255
-            self.items.append((image, target))
+        super().__init__("pictures", "val", ("ground", "one", "two"), [self._draw(*size, rng) for size in sizes])
 
-    def __getitem__(self, index):
-        return self.items[index]
+    @staticmethod
+    def _draw(height, width, rng):
+        blocks = torch.randint(0, 3, (1, 1, 4, 4), generator=rng).float()
+        target = F.interpolate(blocks, (height, width))[0, 0].to(torch.uint8)
+        image = torch.randint(0, 80, (3, height, width), generator=rng, dtype=torch.uint8) + 60 * target
+        target[:2, :5] = 255
+        return image, target
 
     def instances(self, index):
         return self.items[index][1]  # one object per class
@@ -89,21 +102,6 @@ def test_batches_of_equal_sizes_give_what_single_images_give(batch_size):
         np.testing.assert_array_equal(matrix, one.matrix)
     assert evaluation.band_matrices[5].shape == (len(dataset), 3, 3)
     assert evaluation.matrices.dtype == np.int32
-
-
-def test_padding_would_have_changed_the_scores():
-    """What `evaluate` must not do: this is why it groups equal sizes."""
-    model, dataset = Pooling().eval(), Pictures()
-    gathered, *_ = plain_loop(model, dataset)
-    height, width = max(h for h, _ in SIZES), max(w for _, w in SIZES)
-    padded = ConfusionMatrix(3)
-    with torch.inference_mode():
-        for image, target in dataset.items:
-            lower, right = height - image.shape[1], width - image.shape[2]
-            logits = model(F.pad(to_input(image[None]), (0, right, 0, lower)))
-            padded.update(logits[0].argmax(0), F.pad(target, (0, right, 0, lower), value=255))
-    assert padded.matrix.sum() == gathered.matrix.sum()
-    assert not torch.equal(padded.matrix, gathered.matrix)
 
 
 def test_batches_are_full_equal_and_bounded(monkeypatch):
@@ -189,46 +187,13 @@ def test_bf16_predicts_nearly_the_same():
     assert np.abs(exact.matrix - rough.matrix).sum() < 0.05 * exact.matrix.sum()
 
 
-def _share_of_work(rank: int, port: int, folder: str) -> None:
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in where.items()}
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
-    found = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=accelerator)
-    results = {"matrices": found.matrices, "labels": found.protocol.labels, "boundary_iou": found.boundary_iou}
-    np.savez(f"{folder}/{rank}.npz", **results)
-    accelerator.end_training()
-
-
-def test_two_processes_share_the_images_and_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_share_of_work, (port, str(tmp_path)), nprocs=2)
-    alone = evaluate(Pooling(), Pictures())
-    for rank in range(2):
-        with np.load(tmp_path / f"{rank}.npz") as shared:
-            np.testing.assert_array_equal(shared["matrices"], alone.matrices)
-            assert (shared["labels"], shared["boundary_iou"]) == (alone.protocol.labels, alone.boundary_iou)
-
-
 def test_a_distributed_wrapper_is_taken_off():
     """Its forward exchanges buffers, and would wait for ever for a process with fewer images."""
-
-    class Wrapped(nn.Module):
-        module = Pooling()
-
-    class OneProcess:
-        process_index, num_processes = 0, 1
-
-        def unwrap_model(self, model):
-            return model.module
-
-        def reduce(self, tensor, reduction):
-            return tensor
-
-    evaluation = evaluate(Wrapped(), Pictures(), accelerator=OneProcess())
+    wrapped = nn.Module()  # which has no forward
+    wrapped.module = Pooling()
+    one_process = SimpleNamespace(process_index=0, num_processes=1)
+    one_process.unwrap_model, one_process.reduce = lambda model: model.module, lambda tensor, reduction: tensor
+    evaluation = evaluate(wrapped, Pictures(), accelerator=one_process)
     np.testing.assert_array_equal(evaluation.matrices, evaluate(Pooling(), Pictures()).matrices)
 
 
@@ -255,3 +220,98 @@ def test_sizes_are_shares_of_the_picture():
     assert found[:2] == [(1, 1, 1), (1, 0, 0)]
     assert found[2][0] == 0
     assert np.isnan(found[2][1])
+
+
+# --- costs ---
+
+
+def test_a_multiplication_with_its_addition_is_two_operations():
+    conv = nn.Conv2d(3, 8, 3, padding=1, stride=2, bias=False)
+    assert count_flops(conv, (16, 20)) == 2 * 3 * 8 * 9 * (8 * 10)
+    linear = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    assert count_flops(linear, (16, 20)) == 2 * 3 * 5
+    up = nn.ConvTranspose2d(3, 4, 2, stride=2, bias=False)
+    assert count_flops(up, (6, 5)) == 2 * 3 * 4 * 4 * (6 * 5)
+
+
+def test_operations_grow_with_the_area_and_the_model_stays_as_it_was():
+    model = build("unet", num_classes=3, base_channels=4).train()
+    before = copy.deepcopy(model.state_dict())
+    assert count_flops(model, (128, 64)) == 4 * count_flops(model, (64, 32))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_costs_go_into_a_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "smoke")
+    model, calls = nn.Conv2d(3, 2, 1), []
+    model.register_forward_hook(lambda module, given, out: calls.append(tuple(given[0].shape)))
+    assert time_inference(model, (16, 24), warmup=1, runs=4) > 0
+    assert calls == [(1, 3, 16, 24)] * 5
+    found = costs(model, (16, 24), warmup=1, runs=2)
+    assert set(calls) == {(1, 3, 16, 24)}
+    assert found["parameters"] == count_parameters(model) == 8
+    assert count_parameters(nn.BatchNorm2d(6)) == 12  # not the statistics
+    assert found["flops"] == 2 * 3 * 2 * 16 * 24
+    assert found["inference_ms"] > 0
+    assert found["memory_mb"] > 2 * 16 * 24 * 4 / 2**20
+    assert found["cost_size"] == "24 x 16"  # width x height, as pictures are described
+
+    table, evaluation = ResultsTable(tmp_path / "results.json"), evaluate(nn.Conv2d(3, 3, 1), Pictures([(16, 24)]))
+    table.add("a", evaluation, **found)
+    (row,) = ResultsTable(table.path).rows
+    assert {name: getattr(row, name) for name in found} == found
+    assert "Inference and memory: one image of 24 x 16 pixels." in table.to_markdown()
+    table.add("b", evaluation, **{**found, "cost_size": "9 x 9"})
+    assert "one image of 24 x 16 or 9 x 9 pixels." in table.to_markdown()
+
+
+def test_a_predictor_costs_its_encoder_and_one_answer():
+    predictor = load_predictor("mini_sam")
+    seen = []
+    encode = predictor.model.encode
+    predictor.model.encode = lambda image: seen.append(image.shape) or encode(image)
+    small = prompt_costs(predictor, (64, 96), warmup=1, runs=2)
+    assert len(seen) >= 2 * (1 + 2)  # the picture and the window around the box, each time anew
+    assert small["cost_size"] == "96 x 64"
+    assert small["parameters"] == count_parameters(predictor.model)
+    assert small["inference_ms"] > 0
+    assert small["memory_mb"] > 4 * small["parameters"] / 2**20
+    assert prompt_costs(predictor, (64, 96), warmup=0, runs=1)["flops"] == small["flops"]
+    predictor.set_image(np.zeros((64, 96, 3), dtype=np.uint8))
+    box = np.array([24.0, 16.0, 72.0, 48.0])
+    predictor.predict(box=box)
+    with FlopCounterMode(display=False) as decoder_only:
+        predictor.predict(box=box)
+    assert 0 < decoder_only.get_total_flops() < small["flops"]
+
+
+def test_memory_of_a_predictor_prints_nothing():
+    """PyTorch's profiler warns, once a process, if the last picture's embedding is released in the measured step."""
+    code = "from labhelpers.prompting import load_predictor, prompt_costs;"
+    code += "prompt_costs(load_predictor('mini_sam'), (64, 64), warmup=1, runs=1)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == run.stderr == ""
+
+
+def test_peak_memory_is_what_lives_at_once():
+    """Two tensors of 1 MB at once, though three are made; on a CPU here, by the same function as on a GPU."""
+    cpu, made = torch.device("cpu"), []
+
+    def step():
+        first = torch.empty(2**18)
+        second = torch.empty(2**18)
+        del first
+        made.append(torch.empty(2**18))
+        del second
+
+    assert peak_memory_mb(step, cpu) == pytest.approx(2, abs=0.05)
+    assert len(made) == 1
+
+
+def test_inference_memory_has_weights_and_activations():
+    model = torch.nn.Conv2d(3, 8, 1, bias=False)
+    activations = 8 * 64 * 64 * 4 / 2**20
+    found = inference_memory_mb(model, (64, 64))
+    assert found == pytest.approx(8 * 3 * 4 / 2**20 + activations, rel=0.2)
+    assert inference_memory_mb(model, (128, 128)) > 3 * found

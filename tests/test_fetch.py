@@ -164,9 +164,11 @@ class TestDownload:
             get(server, tmp_path, "good")
         assert server.requests == []
 
-    def test_a_hash_is_needed(self, tmp_path):
+    def test_a_hash_and_a_known_split_are_needed(self, tmp_path):
         with pytest.raises(ValueError, match="an md5 or sha256"):
             download(["http://127.0.0.1/x"], tmp_path / "x")
+        with pytest.raises(ValueError, match="no split 'test'. Known: train, val, trainval, trainaug"):
+            fetch_voc(tmp_path, "test")
 
 
 def make_tar(path, files: dict[str, bytes], mode="w") -> bytes:
@@ -245,9 +247,14 @@ class TestFetchVOC:
         assert all((root / name).read_bytes() == (source / name).read_bytes() for name in wanted)
         assert VOCSegmentation(root, "train")[2][1].unique().tolist() == [0, 3, 255]
 
-    def test_a_second_call_fetches_nothing(self, archives, tmp_path, server, capsys):
+    def test_neither_an_archive_put_there_by_hand_nor_a_whole_set_is_fetched(self, archives, tmp_path, server, capsys):
+        archive = tmp_path / "data/voc.tar"
+        archive.parent.mkdir()
+        archive.write_bytes(server.files["voc.tar"])
         fetch_voc(tmp_path / "data")
-        server.requests.clear()
+        assert archive.exists()
+        archive.unlink()
+        capsys.readouterr()
         for split in ("train", "val", "trainval"):
             fetch_voc(tmp_path / "data", split)
         assert server.requests == []
@@ -284,21 +291,10 @@ class TestFetchVOC:
         assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "trainval")) == 5
         assert [p.name for p in (tmp_path / "data/VOCdevkit").iterdir()] == ["VOC2012"]
 
-    def test_an_archive_put_there_by_hand_is_used_and_kept(self, archives, tmp_path, server):
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data/voc.tar").write_bytes(server.files["voc.tar"])
-        fetch_voc(tmp_path / "data")
-        assert server.requests == []
-        assert (tmp_path / "data/voc.tar").exists()
-
     def test_another_mirror_steps_in(self, archives, tmp_path, server):
         archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("missing", "wrong", "good"))
         assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "val")) == 2
         assert behaviours(server) == ["missing", "wrong", "good"]
-
-    def test_unknown_split(self, tmp_path):
-        with pytest.raises(ValueError, match="no split 'test'. Known: train, val, trainval, trainaug"):
-            fetch_voc(tmp_path, "test")
 
 
 class TestFetchSBD:

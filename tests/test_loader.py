@@ -2,40 +2,35 @@
 
 import pytest
 import torch
+from training_toys import InMemory
 
 from labhelpers.data.augment import Augmentation
-from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import cache, steps_per_epoch, subset, training_loader
 
 AUGMENTATION = Augmentation(crop=16, rotation=5, brightness=0.2)
 PLAIN = Augmentation(crop=None, scale=(1, 1), flip=False)
 
 
-class Squares(SegmentationDataset):
-    """Pictures in memory; the label of every pixel is the picture's number, so that a batch tells what it holds."""
+class Squares(InMemory):
+    """The label of every pixel is the picture's number, so that a batch tells what it holds."""
 
     def __init__(self, n=10, size=None):
-        super().__init__("squares", "train", [str(i) for i in range(n)], [f"square{i}" for i in range(n)], [], [])
-        self.size, self.reads = size, []
+        super().__init__("squares", "train", [f"square{i}" for i in range(n)], [self._draw(i, size) for i in range(n)])
+        self.reads = []
+
+    @staticmethod
+    def _draw(i, size):
+        height, width = size or (30 + i, 40 - i)
+        rng = torch.Generator().manual_seed(i)
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=rng)
+        return image, torch.full((height, width), i, dtype=torch.uint8)
 
     def __getitem__(self, index):
         self.reads.append(index)
-        height, width = self.size or (30 + index, 40 - index)
-        rng = torch.Generator().manual_seed(index)
-        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=rng)
-        return image, torch.full((height, width), index, dtype=torch.uint8)
-
-    def load_image(self, index):
-        return self[index][0]
-
-    def load_target(self, index):
-        return self[index][1]
+        return self.items[index]
 
     def instances(self, index):
         return self[index][1] + 100
-
-    def fingerprint(self):
-        return f"squares{len(self)}"
 
 
 def batches(dataset=None, batch_size=4, *, augmentation=AUGMENTATION, steps=7, **options):

@@ -98,9 +98,8 @@ def test_plateau_lowers_the_rate_of_a_run(tmp_path):
 
 def test_class_weights_come_from_the_data(tmp_path):
     changes = {"steps": 1, "loss": "weighted_ce", "oversample_rare": True}
-    methods = ("inverse", "inverse_sqrt")
-    a, b = (train_tiny(tmp_path / method, class_weights=method, **changes).column("loss")[1][0] for method in methods)
-    assert a != b
+    losses = {train_tiny(tmp_path / m, class_weights=m, **changes).rows[0]["loss"] for m in ("inverse", "inverse_sqrt")}
+    assert len(losses) == 2
 
 
 def test_bf16_is_near_float32(tmp_path):
@@ -152,10 +151,10 @@ def test_a_recipe_may_have_more_fields(tmp_path):
 # --- what is watched, and runs that end early by it ---
 
 
-@pytest.mark.parametrize("name", ["ce", "bce", "weighted_ce", "focal"])
+@pytest.mark.parametrize("loss", ["ce", "bce", "weighted_ce", "focal", own_ce])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_loss_of_a_set_is_that_of_all_its_pixels_at_once(name, batch_size):
-    loss = build_loss(name, [1.0, 2.0, 0.5] if name == "weighted_ce" else None)
+def test_the_loss_of_a_set_is_that_of_all_its_pixels_at_once(loss, batch_size):
+    loss = build_loss(loss, [1.0, 2.0, 0.5] if loss == "weighted_ce" else None)
     model = tiny_net().eval()
     images, targets = (torch.stack(part) for part in zip(*SETS[1].items, strict=True))
     with torch.no_grad():
@@ -164,12 +163,10 @@ def test_the_loss_of_a_set_is_that_of_all_its_pixels_at_once(name, batch_size):
     assert evaluate(model, SETS[1]).loss is None
 
 
-def test_sums_of_losses_and_own_losses_have_a_loss_too():
+def test_the_loss_of_a_set_adds_up_over_terms():
     model = tiny_net().eval()
-    losses = ("ce", "dice", "ce+0.5*dice", own_ce)
-    ce, dice, both, own = (evaluate(model, SETS[1], loss=build_loss(loss)).loss for loss in losses)
+    ce, dice, both = (evaluate(model, SETS[1], loss=build_loss(x)).loss for x in ("ce", "dice", "ce+0.5*dice"))
     assert both == pytest.approx(ce + 0.5 * dice)
-    assert own == pytest.approx(ce, rel=1e-5)
 
 
 @pytest.mark.parametrize("score_train", [0, 5, 500])  # more than there are means all
@@ -198,13 +195,6 @@ def still_net() -> nn.Module:
     return tiny_net(norm=False, dropout=0.0)
 
 
-def test_a_run_that_gets_better_goes_on(tmp_path):
-    changes = {"steps": 12, "lr": 1e-3, "eval_every": 3, "patience": 1, "best_metric": "val_loss"}
-    steps, losses = train_tiny(tmp_path, tiny_net(dropout=0.0), **changes).column("val_loss")
-    assert (losses[1:] < losses[:-1]).all()
-    assert steps[-1] == 12
-
-
 def test_patience_survives_an_interruption(tmp_path):
     """The evaluations without a better score are counted across it."""
     with pytest.raises(Stop):
@@ -227,25 +217,14 @@ class Unequal(Squares):
         return image, target
 
 
-@pytest.mark.parametrize("loss", ["ce", "weighted_ce", "focal"])
+@pytest.mark.parametrize("loss", ["ce", "weighted_ce", "focal", own_ce])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, loss):
-    changes = {"loss": loss, "class_weights": (0.2, 1.0, 3.0) if "weighted" in loss else None}
+    changes = {"loss": loss, "class_weights": (0.2, 1.0, 3.0) if loss == "weighted_ce" else None}
     models = [still_net() for _ in range(4)]
     for accumulate, model in enumerate(models, 1):
         recipe = tiny_recipe(**changes, accumulate=accumulate, optimizer="sgd", lr=0.3, eval_every=0)
         train(model, Unequal(), SETS[1], recipe, tmp_path / str(accumulate))
         assert_same(models[0], model, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_own_loss_trains_as_the_library_s(tmp_path, accumulate):
-    models = [tiny_net(norm=False) for _ in range(2)]  # AdamW would blow up the rounding in biases before batch norm
-    losses = []
-    for model, loss in zip(models, ("ce", own_ce), strict=True):
-        recipe = tiny_recipe(loss=loss, accumulate=accumulate)
-        losses.append(train(model, Unequal(), SETS[1], recipe, tmp_path / str(len(losses))).column("loss")[1])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert_same(*models, rtol=1e-5, atol=1e-6)
 
 
 class Greedy(TinyNet):

@@ -1,12 +1,13 @@
 """What an installed labhelpers holds, and what it needs."""
 
 import hashlib
-import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,10 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WEIGHTS = "labhelpers/weights/mini_sam.safetensors"
-CONDA_NAMES = {
-    "torch": "pytorch",
-    "huggingface-hub": "huggingface_hub",
-    "opencv-python-headless": "py-opencv",
-    "playwright": "playwright-python",
-}
-
-
-def requirements() -> list[Requirement]:
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+CONDA_NAMES = {"torch": "pytorch", "huggingface-hub": "huggingface_hub", "opencv-python-headless": "py-opencv"}
+CONDA_NAMES["playwright"] = "playwright-python"
+GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+REQUIREMENTS = [Requirement(line) for group in GROUPS for line in group]
 
 
 def test_environment_yml_agrees_with_pyproject():
@@ -37,22 +31,17 @@ def test_environment_yml_agrees_with_pyproject():
     python, conda = lines[0], {Requirement(line).name: str(Requirement(line).specifier) for line in lines[1:]}
     conda.pop("pip")
     assert python == f"python{PROJECT['requires-python']}"
-    assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in requirements()}
+    assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in REQUIREMENTS}
 
 
-def test_constraints_pin_every_requirement_inside_its_range():
-    pins: dict[str, list[str]] = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, version = re.match(r"([\w.-]+)==([^ ;]+)", line).groups()
-            pins.setdefault(name.lower(), []).append(version)
-    for requirement in requirements():
+def test_constraints_pin_every_requirement_inside_its_range_and_no_range_has_an_end_that_would_break_colab():
+    pins = defaultdict(list)
+    for name, version in re.findall(r"^([\w.-]+)==([^ ;\n]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE):
+        pins[name.lower()].append(Version(version))
+    for requirement in REQUIREMENTS:
         versions = pins[requirement.name.lower()]
-        assert all(requirement.specifier.contains(Version(version)) for version in versions), requirement
-
-
-def test_no_upper_bound_and_no_pin_would_break_colab():
-    for requirement in requirements():
+        assert versions, requirement
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
         assert {s.operator for s in requirement.specifier} == {">="}, requirement
 
 
@@ -68,7 +57,7 @@ def test_tracked_files_are_clean():
             assert not hosts.search(path.read_text(encoding="utf-8")), name
 
 
-# --- a wheel, built by the project's own backend without a network ----------------------------------------------------
+# --- a wheel, built by the project's own backend without a network ---
 
 
 @pytest.fixture(scope="module")
@@ -93,24 +82,17 @@ def test_an_installed_copy_finds_its_weights(wheel, tmp_path):
         file.extractall(tmp_path)
     code = "from labhelpers.prompting import mini_sam_weights; print(mini_sam_weights())"
     # -P: neither the current folder nor that of a script is searched; the checkout comes after PYTHONPATH.
+    environment = {"PYTHONPATH": str(tmp_path), "OMP_WAIT_POLICY": "PASSIVE"}
     run = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert Path(run.stdout.strip()) == tmp_path / WEIGHTS
 
 
 def test_an_editable_install_gets_no_second_labhelpers():
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    included = {}
-    for version in ("editable", "standard"):
-        included[version] = {"force_include": {}}
-        module.WeightsInWheel.initialize(None, version, included[version])
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["WeightsInWheel"]
+    included = {version: {"force_include": {}} for version in ("editable", "standard")}
+    for version, data in included.items():
+        hook.initialize(None, version, data)
     assert not included["editable"]["force_include"]
     assert WEIGHTS in included["standard"]["force_include"].values()

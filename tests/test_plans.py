@@ -6,8 +6,8 @@ from pathlib import Path
 import course_toys
 import nbformat
 import pytest
-import torch
 from torch import nn
+from training_toys import assert_same, own_ce
 
 from labhelpers import config, models, training
 from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
@@ -31,25 +31,15 @@ def test_every_profile_makes_a_valid_recipe(plan, profile):
 @pytest.mark.parametrize(
     ("name", "profile", "numbers"),
     [
-        (
-            "mini_sam",
-            "lab",
-            {"lr": 3e-4, "weight_decay": 1e-4, "clip_norm": 1.0, "batch_size": 16, "schedule": "cosine"}
-            | {"steps": 30 * (500 // 16), "freeze_encoder_steps": 3 * (500 // 16)},
-        ),
-        (
-            "deeplabv3plus",
-            "full",
-            {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 8, "steps": 5000}
-            | {"backbone_factor": 0.1, "schedule": "step", "step_size": 1000, "gamma": 0.1, "warmup_steps": 0},
-        ),
-        (
-            "fcn8s",
-            "full",
-            {"optimizer": "adamw", "lr": 1e-4, "batch_size": 16, "steps": 50 * (1464 // 16), "schedule": "poly"},
-        ),
+        ("mini_sam", "lab", {"lr": 3e-4, "weight_decay": 1e-4, "clip_norm": 1.0, "batch_size": 16, "schedule": "cosine"}
+         | {"steps": 30 * (500 // 16), "freeze_encoder_steps": 3 * (500 // 16)}),
+        ("deeplabv3plus", "full", {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "steps": 5000}
+         | {"batch_size": 8, "backbone_factor": 0.1, "warmup_steps": 0}
+         | {"schedule": "step", "step_size": 1000, "gamma": 0.1}),
+        ("fcn8s", "full", {"optimizer": "adamw", "lr": 1e-4, "batch_size": 16, "schedule": "poly"}
+         | {"steps": 50 * (1464 // 16)}),
     ],
-)
+)  # fmt: skip
 def test_published_recipes(name, profile, numbers):
     recipe = find_plan(name).recipe(config.PROFILES[profile], VOC)
     assert {key: getattr(recipe, key) for key in numbers} == numbers
@@ -69,8 +59,12 @@ def test_notebooks_train_by_the_plans():
 
 def test_names_are_those_of_models_build():
     assert list(PLANS) == list(models.MODELS)
-    with pytest.raises(ValueError, match="unknown model 'vgg'; known: fcn32s, "):
-        find_plan("vgg")
+
+
+@pytest.fixture
+def experiment(request, monkeypatch, tmp_path):
+    """A plan, FCN-8s where no other is asked for, in a profile that takes seconds."""
+    return Experiment.open(getattr(request, "param", "fcn8s"), course_toys.use_short_profile(monkeypatch, tmp_path))
 
 
 class Mine(models.FCN8s):
@@ -89,34 +83,26 @@ class Wrapped(nn.Module):
         return self.model(images)
 
 
-def test_the_run_of_a_students_class_is_found_and_loaded(monkeypatch, tmp_path, capsys):
-    profile = course_toys.use_short_profile(monkeypatch, tmp_path)
-    experiment = Experiment.open("fcn8s", profile)
+def test_the_run_of_a_students_class_is_found_and_loaded(experiment):
     assert experiment.find() is None
     with pytest.raises(FileNotFoundError, match=r"FCN-8s is not trained in the profile smoke .*labhelpers train fcn8s"):
         experiment.require()
-
-    train_set, val_set, _ = experiment.data
     own = experiment.new_model()
     own.__class__ = Mine
-    training.train_or_load("FCN-8s", own, train_set, val_set, experiment.recipe)
+    training.train_or_load("FCN-8s", own, *experiment.data[:2], experiment.recipe)
     run = experiment.find()
     model = experiment.load(run)
     assert type(model) is models.FCN8s
-    assert all(torch.equal(own.state_dict()[name], value) for name, value in model.state_dict().items())
-    assert [found.folder for _, found in find_all(profile)] == [run.folder]
+    assert_same(own, model)
+    assert [found.folder for _, found in find_all(experiment.profile)] == [run.folder]
     again = experiment.train()
-    assert again.loaded
-    assert again.folder == run.folder
-    other = dataclasses.replace(experiment, profile=dataclasses.replace(profile, steps=1))
-    assert other.find() is None
+    assert (again.loaded, again.folder) == (True, run.folder)
+    shorter = dataclasses.replace(experiment.profile, steps=1)
+    assert dataclasses.replace(experiment, profile=shorter).find() is None
 
 
-def test_weights_with_names_of_their_own_are_refused_and_trained_anew(monkeypatch, tmp_path, capsys):
-    profile = course_toys.use_short_profile(monkeypatch, tmp_path)
-    experiment = Experiment.open("fcn8s", profile)
-    train_set, val_set, _ = experiment.data
-    training.train_or_load("FCN-8s", Wrapped(experiment.new_model()), train_set, val_set, experiment.recipe)
+def test_weights_with_names_of_their_own_are_refused_and_trained_anew(experiment, capsys):
+    training.train_or_load("FCN-8s", Wrapped(experiment.new_model()), *experiment.data[:2], experiment.recipe)
     run = experiment.find()
     with pytest.raises(ValueError, match=str(run.folder)):
         experiment.load(run)
@@ -125,16 +111,10 @@ def test_weights_with_names_of_their_own_are_refused_and_trained_anew(monkeypatc
     assert "is trained anew" in capsys.readouterr().out
 
 
-def test_any_loss_counts_where_the_loss_is_an_exercise(monkeypatch, tmp_path):
-    profile = course_toys.use_short_profile(monkeypatch, tmp_path)
-    experiment = Experiment.open("unet", profile)
-
-    def own_loss(logits, target):
-        return nn.functional.cross_entropy(logits, target.long(), ignore_index=255)
-
-    recipe = dataclasses.replace(experiment.recipe, loss=own_loss)
-    train_set, val_set, _ = experiment.data
-    training.train_or_load("U-Net, augmentation", experiment.new_model(), train_set, val_set, recipe)
+@pytest.mark.parametrize("experiment", ["unet"], indirect=True)
+def test_any_loss_counts_where_the_loss_is_an_exercise(experiment, monkeypatch):
+    recipe = dataclasses.replace(experiment.recipe, loss=own_ce)
+    training.train_or_load("U-Net, augmentation", experiment.new_model(), *experiment.data[:2], recipe)
     assert experiment.find() is not None
     monkeypatch.setattr(type(experiment.plan), "own_loss", False)
     assert experiment.find() is None

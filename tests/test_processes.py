@@ -1,54 +1,145 @@
-"""Two processes train as one does. As a script, this file is the two processes (forked, so torch is imported once)."""
+"""Killed and continued equals uninterrupted, and two processes train and evaluate as one.
+
+Run as a script, this file trains in children, forked so that torch is imported once: those that kill themselves with
+SIGKILL anywhere, each of which continues where the one before it died; then two processes beside one.
+"""
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from test_evaluator import Pictures, Pooling
 from training_toys import Squares, run_as_script, tiny_net, tiny_recipe
+
+from labhelpers.evaluation import evaluate
+from labhelpers.training import checkpoints, task, tracking, train, train_or_load
+
+# Where a child dies: after this step's callback; or while the n-th file of its life is written (half of it on disk),
+# or just before or after it gets its name.
+KILLS = [
+    ("step", 1),  # nothing is saved yet
+    ("step", 3),  # saved at 2 and, with an evaluation, at 3
+    ("half", 2),  # in the model file of step 4 (file 1 is the log, cut to its length)
+    ("half", 3),  # in the optimizer file of step 4
+    ("before", 4),  # all of step 4 is there but the JSON's name
+    ("after", 4),  # step 4 is complete, nothing is pruned
+    ("step", 7),  # one step after saving
+    ("evaluation", 1),  # in the evaluation after step 9
+    ("half", 5),  # step 9 again: then in the model file of step 10
+    ("step", 12),  # done, but not closed
+]
+STEPS = 12
 
 
 def main(folder: Path) -> None:
     import accelerate  # noqa: F401  (what takes seconds to import, before the forks)
-    import safetensors.torch
     import torch._dynamo  # noqa: F401  (by the first optimizer)
 
-    from labhelpers.training import train_or_load
-
+    for precision, kills in {"no": KILLS, "bf16": KILLS[3:4]}.items():
+        assert ended(fork(train_until, folder / f"whole-{precision}", None, 0, precision)) == 0
+        for kill in kills:
+            assert ended(fork(train_until, folder / f"killed-{precision}", kill, 2, precision)) == -signal.SIGKILL, kill
+        assert ended(fork(train_until, folder / f"killed-{precision}", None, 2, precision)) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    recipes = {
-        "plain": tiny_recipe(clip_norm=0.5, accumulate=2),
-        "frozen": tiny_recipe(freeze_encoder_steps=3, precision="bf16"),
-    }
-    nodes = [("both", rank, 2, port) for rank in range(2)] + [("one", 0, 1, port)]
-    children = []
-    for name, rank, world, port in nodes:
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        os.environ["LAB_CHECKPOINTS"] = str(folder / name)
-        if world > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        for kind, recipe in recipes.items():
-            # Batch norm and dropout would see parts of the batch.
-            model = tiny_net(norm=False, dropout=0.0)
-            run = train_or_load(kind, model, Squares(), Squares(5, "val"), recipe)
-            safetensors.torch.save_file(run.model.state_dict(), folder / f"{name}-{rank}-{kind}.safetensors")
+    nodes = [("both", rank, 2) for rank in range(2)] + [("one", 0, 1)]
+    children = [fork(share, folder, *node, port) for node in nodes]
+    assert [ended(child) for child in children] == [0, 0, 0]
+
+
+def fork(work, *arguments) -> int:
+    child = os.fork()
+    if not child:
+        work(*arguments)
         os._exit(0)
-    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+    return child
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def train_until(folder: Path, kill: tuple[str, int] | None, workers: int, precision: str) -> None:
+    callbacks = []
+    where, count = kill or ("", 0)
+    if where == "step":
+        callbacks.append(lambda event: die() if event.step == count else None)
+    elif where == "evaluation":
+        task.evaluate = lambda *args, **options: die()
+    elif where:
+        checkpoints.write_atomic = deadly_write(checkpoints.write_atomic, where, count)
+        tracking.write_atomic = checkpoints.write_atomic
+    recipe = tiny_recipe(steps=STEPS, save_every=2, eval_every=3, workers=workers, precision=precision)
+    train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder, callbacks=callbacks)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly_write(write, where: str, count: int):
+    """`write_atomic` that dies in its `count`-th call."""
+    calls = []
+
+    def wrapped(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) < count:
+            return write(path, data)
+        if where == "after":
+            write(path, data)
+        else:
+            size = len(data) // 2 if where == "half" else len(data)
+            path.with_name(path.name + ".partial").write_bytes(data[:size])
+        return die()
+
+    return wrapped
+
+
+RECIPES = {
+    "plain": tiny_recipe(clip_norm=0.5, accumulate=2),
+    "frozen": tiny_recipe(freeze_encoder_steps=3, precision="bf16"),
+}
+
+
+def share(folder: Path, name: str, rank: int, world: int, port: int) -> None:
+    from accelerate import Accelerator
+
+    os.environ["LAB_CHECKPOINTS"] = str(folder / name)
+    if world > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    for kind, recipe in RECIPES.items():
+        # Batch norm and dropout would see parts of the batch.
+        run = train_or_load(kind, tiny_net(norm=False, dropout=0.0), Squares(), Squares(5, "val"), recipe)
+        save_file(run.model.state_dict(), folder / f"{name}-{rank}-{kind}.safetensors")
+    found = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=Accelerator(cpu=True))
+    results = {"matrices": found.matrices, "labels": found.protocol.labels, "boundary_iou": found.boundary_iou}
+    np.savez(folder / f"{name}-{rank}.npz", **results)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return run_as_script(__file__, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_killed_and_continued_equals_uninterrupted(folder, precision):
+    whole, killed = folder / f"whole-{precision}", folder / f"killed-{precision}"
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    assert len((whole / "log.csv").read_text().splitlines()) == STEPS + 1
+    weights = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert weights == sorted(path.name for path in killed.glob("*.safetensors"))
+    assert f"step-{STEPS:08d}.model.safetensors" in weights
+    for name in weights:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("kind", ["plain", "frozen"])
@@ -64,6 +155,13 @@ def test_two_processes_train_as_one(folder, kind):
     assert len(logs[0]) == len(logs[1]) == 7
     scores = [[float(x) for x in log[-1].split(",")] for log in logs]
     assert scores[0] == pytest.approx(scores[1], rel=1e-2)
+
+
+def test_two_processes_share_the_images_and_agree(folder):
+    alone, *both = (np.load(folder / f"{name}.npz") for name in ("one-0", "both-0", "both-1"))
+    for shared in both:
+        np.testing.assert_equal(dict(shared), dict(alone))
+    np.testing.assert_array_equal(alone["matrices"], evaluate(Pooling(), Pictures()).matrices)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Patch-wise inference: no seams, no weight lost, no more memory than promised."""
 
+from itertools import count
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +31,12 @@ class Strided(nn.Sequential):
 
     def forward(self, x):
         return super().forward(x)[..., : x.shape[-2], : x.shape[-1]]
+
+
+def giving(change) -> nn.Module:
+    model = nn.Conv2d(3, 2, 1)
+    model.register_forward_hook(lambda module, given, output: change(output))
+    return model
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -73,13 +81,6 @@ def test_tiles_equal_the_whole_image_beyond_the_reach_of_their_borders(height, w
     torch.testing.assert_close(found[:, safe], whole(model, image)[:, safe], rtol=0, atol=1e-4)
 
 
-def test_too_small_an_overlap_shows():
-    model, image = convolutions(), picture(40, 40)
-    worst = [(tiled_logits(model, image, 20, n, multiple=1) - whole(model, image)).abs().max() for n in (0, 4, 12)]
-    assert min(worst[:2]) > 1e-2
-    assert worst[2] < 1e-4
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 100), st.integers(1, 100))
 def test_strided_layers_see_the_grid_of_the_whole_image(height, width):
@@ -121,14 +122,9 @@ def test_a_constant_network_stays_constant_for_the_weights_add_up_to_one(data):
 
 
 def test_a_tile_counts_nothing_beside_its_border_and_fades_in_linearly():
-    class WhichTile(nn.Module):  # 0 in the first tile, 1 in the second
-        calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            return torch.full((1, 1, *x.shape[-2:]), self.calls - 1.0)
-
-    share = tiled_logits(WhichTile(), picture(4, 24), 16, 8, batch_size=1, multiple=1)[0]
+    calls = count()
+    which_tile = giving(lambda x: torch.full_like(x[:, :1], next(calls)))  # 0 in the first tile, 1 in the second
+    share = tiled_logits(which_tile, picture(4, 24), 16, 8, batch_size=1, multiple=1)[0]
     expected = torch.tensor([0.0] * 10 + [1 / 8, 3 / 8, 5 / 8, 7 / 8] + [1.0] * 10)
     torch.testing.assert_close(share, expected.expand(4, 24))
 
@@ -137,13 +133,9 @@ def test_a_tile_counts_nothing_beside_its_border_and_fades_in_linearly():
 
 
 def test_never_more_than_batch_size_tiles_at_once():
-    class Counting(nn.Conv2d):
-        def forward(self, x):
-            seen.append(tuple(x.shape))
-            return super().forward(x)
-
-    seen = []
-    tiled_logits(Counting(3, 2, 1), picture(50, 60), 16, 4, batch_size=3, multiple=4)
+    model, seen = nn.Conv2d(3, 2, 1), []
+    model.register_forward_hook(lambda module, given, output: seen.append(output.shape))
+    tiled_logits(model, picture(50, 60), 16, 4, batch_size=3, multiple=4)
     rows, columns = (len(tile_starts(length, 16, 4, 4)) for length in (50, 60))
     assert sum(shape[0] for shape in seen) == rows * columns
     assert max(shape[0] for shape in seen) == 3
@@ -158,16 +150,6 @@ def test_the_model_keeps_its_mode_and_statistics():
     assert torch.equal(first, tiled_logits(model, picture(20, 20), 16, 4, multiple=1))
 
 
-class Halving(nn.Conv2d):
-    def forward(self, x):
-        return super().forward(x)[..., ::2, ::2]
-
-
-class InADict(nn.Conv2d):
-    def forward(self, x):
-        return {"out": super().forward(x)}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -180,8 +162,11 @@ class InADict(nn.Conv2d):
         ({"multiple": 0}, "multiple=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"precision": "half"}, "unknown precision 'half'; known: no, bf16, fp16"),
-        ({"model": Halving(3, 2, 1)}, r"logits \(1, 2, 5, 5\) for images \(1, 3, 9, 9\); wanted \(1, 'K', 9, 9\)"),
-        ({"model": InADict(3, 2, 1)}, "returned a dict"),
+        (
+            {"model": giving(lambda x: x[..., ::2, ::2])},
+            r"logits \(1, 2, 5, 5\) for images \(1, 3, 9, 9\); wanted \(1, 'K', 9, 9\)",
+        ),
+        ({"model": giving(lambda x: {"out": x})}, "returned a dict"),
     ],
 )
 def test_mistakes_are_named(change, message):

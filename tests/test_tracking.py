@@ -1,9 +1,11 @@
 """Weights & Biases: the same rows as the CSV, pictures with masks, nothing that ends or holds up a run; and the bar."""
 
+import math
 import re
 import sys
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -18,41 +20,28 @@ TARGET[3:9, 4:20] = 1
 TARGET[9:11, 4:20] = 255
 
 
-class FakeWandb:
-    """Stands in for the module: remembers what it is given, and fails where it is told to."""
-
-    __spec__ = ModuleSpec("wandb", None)  # accelerate looks for it
-
-    def __init__(self, broken_modes=(), broken_from=None, error=ConnectionError):
-        self.broken_modes, self.broken_from, self.error = broken_modes, broken_from, error
-        self.started, self.logged, self.finished = [], [], 0
-
-    class Settings(SimpleNamespace):
-        finish_timeout = 0
-
-    @staticmethod
-    def Image(data, **options):
-        return SimpleNamespace(data=data, **options)
-
-    def init(self, mode, **options):
-        self.started.append((mode, options))
-        if mode in self.broken_modes:
-            raise self.error("no way\nlong explanation")
-        return self
-
-    def log(self, values, step):
-        if self.broken_from is not None and step >= self.broken_from:
-            raise self.error("the service has gone\nlong explanation")
-        self.logged.append((step, values))
-
-    def finish(self):
-        self.finished += 1
-
-
 @pytest.fixture
 def fake(monkeypatch):
-    def install(**options):
-        module = FakeWandb(**options)
+    """Puts a module in the place of wandb that remembers what it is given, and fails where it is told to."""
+
+    def install(broken_modes=(), broken_from=math.inf, error=ConnectionError):
+        def init(mode, **options):
+            module.started.append((mode, options))
+            if mode in broken_modes:
+                raise error("no way\nlong explanation")
+            return module
+
+        def log(values, step):
+            if step >= broken_from:
+                raise error("the service has gone\nlong explanation")
+            module.logged.append((step, values))
+
+        class Settings(SimpleNamespace):
+            finish_timeout = 0
+
+        module = MagicMock(init=init, log=log, Settings=Settings, started=[], logged=[])
+        module.__spec__ = ModuleSpec("wandb", None)  # accelerate looks for it
+        module.Image = lambda data, **options: SimpleNamespace(data=data, **options)
         monkeypatch.setitem(sys.modules, "wandb", module)
         return module
 
@@ -73,7 +62,7 @@ def test_a_run_logs_its_recipe_the_rows_of_the_csv_and_pictures_at_evaluations(f
     settings = options["settings"]
     assert (settings.init_timeout, settings.finish_timeout) == (15, 30)  # waiting has a limit at both ends
     assert (settings.silent, settings.console) == (True, "off")
-    assert wandb.finished == 1
+    wandb.finish.assert_called_once()
     assert history.rows == History.read(tmp_path / "net" / "key" / "log.csv").rows
     logged = [{"step": step, **values} for step, values in wandb.logged if "predictions" not in values]
     assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]

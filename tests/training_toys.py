@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.base import SegmentationDataset
@@ -16,15 +17,34 @@ from labhelpers.training import Recipe
 CLASSES = ("background", "square", "dog, hot")  # a comma in a name must not break the log
 
 
-class Squares(SegmentationDataset):
+class InMemory(SegmentationDataset):
+    """Pairs of an image (3, H, W) and a target (H, W), both uint8."""
+
+    def __init__(self, name: str, split: str, class_names: Sequence[str], items: Sequence[tuple[Tensor, Tensor]]):
+        super().__init__(name, split, class_names, [f"{split}{i}" for i in range(len(items))], [], [])
+        self.items = items
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.items[index]
+
+    def load_image(self, index: int) -> Tensor:
+        return self[index][0]
+
+    def load_target(self, index: int) -> Tensor:
+        return self[index][1]
+
+    def fingerprint(self) -> str:
+        return f"{self.split}{len(self)}"
+
+
+class Squares(InMemory):
     """Coloured squares of class 1 and 2 on a dark ground, with a void rim; image i is a function of i alone."""
 
     def __init__(self, n: int = 12, split: str = "train", size: int = 40):
-        super().__init__("squares", split, CLASSES, [f"{split}{i}" for i in range(n)], [], [])
-        self.items = [self._draw(i, size) for i in range(n)]
+        super().__init__("squares", split, CLASSES, [self._draw(i, size) for i in range(n)])
 
     @staticmethod
-    def _draw(i: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draw(i: int, size: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(i)
         label = 1 + i % 2
         x, y = torch.randint(2, size // 2, (2,), generator=generator).tolist()
@@ -34,18 +54,6 @@ class Squares(SegmentationDataset):
         image = torch.randint(0, 60, (3, size, size), generator=generator, dtype=torch.uint8)
         image[label, target == label] += 150
         return image, target
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.items[index]
-
-    def fingerprint(self) -> str:
-        return f"{self.split}{len(self)}"
-
-    def load_image(self, index: int) -> torch.Tensor:
-        return self.items[index][0]
-
-    def load_target(self, index: int) -> torch.Tensor:
-        return self.items[index][1]
 
 
 class TinyNet(nn.Module):
@@ -57,7 +65,7 @@ class TinyNet(nn.Module):
         self.encoder = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(width, num_classes, 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
 
 
@@ -74,11 +82,11 @@ def tiny_recipe(**changes) -> Recipe:
 SETS = Squares(), Squares(4, "val")
 
 
-def own_ce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def own_ce(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, ignore_index=255)
 
 
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
