@@ -101,6 +101,16 @@ def test_damage_falls_back_to_the_one_before_and_says_so(tmp_path, damage, endin
         assert checkpoints.latest(tmp_path) is None
 
 
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
+    train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
+    files = tmp_path / "step-00000006.model.safetensors", tmp_path / "log.csv"
+    before = [file.read_bytes() for file in files]
+    flip(files[0])
+    with pytest.warns(UserWarning, match="falling back to step 4"):
+        train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_another_architecture_or_recipe_in_the_same_folder_is_refused(tmp_path):
     train(tiny_net(), *SETS, tiny_recipe(steps=1), tmp_path)
     before = names(tmp_path)
