@@ -9,11 +9,12 @@ from prompting_toys import boxes_in_images, photo
 from torch import Tensor, nn
 
 from labhelpers.data.voc import VOC_CLASSES
-from labhelpers.models import build
+from labhelpers.models import build, shipped
 from labhelpers.models.mini_sam import Embedding, MiniSAM
-from labhelpers.prompting import MiniSamPredictor, load_mini_sam, load_predictor, mask_iou, shipped
+from labhelpers.models.shipped import shipped_weights
+from labhelpers.prompting import MiniSamPredictor, load_mini_sam, load_predictor, mask_iou
 from labhelpers.prompting.predictor import KEPT
-from labhelpers.prompting.shipped import mini_sam_weights, save_mini_sam
+from labhelpers.prompting.shipped import save_mini_sam
 from labhelpers.prompting.windows import Window
 
 CLICK = {"points": np.array([[30.0, 40.0]]), "labels": np.ones(1)}
@@ -363,13 +364,13 @@ def test_both_heads_come_back_and_share_the_encoder(network, tmp_path):
 
 
 def test_missing_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "labhelpers" / "prompting" / "shipped.py"))
-    with pytest.raises(FileNotFoundError, match=r"weights of Mini-SAM are missing .*checkpoints.mini_sam\.safetensors"):
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "labhelpers" / "models" / "shipped.py"))
+    with pytest.raises(FileNotFoundError, match=r"mini_sam\.safetensors.* is missing .*checkpoints.mini_sam"):
         load_predictor("mini_sam")
 
 
 def test_the_shipped_file_is_small_and_answers():
-    assert mini_sam_weights().stat().st_size < 12e6
+    assert shipped_weights("mini_sam.safetensors").stat().st_size < 12e6
     image, truth = np.full((96, 128, 3), 90, dtype=np.uint8), np.zeros((96, 128), bool)
     image[30:70, 40:90], truth[30:70, 40:90] = (220, 60, 40), True
     for name in ("mini_sam", "mini_sam_semantic"):
