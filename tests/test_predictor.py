@@ -221,6 +221,15 @@ def test_every_mix_of_prompts(network, zoom):
     assert predictor.class_name is None
 
 
+@pytest.mark.parametrize("ious", [(torch.nan, 0.5, 0.2), (0.9, 0.5, 0.2)])
+def test_a_network_that_diverged_is_refused(ious):
+    model = Painter(ious)
+    decode, logit = model.decode, torch.nan if ious[0] == 0.9 else 0
+    model.decode = lambda *given, **how: (decode(*given, **how)[0] + logit, torch.tensor([ious]))
+    with pytest.raises(ValueError, match="for this prompt hold NaN or infinity, which is no prediction"):
+        predictor_on(photo(60, 90), model).predict(**CLICK)
+
+
 @pytest.mark.parametrize("prompt", [CLICK, {"box": [5, 5, 60, 50]}], ids=["click", "box"])
 def test_a_semantic_head_names_the_class_that_it_marks(prompt):
     """A network that is sure of a cat (8) everywhere but for a background that is surer still elsewhere."""

@@ -30,7 +30,7 @@ def to_labels(prediction: torch.Tensor, num_classes: int, names: Sequence[str] =
 
 
 def require_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> None:
-    """Raise ValueError, naming the first such image, where logits (B, ...) are NaN or infinite.
+    """Raise ValueError, naming the first such image, where logits or scores (B, ...) are NaN or infinite.
 
     Args:
         names: of the images; by default their places in the batch.

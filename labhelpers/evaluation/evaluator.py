@@ -251,7 +251,11 @@ def check_logits(output: Any, images: torch.Tensor, num_classes: int | None = No
     """
     if not isinstance(output, torch.Tensor):
         parts = (
-            output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple) else ()
+            output.items()
+            if isinstance(output, Mapping)
+            else enumerate(output)
+            if isinstance(output, tuple | list)
+            else ()
         )
         maps = [f"[{key!r}]" for key, part in parts if isinstance(part, torch.Tensor) and part.dim() == 4]
         where = maps[0] if maps else ".logits" if hasattr(output, "logits") else "[...]"

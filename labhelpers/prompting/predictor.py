@@ -224,7 +224,8 @@ class MiniSamPredictor(Predictor):
             layer = torch.from_numpy(prompt.mask)[None].to(device, torch.uint8).mul(255)
             earlier = SURE * (window.cut(layer, outside=torch.zeros(1, 1, 1))[None].float() / 127.5 - 1)
         logits, ious = self.model.decode(embedding, points, labels, boxes, earlier, full_size=False)
-        require_finite(logits, ["this prompt"])
+        for output in (logits, ious):
+            require_finite(output, ["this prompt"])
         logits, ious = logits[0], ious[0]
         if self.model.num_classes > 1:
             logits = self._prompted_class(logits, points[0][labels[0] == 1], boxes)
