@@ -285,6 +285,34 @@ def test_errors_name_what_is_wrong_and_change_nothing(action, message):
     assert (state(session), session.actions, session.image_names) == before
 
 
+def test_save_writes_masks_that_can_be_read_back(tmp_path):
+    session = used(new_session())
+    session.switch_image("tall, with/odd name")
+    folder = session.save(tmp_path / "kept")
+    assert sorted(path.name for path in folder.iterdir()) == ["mask_01_wide.png", "session.json"]
+    session.add_box(1, 2, 30, 40)
+    session.save(folder)
+    text = (folder / "session.json").read_text()
+    recorded = json.loads(text)["images"]["tall, with/odd name"]
+    assert (recorded["box"], recorded["width"], recorded["height"]) == ([1, 2, 30, 40], 40, 50)
+    assert recorded["mask"] == "mask_02_tall_with_odd_name.png"
+    mask = np.asarray(Image.open(folder / recorded["mask"]))
+    np.testing.assert_array_equal(mask, session.mask * np.uint8(255))
+    again = PromptSession.from_json(text, DiscPredictor(), IMAGES)
+    assert (state(again), again.to_json()) == (state(session), session.to_json())
+    other = PromptSession.from_json(text, {"discs": DiscPredictor("other", 12)}, IMAGES)  # under the recorded name
+    other.switch_image("wide")
+    session.switch_image("wide")
+    assert other.mask.sum() > session.mask.sum()
+
+
+def test_needs_no_widgets():
+    code = "import sys; import labhelpers.prompting; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+# --- broken recordings ---
 JUNK = [None, True, -1, 0.5, math.nan, 1e999, 10**400, "", "x", [], [1, "a"], {}, {"action": "undo"}, {"a": {"b": 1}}]
 
 
@@ -373,33 +401,6 @@ def test_a_box_that_sticks_out_is_recorded_as_it_was_asked():
     session.add_box(-5, 10, 1e9, 20)
     assert session.box.tolist() == [0, 10, 63, 20]
     assert PromptSession.from_json(session.to_json(), DiscPredictor(), IMAGES).actions == session.actions
-
-
-def test_save_writes_masks_that_can_be_read_back(tmp_path):
-    session = used(new_session())
-    session.switch_image("tall, with/odd name")
-    folder = session.save(tmp_path / "kept")
-    assert sorted(path.name for path in folder.iterdir()) == ["mask_01_wide.png", "session.json"]
-    session.add_box(1, 2, 30, 40)
-    session.save(folder)
-    text = (folder / "session.json").read_text()
-    recorded = json.loads(text)["images"]["tall, with/odd name"]
-    assert (recorded["box"], recorded["width"], recorded["height"]) == ([1, 2, 30, 40], 40, 50)
-    assert recorded["mask"] == "mask_02_tall_with_odd_name.png"
-    mask = np.asarray(Image.open(folder / recorded["mask"]))
-    np.testing.assert_array_equal(mask, session.mask * np.uint8(255))
-    again = PromptSession.from_json(text, DiscPredictor(), IMAGES)
-    assert (state(again), again.to_json()) == (state(session), session.to_json())
-    other = PromptSession.from_json(text, {"discs": DiscPredictor("other", 12)}, IMAGES)  # under the recorded name
-    other.switch_image("wide")
-    session.switch_image("wide")
-    assert other.mask.sum() > session.mask.sum()
-
-
-def test_needs_no_widgets():
-    code = "import sys; import labhelpers.prompting; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "set()\n"
 
 
 # --- the canvas ---

@@ -336,7 +336,7 @@ class PromptSession:
                 file = f"mask_{number:02d}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')}.png"
                 Image.fromarray(answer.mask.astype(np.uint8) * 255).save(folder / file)
                 record["images"][name]["mask"] = file
-        (folder / "session.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+        (folder / "session.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         return folder
 
     def _record(self) -> dict[str, Any]:
