@@ -33,6 +33,7 @@ from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_
 from labhelpers.evaluation.costs import inference_memory_mb, peak_memory_mb, time_inference
 from labhelpers.models import build
 from labhelpers.prompting import load_predictor, prompt_costs
+from labhelpers.training import build_loss
 
 SIZES = [(24, 32), (32, 24), (24, 32), (17, 21), (24, 32), (32, 24), (24, 32)]
 
@@ -219,6 +220,8 @@ def test_what_a_refusal_of_a_dict_advises_helps():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="unknown precision 'half'; known: no, bf16, fp16"):
         evaluate(Pooling(), Pictures(), precision="half")
+    with pytest.raises(ValueError, match="class_weights holds 2 numbers, and there are K = 3 classes"):
+        evaluate(Pooling(), Pictures(), loss=build_loss("weighted_ce", [1.0, 2.0]))
     with pytest.raises(ValueError, match="pictures val holds no image"):
         evaluate(Pooling(), Pictures(sizes=[]))
     with pytest.raises(ValueError, match="uint8 image"):
