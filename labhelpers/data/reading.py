@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 _FORMATS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000"]
 if find_spec("PIL.AvifImagePlugin"):  # since Pillow 11.3
@@ -155,8 +155,9 @@ def _opened(file: Path | BinaryIO, name: str = "") -> Iterator[ImageFile.ImageFi
             "read: reduce it, or cut it into tiles. (PIL.Image.MAX_IMAGE_PIXELS is the limit; a pixel takes 3 bytes.)"
         ) from None
     except Exception as error:  # a damaged file makes Pillow raise nearly everything there is
+        why = "no format that is known" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(
-            f"{name} cannot be decoded ({str(error) or type(error).__name__}). It is damaged or not an image: fetch or "
+            f"{name} cannot be decoded ({why or type(error).__name__}). It is damaged or not an image: fetch or "
             "export it again, as a JPEG or PNG."
         ) from error
 
@@ -244,9 +245,9 @@ def _from_colours(pixels: np.ndarray, voc_labels: int) -> np.ndarray:
 
 def _from_palette(indices: np.ndarray, image: Image.Image, voc_labels: int) -> np.ndarray:
     """The labels of a palette file: by colour, if each index has a VOC colour of its own, else as stored."""
-    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
-    if np.array_equal(palette, VOC_PALETTE[: len(palette)]):
+    if image.palette and VOC_PALETTE.tobytes().startswith(image.palette.tobytes()):  # the quick way, nearly always
         return indices
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
     if used[-1] >= len(palette):
         return indices
