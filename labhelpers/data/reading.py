@@ -10,7 +10,7 @@ A picture becomes uint8 RGB (H, W, 3):
 A label map becomes uint8 (H, W):
     - It is a PNG, a BMP or a TIFF without lossy compression, of one channel and without transparency.
     - The integers that are stored are the labels, at every depth: {0, 1} in 1, 4 or 16 bits alike. In a palette file
-      these are the indices.
+      these are the indices. (Some TIFFs say that 0 is white; which numbers they mean is open: an error.)
     - Where the labels are those of PASCAL VOC, its colours mean them as well: an RGB file in these colours is read, and
       a palette that has them at other indices is read by colour.
     - It lies on the picture as displayed: an orientation flag of its own turns it, the flag of the picture does not.
@@ -106,7 +106,7 @@ def read_labels(path: Path, voc_labels: int = 0) -> np.ndarray:
     """
     with _opened(path) as image:
         _refuse_label_format(image, voc_labels)
-        # Pillow stretches grey values of 1, 2 and 4 bits to 0..255, and turns those where 0 means white around.
+        # Pillow stretches grey values of 1, 2 and 4 bits to 0..255.
         arguments = image.tile[0].args if image.tile else None
         raw = arguments if isinstance(arguments, str) else str((arguments or [""])[0])
         _turn_upright(image)
@@ -116,9 +116,7 @@ def read_labels(path: Path, voc_labels: int = 0) -> np.ndarray:
         if image.mode == "P":
             return _from_palette(labels, image, voc_labels) if voc_labels else labels
         if image.mode in ("1", "L"):
-            top = 1 if image.mode == "1" else 2 ** int((re.findall(r"\d", raw) or "8")[0]) - 1
-            labels = labels.astype(np.uint8) if image.mode == "1" else labels // (255 // top)
-            return top - labels if "I" in raw else labels
+            return labels // {"L;2": 85, "L;4": 17}.get(raw[:3], 1) if image.mode == "L" else labels.astype(np.uint8)
         if labels.min() < 0 or labels.max() > 255:
             raise _Unfit(f"holds the labels {labels.min()} to {labels.max()}: number the classes from 0, void as 255.")
         return labels.astype(np.uint8)
@@ -142,7 +140,9 @@ def _opened(file: Path | BinaryIO, name: str = "") -> Iterator[ImageFile.ImageFi
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow thinks of metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
+            # Never by its path: Pillow would map a TIFF into memory, and one with a flag at a wrong width.
+            opened = file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file)
+            with opened as data, Image.open(data, formats=_FORMATS) as image:
                 yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"{name} is missing. Put it back, or take its name out of the split's list.") from None
@@ -220,6 +220,8 @@ def _refuse_label_format(image: Image.Image, voc_labels: int) -> None:
     if kind not in ("PNG", "TIFF", "BMP"):
         raise _Unfit(f"is a label map as {kind}, whose values need not be labels. {_AS_NUMBERS}")
     _refuse_pages(image)
+    if getattr(image, "tag_v2", {}).get(262) == 0:
+        raise _Unfit(f"is a TIFF in which 0 is white, so that it is open which numbers are meant. {_AS_NUMBERS}")
     integers = image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16")
     if not (integers or (voc_labels and image.mode == "RGB")):
         raise _Unfit(
