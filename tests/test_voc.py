@@ -309,6 +309,13 @@ def test_a_last_class_called_void_is_none(root, void):
     assert FolderSegmentation.from_root(root, "train", [void, *names]).num_classes == 5  # only the last one
 
 
+def test_labels_drawn_as_grey_values_are_refused(root):
+    save_labels(root / "labels/train/train_1.png", make_labels(24, 18, 128), mode="L")
+    with pytest.raises(ValueError, match=r"labels/\w+ hold labels up to 128 and few .* pass .*num_classes=129"):
+        FolderSegmentation.from_root(root, "train")
+    assert FolderSegmentation.from_root(root, "train", num_classes=129)[1][1].unique().tolist() == [0, 128, 255]
+
+
 def test_flags_of_folders_are_seen_when_the_set_is_opened(root):
     photo, label = root / "images/val/val_1.jpg", root / "labels/val/val_1.png"
     turn(photo)

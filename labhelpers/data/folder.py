@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, refuse_other_sizes
 from labhelpers.data.reading import read_header, read_image, read_labels
 from labhelpers.data.voc import VOC_CLASSES
@@ -37,7 +39,7 @@ class FolderSegmentation(SegmentationDataset):
         FileNotFoundError: a folder is missing, an image has no label map, or a label map has no image.
         ValueError: a folder is empty, two images share a name, a label map is a JPEG or has several channels,
             image and label map differ in size, a file is not an image, `class_names` and `num_classes` disagree,
-            or the label maps hold nothing but 0 and 255.
+            or the label maps hold nothing but 0 and 255, or few labels of many up to the largest.
     """
 
     def __init__(
@@ -135,8 +137,13 @@ def _check_headers(image: Path, label: Path, voc_labels: int) -> None:
 
 
 def _count_classes(labels: Iterable[Path]) -> int:
-    largest = 1  # a set with one class has nothing to segment
-    for path in labels:
-        values = read_labels(path)
-        largest = max(largest, int(values.max(initial=0, where=values != IGNORE_INDEX)))
-    return largest + 1
+    paths, found = list(labels), {0, 1}  # a set with one class has nothing to segment
+    for path in paths:
+        found |= set(np.flatnonzero(np.bincount(read_labels(path).ravel())).tolist())
+    count = max(found - {IGNORE_INDEX}) + 1
+    if count > max(32, 2 * len(found)):  # grey values that were drawn to be seen
+        raise ValueError(
+            f"The label maps in {paths[0].parent} hold labels up to {count - 1} and few between: number the classes 0, 1, "
+            f"2, ..., or pass class_names or num_classes={count}."
+        )
+    return count

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from labhelpers import config
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.download import DownloadError, fetch_voc
-from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
+from labhelpers.data.folder import CAMVID_CLASSES, VOID_NAMES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
 from labhelpers.data.scenes import make_scenes
@@ -145,6 +145,9 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             f"{root} has nothing to test on: put images into images/val or images/test, and their label maps into "
             "labels/val or labels/test."
         )
+    for label, name in enumerate(train.class_names):
+        if name.lower() in VOID_NAMES:
+            print(f"Label {label} of {train.name}, {name!r}, counts as a class: save it as 255 to leave it out.")
     names = names or train.class_names
     return train, *(FolderSegmentation.from_root(root, split, names) for split in found)
 
