@@ -216,6 +216,17 @@ def test_every_kind_of_picture_becomes_rgb(folder, image, end, options, rgb, upl
     assert np.abs(pixels.astype(int) - rgb).max() <= {"YCbCr": 3, "LAB": 3, "RGBA": 1}.get(image.mode, 0)
 
 
+def test_a_bmp_whose_grey_palette_has_few_entries_is_refused(folder):
+    """Pillow takes 8 bits with a palette of black and white for 1 bit, and gives other pixels."""
+    palette, rows = bytes([0, 0, 0, 0, 255, 255, 255, 0]), bytes([0, 1, 0, 1, 1, 1, 0, 0]) * 2
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 2, 1, 8, 0, len(rows), 0, 0, 2, 0)
+    path = folder / "two.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 62 + len(rows), 0, 0, 62) + info + palette + rows)
+    for read in (read_image, read_labels):
+        with pytest.raises(ValueError, match=r"two\.bmp is a BMP of 8 bits with a grey palette, .*: save a PNG"):
+            read(path)
+
+
 def test_of_sixteen_bits_in_colour_the_high_byte_counts(folder):
     values = np.array([[0, 257 * 40, 65535, 257 * 7, 257 * 8, 257 * 9]])  # two pixels
     path = write_png(folder / "deep.png", values, 16)

@@ -143,7 +143,7 @@ def _count_classes(labels: Iterable[Path]) -> int:
     count = max(found - {IGNORE_INDEX}) + 1
     if count > max(32, 2 * len(found)):  # grey values that were drawn to be seen
         raise ValueError(
-            f"The label maps in {paths[0].parent} hold labels up to {count - 1} and few between: number the classes 0, 1, "
-            f"2, ..., or pass class_names or num_classes={count}."
+            f"The label maps in {paths[0].parent} hold labels up to {count - 1} and few between: number the classes 0, "
+            f"1, 2, ..., or pass class_names or num_classes={count}."
         )
     return count

@@ -85,7 +85,7 @@ def read_image(file: Path | BinaryIO, name: str = "", side: int | None = None) -
     with _opened(file, name) as image:
         if side:
             image.draft("RGB", (side, side))  # JPEG: decode no more than is kept
-        _refuse_pages(image)
+        _refuse_container(image)
         _turn_upright(image)
         picture = _as_rgb(image)
         if side:
@@ -125,7 +125,7 @@ def read_labels(path: Path, voc_labels: int = 0) -> np.ndarray:
 def read_header(path: Path, labels: bool = False, voc_labels: int = 0) -> Header:
     """Read what is known without decoding pixels; with `labels` raises ValueError for what cannot be a label map."""
     with _opened(path) as image:
-        _refuse_label_format(image, voc_labels) if labels else _refuse_pages(image)
+        _refuse_label_format(image, voc_labels) if labels else _refuse_container(image)
         # Not that of a PNG, which decodes the picture because a flag may stand behind it.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         swapped = orientation in (5, 6, 7, 8) and image.format != "TIFF"  # of a TIFF Pillow has done it
@@ -203,13 +203,20 @@ def _as_bytes(image: Image.Image) -> np.ndarray:
     return grey
 
 
-def _refuse_pages(image: Image.Image) -> None:
+def _refuse_container(image: ImageFile.ImageFile) -> None:
     pages = getattr(image, "n_frames", 1)
     if pages > 1 and image.format != "MPO":
         raise _Unfit(f"holds {pages} pages or frames: save the one that counts as a file of its own.")
+    if image.format == "BMP" and image.mode in ("1", "L") and image.fp:
+        image.fp.seek(14)
+        head = image.fp.read(16)  # its own length, and at its end (but for the oldest kind) the bits of a pixel
+        if head[0] != 12 and head[14] != (1 if image.mode == "1" else 8):
+            raise _Unfit(
+                f"is a BMP of {head[14]} bits with a grey palette, which Pillow takes apart wrongly: save a PNG."
+            )
 
 
-def _refuse_label_format(image: Image.Image, voc_labels: int) -> None:
+def _refuse_label_format(image: ImageFile.ImageFile, voc_labels: int) -> None:
     kind, compression = image.format, image.info.get("compression", "raw")
     if kind in ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF") or (kind == "TIFF" and compression not in _LOSSLESS_TIFF):
         what = f"TIFF with {compression} compression" if kind == "TIFF" else kind
@@ -219,7 +226,7 @@ def _refuse_label_format(image: Image.Image, voc_labels: int) -> None:
         )
     if kind not in ("PNG", "TIFF", "BMP"):
         raise _Unfit(f"is a label map as {kind}, whose values need not be labels. {_AS_NUMBERS}")
-    _refuse_pages(image)
+    _refuse_container(image)
     if getattr(image, "tag_v2", {}).get(262) == 0:
         raise _Unfit(f"is a TIFF in which 0 is white, so that it is open which numbers are meant. {_AS_NUMBERS}")
     integers = image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16")
