@@ -128,13 +128,24 @@ def test_camvid_is_known_by_its_name_and_its_labels(tmp_path, name, largest, kno
     assert splits.test.num_classes == largest + 1
 
 
-def test_a_file_names_the_classes(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_names_the_classes(tmp_path, encoding):
     root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
-    (root / "classes.txt").write_text("".join(f"thing {k} \n\n" for k in range(11)))
-    assert open_splits(root, PROFILE).test.class_names[:2] == ("thing 0", "thing 1")
-    (root / "classes.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"classes\.txt is empty: write one class name per line"):
-        open_splits(root, PROFILE)
+    names = tuple(f"thing {k}" for k in range(10)) + ("caf\u00e9",)
+    (root / "classes.txt").write_bytes(("# in label order\n" + " \n\n".join(names)).encode(encoding))
+    assert open_splits(root, PROFILE).test.class_names == names
+    for wrong, message in {
+        "\n": "is empty: write one class name per line",
+        "sky\nroad\nsky": "calls the labels 0 and 2 'sky': give every label a name of its own",
+    }.items():
+        (root / "classes.txt").write_text(wrong)
+        with pytest.raises(ValueError, match=rf"classes\.txt {message}"):
+            open_splits(root, PROFILE)
+
+
+def test_it_says_which_images_are_in_both_lists(tmp_path, capsys):
+    open_splits(make_tiny_voc(tmp_path / "own", train=NAMES[:12], val=NAMES[10:13]), PROFILE)
+    assert f"2 of the 3 validation images of own are training images too ({NAMES[10]})" in capsys.readouterr().out
 
 
 def test_bad_sources(tmp_path):

@@ -12,6 +12,7 @@ from labhelpers.data.download import DownloadError, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
+from labhelpers.data.names import read_class_names
 from labhelpers.data.scenes import make_scenes
 from labhelpers.data.voc import VOCSegmentation
 
@@ -61,8 +62,8 @@ def open_splits(
     Args:
         source: `"course"` (what `open_course_data` opens), `"voc"` (PASCAL VOC 2012), `"scenes"`, `"jigsaw"`, or a
             folder: in VOC layout, or images/SPLIT beside labels/SPLIT with the splits train and val or test or both.
-            There a classes.txt, one name per line, names the labels; 11 classes in a folder called after CamVid have
-            CamVid's names.
+            There a classes.txt, one name per line in label order, names the labels; 11 classes in a folder called
+            after CamVid have CamVid's names.
         profile: size and number of the scenes, and what `"course"` is.
         jigsaw_size, jigsaw_counts: see `make_jigsaw`.
 
@@ -110,6 +111,12 @@ def _course(profile: config.Profile) -> Opened:
 
 def _voc_layout(root: str | Path, name: str | None = None) -> Opened:
     train, val = (VOCSegmentation(root, split, name=name) for split in ("train", "val"))
+    both = sorted(set(train.ids) & set(val.ids))
+    if both:
+        print(
+            f"{len(both)} of the {len(val)} validation images of {train.name} are training images too ({both[0]}), so "
+            "scores on them say nothing about new images: take them out of one of the lists."
+        )
     return train.name, train, val
 
 
@@ -132,9 +139,10 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             f"{root} has neither images/train (beside labels/train) nor ImageSets/Segmentation (VOC layout). Give the "
             "folder that holds one of them."
         )
-    train = FolderSegmentation.from_root(root, "train", _class_names(root))
+    class_names = read_class_names(root / "classes.txt") if (root / "classes.txt").is_file() else None
+    train = FolderSegmentation.from_root(root, "train", class_names)
     if train.num_classes == len(CAMVID_CLASSES) and "camvid" in train.name.lower():
-        train = FolderSegmentation.from_root(root, "train", _class_names(root) or CAMVID_CLASSES)
+        train = FolderSegmentation.from_root(root, "train", class_names or CAMVID_CLASSES)
     found = [s for s in ("val", "test") if (root / "images" / s).is_dir() and (root / "labels" / s).is_dir()]
     if not found:
         raise FileNotFoundError(
@@ -142,16 +150,6 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             "labels/val or labels/test."
         )
     return train, *(FolderSegmentation.from_root(root, split, train.class_names) for split in found)
-
-
-def _class_names(root: Path) -> list[str] | None:
-    path = root / "classes.txt"
-    if not path.is_file():
-        return None
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} is empty: write one class name per line, in label order, or remove it.")
-    return names
 
 
 def _hold_out(train: SegmentationDataset) -> tuple[SegmentationDataset, SegmentationDataset]:
