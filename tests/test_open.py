@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_voc import make_labels, make_tiny_voc, save_labels, save_photo
+from tiny_voc import VAL, make_labels, make_tiny_voc, save_labels, save_photo
 
 from labhelpers import config
 from labhelpers.data import CAMVID_CLASSES, JIGSAW_CLASSES, VOC_CLASSES, DownloadError, open_course_data, open_splits
@@ -66,6 +66,28 @@ def test_course_is_what_the_other_labs_open(monkeypatch, tmp_path, capsys):
     assert [part.name for part in open_course_data(replace(PROFILE, data="voc"))] == ["own", "own"]
     assert capsys.readouterr().out == "Data: own from LAB_VOC_ROOT: 12 training and 3 validation images.\n"
     assert open_splits("scenes", PROFILE).test.name == "scenes"  # asked for by name
+
+
+def test_a_lab_about_objects_passes_over_photographs_without_any(monkeypatch, tmp_path, capsys):
+    root = make_tiny_voc(tmp_path / "own", width=40, height=36)
+    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
+    profile = replace(PROFILE, mini_sam=replace(PROFILE.mini_sam, min_side=26))
+    assert [part.name for part in open_course_data(profile, objects=True)] == ["own", "own"]
+    large = replace(PROFILE, mini_sam=replace(PROFILE.mini_sam, min_side=27))  # the height of the objects is 26
+    assert [part.name for part in open_course_data(large, objects=True)] == ["scenes", "scenes"]
+    assert "an object of at least 27 x 27 pixels. own in LAB_VOC_ROOT lacks them, so other" in capsys.readouterr().out
+    next((root / "SegmentationObject").iterdir()).unlink()
+    for objects, name in ((False, "own"), (True, "scenes")):
+        assert [part.name for part in open_course_data(profile, objects)] == [name, name]
+
+
+def test_photographs_with_nothing_labelled_are_refused(monkeypatch, tmp_path):
+    root = make_tiny_voc(tmp_path / "own")
+    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
+    for item in VAL:
+        save_labels(root / f"SegmentationClass/{item}.png", make_labels(24, 18, 0))
+    with pytest.raises(ValueError, match=r"label maps of own/val, .* nothing but background and void: label the"):
+        open_course_data(PROFILE)
 
 
 def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path, capsys):

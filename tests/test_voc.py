@@ -14,7 +14,16 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_labels, save_photo
 
-from labhelpers.data import CAMVID_CLASSES, VOC_CLASSES, FolderSegmentation, VOCSegmentation, decode_target, voc_palette
+from labhelpers.data import (
+    CAMVID_CLASSES,
+    VOC_CLASSES,
+    FolderSegmentation,
+    VOCSegmentation,
+    cache,
+    decode_target,
+    subset,
+    voc_palette,
+)
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.voc import COMPARISON_IDS, comparison_indices
 
@@ -133,6 +142,23 @@ def test_a_line_of_a_list_is_a_name(voc, file, line, name, suffix, encoding):
     assert dataset.ids == [name, VAL[1]]
     np.testing.assert_array_equal(dataset[0][1].numpy(), make_labels(24, 18, 4))
     np.testing.assert_array_equal(dataset.instances(0).numpy(), make_labels(24, 18, 1))
+
+
+def test_it_tells_whether_objects_are_told_apart_and_names_are_voc_s(voc):
+    dataset = VOCSegmentation(voc, "val")
+    assert dataset.has_instances
+    assert dataset.named_as_voc
+    (voc / f"SegmentationObject/{VAL[1]}.png").unlink()
+    assert not subset(cache(VOCSegmentation(voc, "val")), 1).has_instances
+    lists = voc / "ImageSets/Segmentation/val.txt"
+    for text in (f"{VAL[0]}.jpg\n", f"\ufeff{VAL[0]}\n"):
+        lists.write_text(text, encoding="utf-8")
+        assert not VOCSegmentation(voc, "val").named_as_voc
+    lists.write_text(VAL[0])
+    assert VOCSegmentation(voc, "val").named_as_voc
+    rename(voc, VAL[0], "my photo")
+    lists.write_text("my photo")
+    assert not VOCSegmentation(voc, "val").named_as_voc
 
 
 def test_a_c_locale_does_not_matter(voc):

@@ -122,6 +122,11 @@ class SegmentationDataset(Dataset):
             )
         return torch.from_numpy(labels)
 
+    @property
+    def has_instances(self) -> bool:
+        """Whether `instances` can tell the objects of every item apart."""
+        return False
+
     def instances(self, index: int) -> torch.Tensor:
         """Read the objects of item `index`: uint8 (H, W), 0 background, 255 void, else the object's number.
 

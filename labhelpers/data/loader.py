@@ -37,6 +37,10 @@ class SubsetDataset(SegmentationDataset):
     def load_target(self, index: int) -> torch.Tensor:
         return self.dataset.load_target(self.indices[index])
 
+    @property
+    def has_instances(self) -> bool:
+        return self.dataset.has_instances
+
     def instances(self, index: int) -> torch.Tensor:
         return self.dataset.instances(self.indices[index])
 

@@ -1,20 +1,22 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from labhelpers import config
-from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.download import DownloadError, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
 from labhelpers.data.names import read_class_names
 from labhelpers.data.scenes import make_scenes
-from labhelpers.data.voc import VOCSegmentation
+from labhelpers.data.voc import VOCSegmentation, visible_objects
 
 SOURCES = ("course", "voc", "scenes", "jigsaw")
 """What `open_splits` knows by name; anything else is the path of a folder."""
@@ -31,16 +33,21 @@ class Splits(NamedTuple):
     test: SegmentationDataset
 
 
-def open_course_data(profile: config.Profile) -> tuple[SegmentationDataset, SegmentationDataset]:
+def open_course_data(profile: config.Profile, objects: bool = False) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Open the training and validation sets for a profile, and print one sentence that says which they are.
 
     The folder in `LAB_VOC_ROOT` wins, if that is set. Otherwise the profile decides between the synthetic
     scenes and VOC 2012; when VOC 2012 cannot be fetched, a sentence says why and the scenes take its place.
 
+    Args:
+        objects: the lab is about objects: a folder in `LAB_VOC_ROOT` that does not tell any apart is passed over, and
+            a sentence says so.
+
     Raises:
-        FileNotFoundError, ValueError: `LAB_VOC_ROOT` does not hold a usable VOC-layout folder.
+        FileNotFoundError, ValueError: `LAB_VOC_ROOT` does not hold a usable VOC-layout folder, or nothing but
+            background is labelled there.
     """
-    what, train, val = _course(profile)
+    what, train, val = _course(profile, objects)
     print(f"Data: {what}: {len(train)} training and {len(val)} validation images.")
     return train, val
 
@@ -95,11 +102,24 @@ Opened = tuple[str, SegmentationDataset, SegmentationDataset]
 """What it is, and the parts to train and to report on."""
 
 
-def _course(profile: config.Profile) -> Opened:
+def _course(profile: config.Profile, objects: bool = False) -> Opened:
     own = os.environ.get("LAB_VOC_ROOT")
     if own:
         name, train, val = _voc_layout(own)
-        return f"{name} from LAB_VOC_ROOT", train, val
+        for part in (train, val):
+            if not any((part.load_target(index) % IGNORE_INDEX).any() for index in range(len(part))):
+                raise ValueError(
+                    f"The label maps of {name}/{part.split}, in {own}, hold nothing but background and void: label "
+                    "the objects of at least one image in SegmentationClass, or list images that have some."
+                )
+        side = profile.mini_sam.min_side if objects else 0
+        if _has_object(train, side) and _has_object(val, side):
+            return f"{name} from LAB_VOC_ROOT", train, val
+        print(
+            f"This lab needs objects that are told apart: a map in SegmentationObject for each image, and in train and "
+            f"in val an object of at least {side} x {side} pixels. {name} in LAB_VOC_ROOT lacks them, so other data "
+            "take its place."
+        )
     if profile.data == "voc":
         try:
             return _voc()
@@ -107,6 +127,17 @@ def _course(profile: config.Profile) -> Opened:
             reasons = "; ".join(f"{urlsplit(url).hostname}: {reason}" for url, reason in error.reasons.items())
             print(f"PASCAL VOC 2012 cannot be fetched ({reasons}), so the synthetic scenes take its place.")
     return _scenes(profile)
+
+
+def _has_object(dataset: SegmentationDataset, side: int) -> bool:
+    """Whether objects are told apart and one has a box of at least `side` pixels a side; always where that is 0."""
+
+    def sides(index: int) -> Iterator[int]:
+        numbered = dataset.instances(index).numpy()
+        for number in visible_objects(numbered):
+            yield min(np.ptp(places) + 1 for places in (numbered == number).nonzero())
+
+    return not side or dataset.has_instances and any(max(sides(i), default=0) >= side for i in range(len(dataset)))
 
 
 def _voc_layout(root: str | Path, name: str | None = None) -> Opened:

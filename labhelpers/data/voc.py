@@ -61,6 +61,18 @@ class VOCSegmentation(SegmentationDataset):
         labels = [own[item] if item in own else augmented[item] for item in ids]
         super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, labels)
 
+    @property
+    def named_as_voc(self) -> bool:
+        """Whether a reader finds all with the list's words and the suffixes .jpg and .png, as lab 01 builds one."""
+        words = _find_list(self.root, self.split).read_bytes().split()
+        places = ("JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+        there = ((self.root / place.format(item)).is_file() for item in self.ids for place in places)
+        return words == [item.encode("utf-8", "replace") for item in self.ids] and all(there)
+
+    @property
+    def has_instances(self) -> bool:
+        return all(item in self._objects for item in self.ids)
+
     def instances(self, index: int) -> torch.Tensor:
         item = self.ids[index]
         path = self._objects.get(item, self._objects.path / f"{item}.png")
