@@ -177,7 +177,7 @@ class Exercise:
             print(f"{self.title}: {self.last_hint}")
             print(f"{self.title}: going on with the reference. Change your cell, then run it and this one again.")
             return self.reference
-        print(f"{self.title}: passed ({passed} checks)")
+        print(f"{self.title}: passed ({passed} check{'s' * (passed != 1)})")
         return answer
 
     def judge(self, answer: Any) -> tuple[int, str]:
