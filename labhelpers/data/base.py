@@ -61,9 +61,9 @@ class SegmentationDataset(Dataset):
     Attributes:
         name: the data set's name, as it appears in protocols and result tables.
         split: "train", "val", ...
-        class_names: one name per label, in label order.
+        class_names: one name per label, in label order, none of them twice (else a ValueError).
         num_classes: `len(class_names)`.
-        ids: one name per item, as in the split's list.
+        ids: one name per item, as in the split's list: no suffix, composed Unicode (NFC).
     """
 
     ignore_index = IGNORE_INDEX

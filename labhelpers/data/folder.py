@@ -32,8 +32,8 @@ class FolderSegmentation(SegmentationDataset):
 
     Raises:
         FileNotFoundError: a folder is missing, an image has no label map, or a label map has no image.
-        ValueError: a folder is empty, two images share a name, a label map is a JPEG or has several channels,
-            image and label map differ in size, a file is not an image, or `class_names` and `num_classes`
+        ValueError: a folder is empty, two images or two classes share a name, a label map is a JPEG or has several
+            channels, image and label map differ in size, a file is not an image, or `class_names` and `num_classes`
             disagree.
     """
 
