@@ -71,6 +71,11 @@ class DeepLab(Plan):
     def open(self, profile: Profile, objects: bool = False) -> Splits:
         """Scored after every epoch, so on few enough images that scoring takes less time than training."""
         train_set, _, val_set = super().open(profile, objects)
+        if len(train_set) < 2:
+            raise ValueError(
+                f"{train_set.name}/{train_set.split} has one image, but DeepLab's batch norm after pooling needs batches "
+                "of at least two: add training images."
+            )
         return Splits(train_set, val_set if len(val_set) <= 200 else data.subset(val_set, 200), val_set)
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
