@@ -73,8 +73,8 @@ class DeepLab(Plan):
         train_set, _, val_set = super().open(profile, objects)
         if len(train_set) < 2:
             raise ValueError(
-                f"{train_set.name}/{train_set.split} has one image, but DeepLab's batch norm after pooling needs batches "
-                "of at least two: add training images."
+                f"{train_set.name}/{train_set.split} has one image, but DeepLab's batch norm after pooling needs "
+                "batches of at least two: add training images."
             )
         return Splits(train_set, val_set if len(val_set) <= 200 else data.subset(val_set, 200), val_set)
 
