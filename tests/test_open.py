@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_photographs_with_nothing_labelled_are_refused(monkeypatch, tmp_path):
     root = make_tiny_voc(tmp_path / "own")
     monkeypatch.setenv("LAB_VOC_ROOT", str(root))
     for item in VAL:
-        save_labels(root / f"SegmentationClass/{item}.png", make_labels(24, 18, 0))
+        save_labels(root / f"SegmentationClass/{item}.png", np.zeros((18, 24)))
     with pytest.raises(ValueError, match=r"label maps of own/val, .* nothing but background and void: label the"):
         open_course_data(PROFILE)
 
