@@ -300,7 +300,7 @@ def test_upload(canvas, tmp_path):
     message = canvas.page.locator(".pc-message")
     chooser.set_input_files(tmp_path / "notes.jpg")
     canvas.page.wait_for_function("() => document.querySelector('.pc-message').textContent")
-    assert message.inner_text().startswith("notes.jpg is no picture that can be read")
+    assert message.inner_text().startswith("notes.jpg cannot be decoded")
     chooser.set_input_files(tmp_path / "photo.jpg")
     canvas.page.wait_for_function("() => document.querySelector('[data-control=image]').value == 'photo.jpg'")
     assert canvas.size == (40, 60)

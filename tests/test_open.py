@@ -171,6 +171,27 @@ def test_it_says_which_images_are_in_both_lists(tmp_path, capsys):
     assert f"2 of the 3 validation images of own are training images too ({NAMES[10]})" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("names", [None, [*CAMVID_CLASSES, "Void"]])
+def test_the_twelfth_label_of_camvid_is_void_and_that_is_said(tmp_path, capsys, names):
+    root = make_folder(tmp_path / ("CamVid" if names is None else "own"), {"train": 8, "val": 1}, 11)
+    save_labels(root / "labels/val/val_00.png", make_labels(24, 18, 10), mode="L")
+    if names:
+        (root / "classes.txt").write_text("\n".join(names))
+    splits = open_splits(root, PROFILE)
+    assert [part.class_names for part in splits] == [CAMVID_CLASSES] * 3
+    assert [part[0][1].unique().tolist() for part in splits] == [[0, 255], [0, 255], [0, 10, 255]]
+    assert (
+        f"Data: {root.name} (label 11 is void, so that it is neither learned nor scored): " in capsys.readouterr().out
+    )
+
+
+def test_a_class_called_unlabelled_is_said(tmp_path, capsys):
+    root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
+    (root / "classes.txt").write_text("\n".join(["unlabelled", *CAMVID_CLASSES[1:]]))
+    assert open_splits(root, PROFILE).test.num_classes == 11
+    assert "Label 0 of camvid, 'unlabelled', counts as a class: save it as 255" in capsys.readouterr().out
+
+
 def test_bad_sources(tmp_path):
     with pytest.raises(ValueError, match="unknown source 'cityscapes': neither a folder nor one of course, voc,"):
         open_splits("cityscapes", PROFILE)

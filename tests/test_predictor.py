@@ -75,6 +75,27 @@ def predictor_on(image: np.ndarray, model: nn.Module | None = None, **options) -
 
 
 # --- answers lie where one asked ---
+@pytest.mark.parametrize("size", [(300, 12000), (9000, 90), (1, 4000), (4000, 1), (900, 4001)])
+def test_a_very_long_picture_costs_what_its_pixels_cost(size, monkeypatch):
+    largest, interpolate = 0, nn.functional.interpolate
+
+    def watched(image, *args, **kwargs):
+        nonlocal largest
+        made = interpolate(image, *args, **kwargs)
+        largest = max(largest, image.numel(), made.numel())
+        return made
+
+    predictor = predictor_on(np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr(nn.functional, "interpolate", watched)
+    box = np.array([0.0, 0.0, size[1] - 1, size[0] - 1])
+    mask, _ = predictor.predict(box=box)
+    refined, _ = predictor.predict(box=box, mask_input=mask)
+    assert mask.shape == refined.shape == size
+    if 8 * min(size) > max(size):  # else it is thinner than the four pixels that a logit stands for
+        assert min(mask.mean(), refined.mean()) > 0.95
+    assert largest < 4 * mask.size + 13_000_000
+
+
 @quick
 @given(height=sides, width=sides, share=st.tuples(*[st.floats(0.03, 0.97)] * 2), zoom=st.booleans())
 @example(height=20, width=150, share=(0.3, 0.6), zoom=True)

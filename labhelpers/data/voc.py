@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labhelpers.data.base import SegmentationDataset, read_labels
+from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import SubsetDataset
 from labhelpers.data.names import ImageFolder, read_names
+from labhelpers.data.reading import read_labels
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -42,9 +43,11 @@ class VOCSegmentation(SegmentationDataset):
 
     Raises:
         FileNotFoundError: the root, its layout, the split's list, or a file that the list names is missing.
-        ValueError: the split's list is empty or cannot be read, has a name twice or flags behind the names, or two
-            files share a name that it has.
+        ValueError: the split's list is empty or cannot be read, has a name twice or flags behind the names, two files
+            share a name that it has, or the label maps hold nothing but 0 and 255.
     """
+
+    voc_labels = len(VOC_CLASSES)
 
     def __init__(self, root: str | Path, split: str, name: str | None = None):
         self.root = _find_layout(Path(root))
@@ -60,6 +63,7 @@ class VOCSegmentation(SegmentationDataset):
         # VOC's own label map where there is one, as it is more exact and has rims, else the one of SBD.
         labels = [own[item] if item in own else augmented[item] for item in ids]
         super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, labels)
+        self.refuse_drawn_masks()
 
     @property
     def named_as_voc(self) -> bool:
@@ -81,7 +85,7 @@ class VOCSegmentation(SegmentationDataset):
                 f"{path} is missing: this item has no instance mask. Use a split whose images have "
                 "one (train, val and trainval of VOC 2012 do; SBD's do not)."
             )
-        return torch.from_numpy(read_labels(path))
+        return torch.from_numpy(read_labels(path, voc_labels=255))
 
     def _files(self) -> Sequence[Path | None]:
         return [*super()._files(), *map(self._objects.get, self.ids)]

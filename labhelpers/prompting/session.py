@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from labhelpers.prompting.predictor import Predictor, check_image
 
+MAX_SIDE = 65_500  # pixels, of a JPEG, in which a canvas gets its picture
 FORMAT = 1  # of a recording; raise it when an older one can no longer be replayed
 REPLAYED = ("add_point", "add_box", "clear", "undo", "redo", "switch_image", "switch_model")
 
@@ -227,13 +228,15 @@ class PromptSession:
         """Take one more image, uint8 (H, W, 3), without switching to it.
 
         Raises:
-            ValueError: the name is taken, or the array is no such image.
+            ValueError: the name is taken, the array is no such image, or a side has more than 65,500 pixels.
         """
         if name in self._pictures:
             raise ValueError(f"there is an image {name!r} already: give the new one another name")
         check_image(pixels, f"image {name!r} must be")
         if 0 in pixels.shape:
             raise ValueError(f"image {name!r} has no pixels: its shape is {pixels.shape}")
+        if (side := max(pixels.shape)) > MAX_SIDE:
+            raise ValueError(f"image {name!r} has a side of {side} pixels, more than {MAX_SIDE}: reduce it")
         self._pictures[name] = Picture(_read_only(pixels))
         self._notify()
 
