@@ -280,11 +280,14 @@ def test_choosers(canvas):
     session = python_session(canvas)
     assert session.mask.sum() > 2 * small
     assert_painted(canvas, session)
+    canvas.choose("model", "unsure")
+    assert canvas.text("iou") == "predicted IoU –"
+    assert canvas.text("latency").endswith(" ms")
     canvas.choose("image", "tall")
     canvas.page.wait_for_function(
         "() => document.querySelector('.prompt-canvas canvas').style.aspectRatio == '80 / 120'"
     )
-    assert canvas.text("clicks") == "0 clicks"
+    assert (canvas.text("clicks"), canvas.text("iou"), canvas.text("latency")) == ("0 clicks", "", "")
     canvas.click(79, 119)
     assert canvas.prompts == ([[79, 119, 1]], None)
     canvas.choose("image", "wide")

@@ -171,6 +171,13 @@ def test_it_says_which_images_are_in_both_lists(tmp_path, capsys):
     assert f"2 of the 3 validation images of own are training images too ({NAMES[10]})" in capsys.readouterr().out
 
 
+def test_a_name_for_void_that_counts_as_a_class_is_said(tmp_path, capsys):
+    root = make_folder(tmp_path / "own", {"train": 8, "val": 1})
+    (root / "classes.txt").write_text("unlabelled\nroad\ncar")
+    assert open_splits(root, PROFILE).test.num_classes == 3
+    assert "Label 0 of own, 'unlabelled', counts as a class: save it as 255" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("names", [None, [*CAMVID_CLASSES, "Void"]])
 def test_the_twelfth_label_of_camvid_is_void_and_that_is_said(tmp_path, capsys, names):
     root = make_folder(tmp_path / ("CamVid" if names is None else "own"), {"train": 8, "val": 1}, 11)
@@ -183,13 +190,6 @@ def test_the_twelfth_label_of_camvid_is_void_and_that_is_said(tmp_path, capsys, 
     assert (
         f"Data: {root.name} (label 11 is void, so that it is neither learned nor scored): " in capsys.readouterr().out
     )
-
-
-def test_a_class_called_unlabelled_is_said(tmp_path, capsys):
-    root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
-    (root / "classes.txt").write_text("\n".join(["unlabelled", *CAMVID_CLASSES[1:]]))
-    assert open_splits(root, PROFILE).test.num_classes == 11
-    assert "Label 0 of camvid, 'unlabelled', counts as a class: save it as 255" in capsys.readouterr().out
 
 
 def test_bad_sources(tmp_path):

@@ -295,6 +295,8 @@ def test_labels_lie_on_the_picture_as_displayed(voc):
     turn(photo)
     with pytest.raises(ValueError, match=rf"{VAL[0]}\.jpg is 18x24 .*24x18 .*The orientation flag of \S*jpg counts"):
         VOCSegmentation(voc, "val")[0]
+    with pytest.raises(ValueError, match=rf"{VAL[0]}\.jpg is 18x24 .*SegmentationObject\S* is 24x18 .*jpg counts"):
+        VOCSegmentation(voc, "val").instances(0)
     save_labels(path, make_labels(18, 24, 3))
     image, target = VOCSegmentation(voc, "val")[0]
     assert np.abs(image.permute(1, 2, 0).numpy() - upright).mean() < 20  # noise, saved as a JPEG twice

@@ -258,7 +258,7 @@ def _from_palette(indices: np.ndarray, image: Image.Image, voc_labels: int) -> n
         return indices
     palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
-    if used[-1] >= len(palette):
+    if used[-1] >= len(palette) or (palette[used] == used[:, None]).all():  # no colours, or grey levels
         return indices
     numbers = _voc_numbers(palette[used], voc_labels)
     if None in numbers or len(set(numbers)) < len(numbers):

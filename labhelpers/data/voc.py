@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.base import SegmentationDataset, refuse_other_sizes
 from labhelpers.data.loader import SubsetDataset
 from labhelpers.data.names import ImageFolder, read_names
-from labhelpers.data.reading import read_labels
+from labhelpers.data.reading import read_header, read_labels
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -85,7 +85,9 @@ class VOCSegmentation(SegmentationDataset):
                 f"{path} is missing: this item has no instance mask. Use a split whose images have "
                 "one (train, val and trainval of VOC 2012 do; SBD's do not)."
             )
-        return torch.from_numpy(read_labels(path, voc_labels=255))
+        objects = read_labels(path, voc_labels=255)
+        refuse_other_sizes(self._images[index], path, read_header(self._images[index]).size[::-1], objects.shape)
+        return torch.from_numpy(objects)
 
     def _files(self) -> Sequence[Path | None]:
         return [*super()._files(), *map(self._objects.get, self.ids)]

@@ -125,7 +125,8 @@ class PromptCanvas(anywidget.AnyWidget):
         """The widget, and beside it a picture of the session for readers without a kernel."""
         session, (data, metadata) = self.session, super()._repr_mimebundle_(**kwargs) or ({}, {})
         prompts = f"{len(session.points)} points" + (" and a box" if session.box is not None else "")
-        answer = "no mask yet" if session.answer is None else f"predicted IoU {session.predicted_iou:.2f}"
+        iou = "–" if session.predicted_iou is None else f"{session.predicted_iou:.2f}"
+        answer = "no mask yet" if session.answer is None else f"predicted IoU {iou}"
         data["image/jpeg"] = base64.b64encode(encode_jpeg(draw(session), STATIC_BYTES)).decode()
         data["text/plain"] = f"{session.image_name}: {prompts}, {answer}"
         return data, {**metadata, "image/jpeg": {"alt": data["text/plain"]}}

@@ -223,7 +223,7 @@ def _run_box(check: Check, answer: Callable, case: Case) -> Any:
     return _spread(check, drawn, np.array_equal(first, again)) if jitter < 1 else _reach(drawn)
 
 
-_SIDES = ("x0", "y0", "x1", "y1")
+_BOX_SIDES = ("x0", "y0", "x1", "y1")
 
 
 class _Rough(float):
@@ -244,17 +244,19 @@ def _spread(check: Check, boxes: np.ndarray, same: bool) -> Parts:
     check.that(bool((moved != moved[0]).any()), _SAME)
     check.that(same, _NOT_FROM_RNG)
     deviation = moved.std(0)
-    still = [name for name, value in zip(_SIDES, deviation, strict=True) if value == 0]
+    still = [name for name, value in zip(_BOX_SIDES, deviation, strict=True) if value == 0]
     check.that(not still, f"{', '.join(still)} never moves: each of the four sides moves on its own.")
     score, depend = moved / deviation, np.corrcoef(moved.T)
-    pairs = combinations(range(4), 2)
-    parts = {f"the correlation of {_SIDES[i]} and {_SIDES[j]} (draw a number for each side)": (depend[i, j], 0.36)
-             for i, j in pairs}  # fmt: skip
-    for i, side in enumerate(_SIDES):
+    parts = {}
+    for i, j in combinations(range(4), 2):
+        words = f"the correlation of {_BOX_SIDES[i]} and {_BOX_SIDES[j]} (draw a number for each side)"
+        parts[words] = (depend[i, j], 0.36)
+    for i, side in enumerate(_BOX_SIDES):
         parts[f"the mean of what {side} moves by, over its standard deviation,"] = (score[:, i].mean(), 0.36)
-    for i, (side, length) in enumerate(zip(_SIDES, (40, 20, 40, 20), strict=True)):
+    for i, (side, length) in enumerate(zip(_BOX_SIDES, (40, 20, 40, 20), strict=True)):
         words = f"the standard deviation of what {side} moves by, over jitter times the length of that side of the box,"
-        parts[words] = (min(deviation[i] / (0.1 * length), 3), 0.18)
+        ratio = min(deviation[i] / (0.1 * length), 3)
+        parts[words] = (ratio, 0.18 * max(1, ratio))
     words = "the share of draws within one standard deviation (of a normal distribution 68 %)"
     parts[words] = ((abs(score) < 1).mean(), 0.06)
     return Parts({words: _Rough(*value) for words, value in parts.items()})
@@ -264,7 +266,7 @@ def _reach(boxes: np.ndarray) -> Parts:
     """How far the boxes reach in an image of 20x30, and whether their corners are in order."""
     ordered = bool((boxes[:, :2] <= boxes[:, 2:]).all())
     parts: dict[str, Any] = {}
-    for i, (side, last) in enumerate(zip(_SIDES, (29, 19, 29, 19), strict=True)):
+    for i, (side, last) in enumerate(zip(_BOX_SIDES, (29, 19, 29, 19), strict=True)):
         for words, value, end in (("least", boxes[:, i].min(), 0), ("greatest", boxes[:, i].max(), last)):
             name = f"the {words} {side} with jitter=2 in an image of 30x20 (width x height)"
             parts[name] = _Rough(np.clip(value, end - 5, end + 5), 0.18)
