@@ -56,7 +56,7 @@ def class_statistics(dataset: SegmentationDataset) -> ClassStatistics:
     """
     path = config.data_root() / "statistics" / f"{dataset.fingerprint()}.json"
     if path.exists():
-        counts = np.array(json.loads(path.read_text())["counts"], dtype=np.int64)
+        counts = np.array(json.loads(path.read_bytes())["counts"], dtype=np.int64)
     else:
         targets = (dataset.load_target(index).numpy().ravel() for index in range(len(dataset)))
         kept = [*range(dataset.num_classes), dataset.ignore_index]
