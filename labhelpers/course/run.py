@@ -157,10 +157,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/labs"), help="where executed notebooks and HTML go")
     parser.add_argument("--in-place", action="store_true", help="also store the outputs in the notebooks themselves")
     options = parser.parse_args(arguments)
-    # A path relative to where the command is called must still hold inside notebooks/, where the kernels run.
-    for variable in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS"):
-        if os.environ.get(variable):
-            os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+    # Without a checkout, a path relative to where the command is called must hold where the kernels run.
+    paths = {
+        name: config.path_from(name) for name in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS", "LAB_SAM_WEIGHTS")
+    }
+    os.environ |= {name: str(path) for name, path in paths.items() if path}
     profile = config.profile()
     notebooks = find_notebooks(options.folder) if options.folder.is_dir() else [options.folder]
     expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)

@@ -1,6 +1,5 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +94,7 @@ Opened = tuple[str, SegmentationDataset, SegmentationDataset]
 
 
 def _course(profile: config.Profile) -> Opened:
-    own = os.environ.get("LAB_VOC_ROOT")
+    own = config.path_from("LAB_VOC_ROOT")
     if own:
         name, train, val = _voc_layout(own)
         return f"{name} from LAB_VOC_ROOT", train, val

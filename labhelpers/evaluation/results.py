@@ -15,7 +15,7 @@ import numpy as np
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
 from labhelpers.evaluation.intervals import bootstrap
-from labhelpers.files import write_atomic
+from labhelpers.files import locked, write_atomic
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,6 +75,9 @@ class Table:
                 raise ValueError(
                     f"a row has {len(row)} cells, the header {len(self.header)}: {list(row)} under {list(self.header)}"
                 )
+
+    def __repr__(self) -> str:
+        return self.to_markdown()
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown, the title as a heading above it, and the caption below."""
@@ -230,6 +233,9 @@ class _Sections:
     frame: "DataFrame"
     sections: Callable[[], list[Table]]
 
+    def __repr__(self) -> str:
+        return self.to_markdown()
+
     def to_markdown(self) -> str:
         """The sections in GitHub's Markdown, their protocols below."""
         return "\n".join(table.to_markdown() for table in self.sections())
@@ -249,9 +255,9 @@ class _Sections:
 class ResultsTable(_Sections):
     """Results of several models under one protocol, kept in a JSON file.
 
-    Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns. Rows
-    of models that learned nothing (`trained=False`, and everything in the tiny profile) are shown as dashes and never
-    stored.
+    Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns, and
+    joins what other notebooks and commands have added there. Rows of models that learned nothing (`trained=False`, and
+    everything in the tiny profile) are shown as dashes and never stored.
 
     Args:
         path: the JSON file; it need not exist. Scores that cannot be compared need tables of their own, so
@@ -264,6 +270,9 @@ class ResultsTable(_Sections):
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._untrained: dict[str, Row] = {}
+        self._stored = self._read()
+
+    def _read(self) -> dict[str, Row]:
         try:
             stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"] if self.path.exists() else []
             rows = [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
@@ -271,7 +280,7 @@ class ResultsTable(_Sections):
             raise ValueError(
                 f"{self.path} is not a results table ({error}). Move it away; each lab adds its rows again."
             ) from error
-        self._stored = {row.name: row for row in rows}
+        return {row.name: row for row in rows}
 
     @property
     def rows(self) -> list[Row]:
@@ -306,32 +315,26 @@ class ResultsTable(_Sections):
             self._untrained[name] = row
             return row
 
-        for other in self._stored.values():
-            differences = protocol.differences(other.protocol)
-            if other.name != name and differences:
+        with locked(self.path.with_name("results.lock")):  # others may have added rows since this one was read
+            self._stored = self._merged(replace(row, **_scores(evaluation)))
+        self._untrained.pop(name, None)
+        return self._stored[name]
+
+    def _merged(self, row: Row) -> dict[str, Row]:
+        """The rows in the file, and this one, which is written there."""
+        stored = self._read()
+        for other in stored.values():
+            differences = row.protocol.differences(other.protocol)
+            if other.name != row.name and differences:
                 raise ValueError(
-                    f"{name} cannot join {self.path}: its protocol differs from that of {other.name} in "
-                    f"{', '.join(differences)}. Evaluate both on the same images, or give {name} a table of its own: "
-                    f"results-{protocol.key}.json."
+                    f"{row.name} cannot join {self.path}: its protocol differs from that of {other.name} in "
+                    f"{', '.join(differences)}. Evaluate both on the same images, or give {row.name} a table of its "
+                    f"own: results-{row.protocol.key}.json."
                 )
-        scores: dict[str, Any] = {
-            "mean_iou": evaluation.scores.mean_iou,
-            "pixel_accuracy": evaluation.scores.pixel_accuracy,
-            "band_mean_iou": evaluation.band_mean_iou.get(BAND),
-            "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
-            "boundary_iou": evaluation.boundary_iou,
-        }
-        if evaluation.matrices is not None:
-            interval = bootstrap(evaluation.matrices)
-            scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
-        scores = {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
-        row = replace(row, **scores)
-        stored = {**self._stored, name: row}
+        stored[row.name] = row
         records = [asdict(row) for row in stored.values()]
         write_atomic(self.path, json.dumps({"rows": records}, indent=1, allow_nan=False).encode())
-        self._stored = stored
-        self._untrained.pop(name, None)
-        return row
+        return stored
 
     @property
     def frame(self) -> "DataFrame":
@@ -366,6 +369,21 @@ class ResultsTable(_Sections):
         if self._untrained.keys() - self._stored.keys():
             caption += f" {DASH} in the scores: the model was not trained, so it has no result."
         return [_table(columns, caption)]
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """The scores of a row; None where undefined."""
+    scores: dict[str, Any] = {
+        "mean_iou": evaluation.scores.mean_iou,
+        "pixel_accuracy": evaluation.scores.pixel_accuracy,
+        "band_mean_iou": evaluation.band_mean_iou.get(BAND),
+        "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
+        "boundary_iou": evaluation.boundary_iou,
+    }
+    if evaluation.matrices is not None:
+        interval = bootstrap(evaluation.matrices)
+        scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
+    return {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
 
 
 _ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name != "protocol"]
