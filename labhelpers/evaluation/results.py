@@ -345,20 +345,7 @@ class ResultsTable(_Sections):
 
     def sections(self) -> list[Table]:
         """One: the rows as text, and their protocol below."""
-        columns = {
-            "Model": [row.name for row in self.rows],
-            "mIoU": [_mean_iou(row) for row in self.rows],
-            "Pixel accuracy": [_percent(row.pixel_accuracy) for row in self.rows],
-            f"mIoU, {BAND} px band": [_percent(row.band_mean_iou) for row in self.rows],
-            f"Foreground IoU, {BAND} px band": [_percent(row.band_foreground_iou) for row in self.rows],
-            "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in self.rows],
-            "Inference (ms)": [_shown(row.inference_ms, 1) for row in self.rows],
-            "Memory (MB)": [_shown(row.memory_mb, 0) for row in self.rows],
-            "Training (min)": [_shown(row.protocol.minutes, 1) for row in self.rows],
-            "Seed": [DASH if row.protocol.seed is None else str(row.protocol.seed) for row in self.rows],
-            "Device": [row.protocol.device_text for row in self.rows],
-            "The course expects": [row.expected or DASH for row in self.rows],
-        }
+        columns = _columns(self.rows, [name for name in _CELLS if name not in ("Lab", "Boundary IoU", "FLOPs (G)")])
         if not self.rows:
             return [_table(columns, "No results yet.")]
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
@@ -411,6 +398,30 @@ def _mean_iou(row: Row) -> str:
     if row.mean_iou_low is None:
         return _percent(row.mean_iou)
     return f"{_percent(row.mean_iou)} [{_percent(row.mean_iou_low)}, {_percent(row.mean_iou_high)}]"
+
+
+# Heading -> the cell of a row, for both tables.
+_CELLS: dict[str, Callable[[Row], str]] = {
+    "Model": lambda row: row.name,
+    "Lab": lambda row: _stated(course_model(row.name), "lab"),
+    "mIoU": _mean_iou,
+    "Pixel accuracy": lambda row: _percent(row.pixel_accuracy),
+    f"mIoU, {BAND} px band": lambda row: _percent(row.band_mean_iou),
+    f"Foreground IoU, {BAND} px band": lambda row: _percent(row.band_foreground_iou),
+    "Boundary IoU": lambda row: _percent(row.boundary_iou),
+    "Parameters (M)": lambda row: _shown(row.parameters, 2, 1e6),
+    "FLOPs (G)": lambda row: _shown(row.flops, 1, 1e9),
+    "Inference (ms)": lambda row: _shown(row.inference_ms, 1),
+    "Memory (MB)": lambda row: _shown(row.memory_mb, 0),
+    "Training (min)": lambda row: _shown(row.protocol.minutes, 1),
+    "Seed": lambda row: DASH if row.protocol.seed is None else str(row.protocol.seed),
+    "Device": lambda row: row.protocol.device_text,
+    "The course expects": lambda row: row.expected or DASH,
+}
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: [_CELLS[name](row) for row in rows] for name in names}
 
 
 # The last table of the course: every model of labs 02 to 07, its scores, its costs and what the course expects.
@@ -535,7 +546,7 @@ class FinalTable(_Sections):
         }
 
 
-_COSTS = (("FLOPs (G)", "flops", 1, 1e9), ("Inference (ms)", "inference_ms", 1, 1), ("Memory (MB)", "memory_mb", 0, 1))
+_COSTS = ("FLOPs (G)", "Inference (ms)", "Memory (MB)")
 _EXPECTED = {
     "Course, VOC: mIoU": "mean_iou",
     "Course: parameters (M)": "parameters",
@@ -546,22 +557,13 @@ _EXPECTED = {
 def _section(rows: list[Row]) -> Table:
     """The models under one protocol."""
     protocol, models = rows[0].protocol, [course_model(row.name) for row in rows]
-    columns = {
-        "Model": [row.name for row in rows],
-        "Lab": [model.lab if model else DASH for model in models],
-        "mIoU": [_mean_iou(row) for row in rows],
-        "Pixel accuracy": [_percent(row.pixel_accuracy) for row in rows],
-        "Boundary IoU": [_percent(row.boundary_iou) for row in rows],
-        "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in rows],
-    }
-    timed = [row for row in rows if any(getattr(row, field) is not None for _, field, *_ in _COSTS)]
-    conditions = sorted({_condition(row) for row in timed})
+    columns = _columns(rows, ("Model", "Lab", "mIoU", "Pixel accuracy", "Boundary IoU", "Parameters (M)"))
+    conditions = sorted({_condition(row) for row in rows if any(_CELLS[name](row) != DASH for name in _COSTS)})
     for condition in conditions:  # times for images of two sizes do not share a column either
         where = f", {condition}" if len(conditions) > 1 else ""
-        for name, field, digits, unit in _COSTS:
-            values = [getattr(row, field) if _condition(row) == condition else None for row in rows]
-            columns[name + where] = [_shown(value, digits, unit) for value in values]
-    columns["Training (min)"] = [_shown(row.protocol.minutes, 1) for row in rows]
+        for name in _COSTS:
+            columns[name + where] = [_CELLS[name](row) if _condition(row) == condition else DASH for row in rows]
+    columns |= _columns(rows, ["Training (min)"])
     for name, field in _EXPECTED.items():
         if any(model and getattr(model, field) for model in models):
             columns[name] = [_stated(model, field) for model in models]
