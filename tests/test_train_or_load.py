@@ -235,7 +235,10 @@ def test_a_log_that_no_checkpoint_holds_is_read_where_it_can_be(damage, capsys):
         ("step-{best}.model.safetensors", rewrite(lambda data: b""), 1),
         ("step-{best}.model.safetensors", Path.unlink, 0),
         ("step-{best}.json", cut, 1),
-        *(("step-00000006.json", rewrite(lambda _, text=text: text), 0) for text in (b"", b"{}", b"[]", b"\0" * 9)),
+        *(
+            ("step-00000006.json", rewrite(lambda _, text=text: text), 0)
+            for text in (b"", b'{"step": 6}', b"[]", b"\0" * 9)
+        ),
         ("step-00000006.json", Path.unlink, 0),
     ],
 )

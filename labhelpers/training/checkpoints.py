@@ -89,8 +89,8 @@ def read(run_dir: Path, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint
     path, log = _file(run_dir, step), run_dir / LOG
     try:
         info = json.loads(path.read_bytes())
-        if info["step"] != step:
-            raise ValueError(f"it is of step {info['step']}")
+        if info["step"] != step or not {"best_step", "sha256"} <= info.keys():
+            raise ValueError("it is not what was written")
         if "log" not in info and log.exists():  # of an earlier version: a header, and a row for each step
             lines = log.read_text(encoding="utf-8-sig", errors="replace").splitlines(keepends=True)
             info["log"] = "".join(lines[: step + 1])
