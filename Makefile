@@ -45,9 +45,9 @@ refresh: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	if command -v uv >/dev/null; then \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam,monai]"; \
+	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam,monai,weights]"; \
 	else \
-	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam,monai]"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam,monai,weights]"; \
 	fi
 	touch $@
 

@@ -8,4 +8,7 @@ class WeightsInWheel(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict) -> None:
         if version != "editable":
-            build_data["force_include"]["checkpoints/mini_sam.safetensors"] = "labhelpers/weights/mini_sam.safetensors"
+            for name in ("mini_sam", "encoder_resnet18", "encoder_mobilenet_v3_small"):
+                build_data["force_include"][f"checkpoints/{name}.safetensors"] = (
+                    f"labhelpers/weights/{name}.safetensors"
+                )

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add[submit]("--firstname", required=True)
     add[submit]("--notebooks", type=Path, help="folder of your notebooks (default: notebooks)")
     add[submit]("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
-    add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing")
+    add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing or not right")
     add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
     return parser
 
@@ -188,11 +188,12 @@ def submit(options: argparse.Namespace) -> int:
     notebooks' exercises into lab05_student.py; train_fcn.py, train_deeplab.py, train_minisam.py; the notebooks; the
     best FCN-8s, DeepLabV3+ and Mini-SAM weights; the logs; the report. Names are written in lower case without accents.
 
-    It first lists what is there and what is missing, with what to do about it. If something is missing, no ZIP is
-    written.
+    It first runs and checks your answers, and lists each exercise as answered, failing its check, unanswered or
+    missing, then what else is there or missing, with what to do about it. If something is missing or not right yet, no
+    ZIP is written. A cell or a check is stopped after 2 minutes.
 
     Needs: the notebooks with your answers, the three networks trained, labhelpers report.
-    Takes: seconds.
+    Takes: half a minute.
 
       labhelpers submit --lastname Doe --firstname Jane
       labhelpers submit --lastname Doe --firstname Jane --incomplete      hand in what there is
@@ -203,7 +204,8 @@ def submit(options: argparse.Namespace) -> int:
     print(contents)
     if contents.missing and not options.incomplete:
         print(
-            f"labhelpers submit: {len(contents.missing)} missing, so no ZIP was written (--incomplete writes it)",
+            f"labhelpers submit: {len(contents.missing)} missing or not right yet, so no ZIP was written "
+            "(--incomplete writes it)",
             file=sys.stderr,
         )
         return 1

@@ -164,6 +164,7 @@ class Profile:
     name: str
     purpose: str
     minutes: dict[str, float] = field(repr=False)  # of each lab
+    cell_hours: float = 1.0  # most that one cell may take where a notebook is run from outside: many times its minutes
     data: str = "scenes"  # "scenes" (synthetic) or "voc" (downloaded)
     scenes: tuple[int, int] = (600, 150)  # number of synthetic scenes: train, val
     scene_size: int = 128  # pixels, square
@@ -244,6 +245,7 @@ _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
     minutes={"01": 3, "02": 47, "03": 52, "04": 16, "05": 77, "06": 45, "07": 25},
+    cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
     scene_size=256,
@@ -308,6 +310,7 @@ _FULL = replace(
     _LAB,
     name="full",
     purpose="the published recipe, 50 epochs",
+    cell_hours=96.0,
     minutes={"01": 3, "02": 189, "03": 230, "04": 82, "05": 640, "06": 120, "07": 40},
     scene_size=513,
     epochs=50,

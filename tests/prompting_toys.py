@@ -101,8 +101,15 @@ def picture(height: int = 48, width: int = 64, shade: int = 90) -> np.ndarray:
 TOY_IMAGES = {"wide": picture(96, 128), "tall": picture(120, 80, shade=30)}
 
 
+class Unsure(DiscPredictor):
+    """Estimates no IoU, as GrabCut."""
+
+    def discs(self, *image, **prompt):
+        return super().discs(*image, **prompt)[0], float("nan")
+
+
 def toy_predictors() -> dict[str, DiscPredictor]:
-    return {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25)}
+    return {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25), "unsure": Unsure("unsure")}
 
 
 def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:

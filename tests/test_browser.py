@@ -280,11 +280,14 @@ def test_choosers(canvas):
     session = python_session(canvas)
     assert session.mask.sum() > 2 * small
     assert_painted(canvas, session)
+    canvas.choose("model", "unsure")
+    assert canvas.text("iou") == "predicted IoU –"
+    assert canvas.text("latency").endswith(" ms")
     canvas.choose("image", "tall")
     canvas.page.wait_for_function(
         "() => document.querySelector('.prompt-canvas canvas').style.aspectRatio == '80 / 120'"
     )
-    assert canvas.text("clicks") == "0 clicks"
+    assert (canvas.text("clicks"), canvas.text("iou"), canvas.text("latency")) == ("0 clicks", "", "")
     canvas.click(79, 119)
     assert canvas.prompts == ([[79, 119, 1]], None)
     canvas.choose("image", "wide")
@@ -300,7 +303,7 @@ def test_upload(canvas, tmp_path):
     message = canvas.page.locator(".pc-message")
     chooser.set_input_files(tmp_path / "notes.jpg")
     canvas.page.wait_for_function("() => document.querySelector('.pc-message').textContent")
-    assert message.inner_text().startswith("notes.jpg is no picture that can be read")
+    assert message.inner_text().startswith("notes.jpg cannot be decoded")
     chooser.set_input_files(tmp_path / "photo.jpg")
     canvas.page.wait_for_function("() => document.querySelector('[data-control=image]').value == 'photo.jpg'")
     assert canvas.size == (40, 60)

@@ -16,6 +16,7 @@ from torch import nn
 
 from labhelpers import data
 from labhelpers.course import checks
+from labhelpers.course.checks import core
 from labhelpers.course.checks.core import EXERCISES, Exercise, difference
 
 # What each check is known to say, by its key words, about wrong answers: {exercise: [[answer, [key words]], ...]}.
@@ -187,6 +188,16 @@ def test_torch_saying_not_implemented_is_an_ordinary_error():
     text = judge("class_weights", cell["class_weights"])
     assert "not written yet" not in text
     assert "NotImplementedError in line 4" in text
+
+
+def test_an_answer_that_never_ends_is_stopped_and_the_limit_said(monkeypatch):
+    monkeypatch.setattr(core, "CHECK_SECONDS", 0.2)
+    cell = run_cell("def mean_iou(matrix):\n    while True:\n        pass")
+    assert "mean_iou: not done after 0.2 seconds, the limit: does a loop never end?" in judge(
+        "mean_iou", cell["mean_iou"]
+    )
+    with pytest.raises(AssertionError, match="the limit"):
+        checks.grade("mean_iou", cell["mean_iou"])
 
 
 def test_value_instead_of_function():

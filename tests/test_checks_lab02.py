@@ -577,7 +577,7 @@ WRONG = {
         (derived(FCN16s, combine=lambda self, x, f16: crop(x, f16)), "score_pool4 gets no gradient"),
         (derived(FCN16s, combine=lambda self, x, f16: x + self.score_pool4(f16)), "crop them first"),
         (derived(FCN16s, combine=lambda self, x, f16: crop(x, f16) * self.score_pool4(f16)), "multiplied"),
-        (derived(FCN16s, channels=3), "handout"),
+        (derived(FCN16s, channels=3), "one stage deeper"),
         (derived(FCN16s, channels=1), "another stage"),
         (derived(FCN16s, up16=(32, 16, 0)), "shifted"),
         (FCN32s, "no layer `self.score_pool4`"),
@@ -591,9 +591,9 @@ WRONG = {
     ],
     "fcn8s": [
         # numbers of channels
-        (variant(make_scores=scores(2048, 2048, 1024)), "score_pool3 takes 1024", "handout", "one stage too deep"),
-        (variant(make_scores=scores(3, 2048, 1)), "score_pool4 takes 2048", "handout", "one stage too deep"),
-        (variant(make_scores=scores(3, 3, 2)), "score_pool3", "handout", "encoder.channels[1] = 16"),
+        (variant(make_scores=scores(2048, 2048, 1024)), "score_pool3 takes 1024", "one stage deeper"),
+        (variant(make_scores=scores(3, 2048, 1)), "score_pool4 takes 2048", "one stage deeper"),
+        (variant(make_scores=scores(3, 3, 2)), "score_pool3", "one stage deeper", "encoder.channels[1] = 16"),
         (variant(make_scores=scores(2048, 1024, 512)), "score_pool3 takes 512", "written by hand"),
         (variant(make_scores=scores(2048, 2, 1)), "score_fr takes 2048", "written by hand"),
         (variant(make_scores=scores(3, 1, 2)), "exchanged"),

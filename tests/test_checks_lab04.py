@@ -1158,7 +1158,7 @@ def sorts(scores, patience):
 
 WRONG_RULES = [
     (lambda s, n: len(s) > n and s[-1] <= s[-2], "only the last two scores are compared"),
-    (counter(more=1), "it waits one evaluation too long"),
+    (counter(more=1), "it waits one epoch too long"),
     (counter(best=0.0), "the best so far starts at 0"),
     (lambda s, n: len(s) > n and max(s[-n:]) <= s[-n - 1], "compared with the one before them"),
     (lambda s, n: max(s[-n:]) <= max(s[:-n]), "there may be fewer scores than `patience`, or none"),

@@ -272,7 +272,7 @@ WRONG_BOXES = [
     (box_of_the_first_object, "the box of a mask (two parts), without jitter, differs in 2 of 4"),
     (box_clipped_after_ordering, "put the corners in order"),
     (boxed(scale=0), "jitter is not used"),
-    (boxed(scale=2), "the sides move by"),
+    (boxed(scale=2), "what x0 moves by"),
     (boxed(noise=lambda rng: np.r_[rng.standard_normal(2), 0, 0]), "x1, y1 never moves"),
     (boxed(noise=lambda rng: np.random.default_rng(0).standard_normal(4)), "two generators with different seeds"),
     (boxed(noise=lambda rng: np.random.standard_normal(4)), "not with np.random"),  # noqa: NPY002

@@ -1,9 +1,11 @@
 """The evaluator: whole set, own resolution, nothing padded, nothing changed; and what a model costs."""
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_toys import InMemory
 
+from labhelpers.data.augment import to_input
 from labhelpers.evaluation import (
     ConfusionMatrix,
     ResultsTable,
@@ -23,12 +26,14 @@ from labhelpers.evaluation import (
     evaluate,
     object_recall,
     predict,
+    predict_tiles,
     scores_by_size,
 )  # fmt: skip
 from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 from labhelpers.evaluation.costs import inference_memory_mb, peak_memory_mb, time_inference
 from labhelpers.models import build
 from labhelpers.prompting import load_predictor, prompt_costs
+from labhelpers.training import build_loss
 
 SIZES = [(24, 32), (32, 24), (24, 32), (17, 21), (24, 32), (32, 24), (24, 32)]
 
@@ -162,9 +167,14 @@ def test_without_images_kept_the_scores_are_the_same():
     ("logits", "message"),
     [
         (lambda x: x[:, :, ::2, ::2], r"logits \(1, 3, 12, 16\).*wanted \(1, 3, 24, 32\).*Upsample"),
-        (lambda x: x[:, :2], r"logits \(1, 2, 24, 32\)"),
+        (lambda x: x[:, :2], r"logits \(1, 2, 24, 32\), so it has K = 2 classes, but the data has 3: .*num_classes=3"),
+        (lambda x: x.repeat(1, 7, 1, 1), "K = 21 classes, but the data has 3"),
         (lambda x: x[:, 0], r"logits \(1, 24, 32\)"),
-        (lambda x: {"out": x}, "returned a dict"),
+        (lambda x: {"aux_loss": x.mean(), "out": x}, r"returned a dict .*forward_hook.*: output\['out'\]"),
+        (lambda x: (x.mean((1, 2, 3)), x), r"returned a tuple .*: output\[1\]"),
+        (lambda x: [x, x], r"returned a list .*: output\[0\]"),
+        (lambda x: SimpleNamespace(logits=x), r"returned a SimpleNamespace .*: output\.logits"),
+        (lambda x: None, "returned a NoneType instead of logits"),
         (lambda x: x.argmax(1, keepdim=True).expand(-1, 3, -1, -1), "expected float logits"),
     ],
 )
@@ -173,9 +183,45 @@ def test_wrong_logits_are_an_error(logits, message):
         evaluate(Constant(logits), Pictures())
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_logit_that_is_not_finite_is_refused_and_its_image_is_named(value):
+    dataset, model = Pictures(), Constant(lambda x: torch.where(x > 2, value, x))
+    dataset.items[4][0][0, 5, 7] = 255  # no other is that bright
+    for batch_size in (1, 3):
+        with pytest.raises(ValueError, match=r"for image 'val4' \(number 4 of pictures val\) hold NaN or infinity"):
+            evaluate(model, dataset, batch_size=batch_size)
+    for label in (predict, partial(predict_tiles, tile=16, overlap=4, multiple=1)):
+        with pytest.raises(ValueError, match="logits for the image hold NaN or infinity"):
+            label(model, dataset.items[4][0])
+        assert label(model, dataset.items[3][0]).shape == (17, 21)
+    logits = model(to_input(torch.stack([dataset.items[i][0] for i in (0, 2, 4)])))
+    gathered = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match="logits for image 2 of the batch hold NaN"):
+        gathered.update(logits, torch.stack([dataset.items[i][1] for i in (0, 2, 4)]))
+    assert not gathered.matrix.any()
+
+
+def test_large_logits_are_finite():
+    """Though their sum is not."""
+    large = Constant(lambda x: torch.where(x > 0, 3e38, 0.0))
+    assert evaluate(large, Pictures()).matrix.sum() == sum(int((t != 255).sum()) for _, t in Pictures().items)
+
+
+def test_what_a_refusal_of_a_dict_advises_helps():
+    wrapped = Constant(lambda x: {"aux": x.mean(), "out": x})
+    with pytest.raises(ValueError, match="returned a dict") as refused:
+        evaluate(wrapped, Pictures())
+    eval(re.search(r"model\.register.*\)", str(refused.value))[0], {"model": wrapped})
+    np.testing.assert_array_equal(
+        evaluate(wrapped, Pictures()).matrix, evaluate(Constant(lambda x: x), Pictures()).matrix
+    )
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="unknown precision 'half'; known: no, bf16, fp16"):
         evaluate(Pooling(), Pictures(), precision="half")
+    with pytest.raises(ValueError, match="class_weights holds 2 numbers, and there are K = 3 classes"):
+        evaluate(Pooling(), Pictures(), loss=build_loss("weighted_ce", [1.0, 2.0]))
     with pytest.raises(ValueError, match="pictures val holds no image"):
         evaluate(Pooling(), Pictures(sizes=[]))
     with pytest.raises(ValueError, match="uint8 image"):

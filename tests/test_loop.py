@@ -1,6 +1,7 @@
 """The training loop: what it computes, what it leaves behind, and how it ends when something is wrong."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 from training_toys import SETS, Squares, Stop, TinyNet, assert_same, own_ce, stop_at, tiny_net, tiny_recipe, weights
 
-from labhelpers.data.augment import to_input
+from labhelpers.data.augment import Augmentation, to_input
 from labhelpers.data.loader import subset
 from labhelpers.evaluation import evaluate
+from labhelpers.models import build
 from labhelpers.training import History, Recipe, Task, build_loss, checkpoints, overfit_one_batch, train
 
 
@@ -203,6 +205,89 @@ def test_patience_survives_an_interruption(tmp_path):
     history = train_tiny(tmp_path, still_net(), **STANDSTILL)
     assert history.rows[-1]["step"] == 9
     assert History.read(tmp_path / "log.csv").rows == history.rows
+
+
+@dataclass(frozen=True)
+class Told(Task):
+    """Is scored by what it was told, evaluation by evaluation; the last goes on."""
+
+    told: tuple[float, ...] = ()
+
+    def columns(self, run):
+        return ["mean_iou"]
+
+    def score(self, run):
+        number = min(run.step // run.recipe.eval_every, len(self.told)) - 1
+        return None, {"mean_iou": self.told[number]}
+
+
+@pytest.mark.parametrize(
+    ("told", "best", "last"),
+    [
+        ((math.nan, 0.5, 0.4, 0.6, 0.1), 12, 12 + 2 * 3),
+        ((math.nan, 0.5, 0.4, 0.3), 6, 6 + 2 * 3),
+        ((math.nan,), 3, 3 + 2 * 3),  # there is a checkpoint, but none is better than another
+        ((0.5, math.nan, 0.6, math.nan), 9, 9 + 2 * 3),
+    ],
+)
+def test_an_undefined_score_is_never_better_than_another(tmp_path, told, best, last):
+    recipe = tiny_recipe(**STANDSTILL)
+    history = train(still_net(), *SETS, recipe, tmp_path, task=Told(told))
+    assert history.rows[-1]["step"] == last
+    assert checkpoints.read(tmp_path, last, parts=()).info["best_step"] == best
+
+
+# --- what does not fit ---
+
+
+def giving(change, num_classes=3) -> nn.Module:
+    model = tiny_net(num_classes=num_classes)
+    model.register_forward_hook(lambda module, given, output: change(output))
+    return model
+
+
+def mislabelled() -> Squares:
+    data = Squares()
+    for _, target in data.items:
+        target[0] = 7
+    return data
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (giving(lambda y: {"out": y}), {}, r"returned a dict .*output\['out'\]"),
+        (giving(lambda y: (y, y)), {}, r"returned a tuple .*output\[0\]"),
+        (giving(lambda y: y[..., ::2, ::2]), {}, r"logits \(4, 3, 16, 16\) .*wanted \(4, 3, 32, 32\)"),
+        (tiny_net(num_classes=21), {}, r"logits \(4, 21, 32, 32\), so it has K = 21 classes, but the data has 3"),
+        (tiny_net(num_classes=2), {"loss": own_ce}, "K = 2 classes, but the data has 3"),
+        (tiny_net(), {"loss": "weighted_ce", "class_weights": (1.0, 2.0)}, "holds 2 numbers, and there are K = 3"),
+        (tiny_net(), {"loss": "weighted_focal", "class_weights": (1.0,) * 21}, "holds 21 numbers, and there are K = 3"),
+    ],
+)
+def test_a_model_or_class_weights_that_do_not_fit_the_data(tmp_path, model, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_tiny(tmp_path, model, **changes)
+
+
+def test_a_label_beyond_the_classes_is_named_before_the_loss(tmp_path):
+    with pytest.raises(ValueError, match=r"the target holds the label 7, .* K = 3 classes 0\.\.2 nor ignore_index 255"):
+        train(tiny_net(), mislabelled(), SETS[1], tiny_recipe(loss=own_ce), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "mini_sam"])
+def test_one_small_image_in_train_mode_has_a_remedy(tmp_path, name):
+    options = {"backbone": "resnet18", "width": 8} if name == "fcn8s" else {}
+    model = build(name, 3, **options)
+    if name == "mini_sam":
+        model.register_forward_hook(lambda module, given, output: output[0])
+    remedy = r"one value per channel.*2 images at once or more \(batch_size over accumulate\), .*larger crop"
+    with pytest.raises(ValueError, match=remedy):
+        train_tiny(tmp_path, model, batch_size=1, augmentation=Augmentation(crop=32))
+    image, target = (part[None, ..., :32, :32] for part in SETS[0][0])
+    with pytest.raises(ValueError, match=remedy):
+        overfit_one_batch(model, image, target)
+    overfit_one_batch(model, image.repeat(2, 1, 1, 1), target.repeat(2, 1, 1), steps=1)
 
 
 # --- micro-batches and memory ---

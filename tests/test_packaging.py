@@ -1,6 +1,5 @@
 """What an installed labhelpers holds, and what it needs."""
 
-import hashlib
 import re
 import runpy
 import subprocess
@@ -15,13 +14,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from labhelpers.models.shipped import SHIPPED
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WEIGHTS = "labhelpers/weights/mini_sam.safetensors"
+WEIGHTS = {f"labhelpers/weights/{file}": ROOT / "checkpoints" / file for file in SHIPPED}
 CONDA_NAMES = {"torch": "pytorch", "huggingface-hub": "huggingface_hub", "opencv-python-headless": "py-opencv"}
 CONDA_NAMES["playwright"] = "playwright-python"
-GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-REQUIREMENTS = [Requirement(line) for group in GROUPS for line in group]
+GROUPS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+REQUIREMENTS = [Requirement(line) for group in GROUPS.values() for line in group]
 
 
 def test_environment_yml_agrees_with_pyproject():
@@ -31,7 +32,10 @@ def test_environment_yml_agrees_with_pyproject():
     python, conda = lines[0], {Requirement(line).name: str(Requirement(line).specifier) for line in lines[1:]}
     conda.pop("pip")
     assert python == f"python{PROJECT['requires-python']}"
-    assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in REQUIREMENTS}
+    by_pip = {Requirement(line).name for line in GROUPS["weights"]}  # conda-forge does not have them
+    assert {"pip": ["-e .[weights]"]} in environment["dependencies"]
+    there = [r for r in REQUIREMENTS if r.name not in by_pip]
+    assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in there}
 
 
 def test_constraints_pin_every_requirement_inside_its_range_and_no_range_has_an_end_that_would_break_colab():
@@ -71,8 +75,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_a_wheel_holds_every_file_of_the_package_and_the_weights(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
-        found = hashlib.sha256(file.read(WEIGHTS)).hexdigest()
-    assert found == hashlib.sha256((ROOT / "checkpoints/mini_sam.safetensors").read_bytes()).hexdigest()
+        assert all(file.read(name) == path.read_bytes() for name, path in WEIGHTS.items())
     own = [path for path in (ROOT / "labhelpers").rglob("*.*") if path.suffix in {".py", ".js", ".css"}]
     assert {str(path.relative_to(ROOT)) for path in own} <= names
 
@@ -80,13 +83,13 @@ def test_a_wheel_holds_every_file_of_the_package_and_the_weights(wheel):
 def test_an_installed_copy_finds_its_weights(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path)
-    code = "from labhelpers.prompting import mini_sam_weights; print(mini_sam_weights())"
+    code = "from labhelpers.models.shipped import SHIPPED, shipped_weights; print(*map(shipped_weights, SHIPPED))"
     # -P: neither the current folder nor that of a script is searched; the checkout comes after PYTHONPATH.
     environment = {"PYTHONPATH": str(tmp_path), "OMP_WAIT_POLICY": "PASSIVE"}
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert Path(run.stdout.strip()) == tmp_path / WEIGHTS
+    assert run.stdout.split() == [str(tmp_path / name) for name in WEIGHTS]
 
 
 def test_an_editable_install_gets_no_second_labhelpers():
@@ -95,4 +98,4 @@ def test_an_editable_install_gets_no_second_labhelpers():
     for version, data in included.items():
         hook.initialize(None, version, data)
     assert not included["editable"]["force_include"]
-    assert WEIGHTS in included["standard"]["force_include"].values()
+    assert list(included["standard"]["force_include"].values()) == list(WEIGHTS)

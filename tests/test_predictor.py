@@ -1,6 +1,7 @@
 """Mini-SAM as a predictor: answers lie where one clicked, windows, what is encoded once, and the weights that ship."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -9,11 +10,12 @@ from prompting_toys import boxes_in_images, photo
 from torch import Tensor, nn
 
 from labhelpers.data.voc import VOC_CLASSES
-from labhelpers.models import build
+from labhelpers.models import build, shipped
 from labhelpers.models.mini_sam import Embedding, MiniSAM
-from labhelpers.prompting import MiniSamPredictor, load_mini_sam, load_predictor, mask_iou, shipped
+from labhelpers.models.shipped import shipped_weights
+from labhelpers.prompting import FilledBox, MiniSamPredictor, Prompt, load_mini_sam, load_predictor, mask_iou
 from labhelpers.prompting.predictor import KEPT
-from labhelpers.prompting.shipped import mini_sam_weights, save_mini_sam
+from labhelpers.prompting.shipped import save_mini_sam
 from labhelpers.prompting.windows import Window
 
 CLICK = {"points": np.array([[30.0, 40.0]]), "labels": np.ones(1)}
@@ -75,6 +77,27 @@ def predictor_on(image: np.ndarray, model: nn.Module | None = None, **options) -
 
 
 # --- answers lie where one asked ---
+@pytest.mark.parametrize("size", [(300, 12000), (9000, 90), (1, 4000), (4000, 1), (900, 4001)])
+def test_a_very_long_picture_costs_what_its_pixels_cost(size, monkeypatch):
+    largest, interpolate = 0, nn.functional.interpolate
+
+    def watched(image, *args, **kwargs):
+        nonlocal largest
+        made = interpolate(image, *args, **kwargs)
+        largest = max(largest, image.numel(), made.numel())
+        return made
+
+    predictor = predictor_on(np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr(nn.functional, "interpolate", watched)
+    box = np.array([0.0, 0.0, size[1] - 1, size[0] - 1])
+    mask, _ = predictor.predict(box=box)
+    refined, _ = predictor.predict(box=box, mask_input=mask)
+    assert mask.shape == refined.shape == size
+    if 8 * min(size) > max(size):  # else it is thinner than the four pixels that a logit stands for
+        assert min(mask.mean(), refined.mean()) > 0.95
+    assert largest < 4 * mask.size + 13_000_000
+
+
 @quick
 @given(height=sides, width=sides, share=st.tuples(*[st.floats(0.03, 0.97)] * 2), zoom=st.booleans())
 @example(height=20, width=150, share=(0.3, 0.6), zoom=True)
@@ -220,6 +243,15 @@ def test_every_mix_of_prompts(network, zoom):
     assert predictor.class_name is None
 
 
+@pytest.mark.parametrize("ious", [(torch.nan, 0.5, 0.2), (0.9, 0.5, 0.2)])
+def test_a_network_that_diverged_is_refused(ious):
+    model = Painter(ious)
+    decode, logit = model.decode, torch.nan if ious[0] == 0.9 else 0
+    model.decode = lambda *given, **how: (decode(*given, **how)[0] + logit, torch.tensor([ious]))
+    with pytest.raises(ValueError, match="for this prompt hold NaN or infinity, which is no prediction"):
+        predictor_on(photo(60, 90), model).predict(**CLICK)
+
+
 @pytest.mark.parametrize("prompt", [CLICK, {"box": [5, 5, 60, 50]}], ids=["click", "box"])
 def test_a_semantic_head_names_the_class_that_it_marks(prompt):
     """A network that is sure of a cat (8) everywhere but for a background that is surer still elsewhere."""
@@ -363,13 +395,13 @@ def test_both_heads_come_back_and_share_the_encoder(network, tmp_path):
 
 
 def test_missing_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "labhelpers" / "prompting" / "shipped.py"))
-    with pytest.raises(FileNotFoundError, match=r"weights of Mini-SAM are missing .*checkpoints.mini_sam\.safetensors"):
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "labhelpers" / "models" / "shipped.py"))
+    with pytest.raises(FileNotFoundError, match=r"mini_sam\.safetensors.* is missing .*checkpoints.mini_sam"):
         load_predictor("mini_sam")
 
 
 def test_the_shipped_file_is_small_and_answers():
-    assert mini_sam_weights().stat().st_size < 12e6
+    assert shipped_weights("mini_sam.safetensors").stat().st_size < 12e6
     image, truth = np.full((96, 128, 3), 90, dtype=np.uint8), np.zeros((96, 128), bool)
     image[30:70, 40:90], truth[30:70, 40:90] = (220, 60, 40), True
     for name in ("mini_sam", "mini_sam_semantic"):
@@ -385,21 +417,42 @@ def test_the_shipped_file_is_small_and_answers():
 # --- mistakes ---
 
 
+NUMBERS = "must be an array of numbers"
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
         ({}, "no prompt"),
         ({"points": np.empty((0, 2)), "labels": np.empty(0)}, "no prompt"),
+        ({"points": [], "labels": []}, "no prompt"),
         ({"points": [[1, 2]]}, "points and labels belong together"),
         ({"labels": [1]}, "points and labels belong together"),
         ({"points": [1, 2], "labels": [1]}, r"points must be \(N, 2\) and labels \(N,\), got \(2,\) and \(1,\)"),
         ({"points": [[1, 2]], "labels": [1, 0]}, r"points must be \(N, 2\) and labels \(N,\)"),
-        ({"points": [[90, 2]], "labels": [1]}, "points .*image"),
+        ({"points": [[1, 2]], "labels": 1}, r"points must be \(N, 2\) and labels \(N,\)"),
+        ({"points": [[90, 2]], "labels": [1]}, r"points must lie in the image of 90 x 60 pixels .* got \[90"),
+        ({"points": [[1, 2], [1, -1e300]], "labels": [1, 0]}, r"points .*image.* got \[1\.0, -1e\+300\]"),
         ({"points": [[np.nan, 2]], "labels": [1]}, "points .*image"),
+        ({"points": [[1, np.inf]], "labels": [1]}, "points .*image"),
+        ({"points": [["1", "2"]], "labels": [1]}, f"points {NUMBERS}, got <U1"),
+        ({"points": [[1, None]], "labels": [1]}, f"points {NUMBERS}, got object"),
+        ({"points": [[1, 2], [3]], "labels": [1, 1]}, f"points {NUMBERS}, or lists of them"),
+        ({"points": [[1, 2j]], "labels": [1]}, f"points {NUMBERS}, got complex128"),
+        ({"points": np.eye(60, 2, dtype=bool), "labels": np.ones(60)}, f"points {NUMBERS}, got bool"),
         ({"points": [[1, 2]], "labels": [2]}, r"labels must be 1 \(foreground\) or 0 \(background\), got \[2\]"),
-        ({"box": [1, 2, 3]}, "box must be x0, y0, x1, y1"),
+        ({"points": [[1, 2], [3, 4]], "labels": [0.7, 1.9]}, r"labels must be 1 .* got \[0\.7, 1\.9\]"),
+        ({"points": [[1, 2]], "labels": [np.nan]}, r"labels must be 1 .* got \[nan\]"),
+        ({"points": [[1, 2]], "labels": ["1"]}, f"labels {NUMBERS}"),
+        ({"box": [1, 2, 3]}, r"box must be x0, y0, x1, y1, four numbers, got the shape \(3,\)"),
+        ({"box": [[1, 2, 3, 4]] * 2}, r"four numbers, got the shape \(2, 4\); ask box by box"),
         ({"box": [30, 2, 3, 4]}, "box must be x0, y0, x1, y1 with x0 <= x1"),
         ({"box": [np.nan, 2, 3, 4]}, "box must be x0, y0, x1, y1"),
+        ({"box": [1, 2, np.inf, 4]}, "box must be x0, y0, x1, y1"),
+        ({"box": "1234"}, f"box {NUMBERS}"),
+        ({"box": [90, 2, 95, 4]}, r"box must lie in the image of 90 x 60 pixels \(width x height\) or overlap it, got"),
+        ({"box": [1, -9, 95, -0.6]}, "box must lie in the image"),
+        ({"box": [1e9, 1e9, 2e9, 2e9]}, "box must lie in the image"),
         ({"mask_input": np.ones((3, 4), bool)}, r"mask_input must be bool of the image's size \(60, 90\)"),
         ({"mask_input": np.ones((60, 90))}, "mask_input must be bool of the image's size .* got float64"),
     ],
@@ -407,6 +460,52 @@ def test_the_shipped_file_is_small_and_answers():
 def test_wrong_prompts_are_named(prompt, message):
     with pytest.raises(ValueError, match=message):
         predictor_on(photo(60, 90)).predict(**prompt)
+    if "box" in prompt:
+        box_only = FilledBox()
+        box_only.set_image(photo(60, 90))
+        with pytest.raises(ValueError, match=message):
+            box_only.predict(**prompt)
+
+
+@pytest.mark.parametrize("kind", [list, np.float32, np.int16, torch.tensor, torch.nn.Parameter, pd.DataFrame])
+def test_a_prompt_is_anything_like_arrays(kind):
+    def given(values):
+        if isinstance(kind, type) and issubclass(kind, np.generic):
+            return np.array(values, dtype=kind)
+        return kind(torch.tensor(values, dtype=torch.float64)) if kind is torch.nn.Parameter else kind(values)
+
+    prompt = Prompt.checked(
+        (60, 90),
+        given([[1, 2], [3, 4]]),
+        [True, 0.0],
+        given([5, 6, 7, 8]) if kind is not pd.DataFrame else None,
+        torch.eye(60, 90).bool(),
+    )
+    assert (prompt.points.tolist(), prompt.points.dtype) == ([[1, 2], [3, 4]], np.float64)
+    assert (prompt.labels.tolist(), prompt.labels.dtype) == ([1, 0], np.int64)
+    assert prompt.box is None or (prompt.box.tolist(), prompt.box.dtype) == ([5, 6, 7, 8], np.float64)
+    assert (prompt.mask == np.eye(60, 90, dtype=bool)).all()
+
+
+edges = st.one_of(st.integers(-200, 300), st.floats(-1e12, 1e12), st.floats(-3, 160))
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.lists(edges, min_size=4, max_size=4))
+def test_a_box_marks_those_of_its_pixels_that_the_image_has_or_is_refused(height, width, corners):
+    x0, x1, y0, y1 = *sorted(corners[::2]), *sorted(corners[1::2])
+    overlaps = x0 < width - 0.5 and x1 >= -0.5 and y0 < height - 0.5 and y1 >= -0.5
+    predictor = FilledBox()
+    predictor.set_image(photo(height, width))
+    if not overlaps:
+        with pytest.raises(ValueError, match=f"box must lie in the image of {width} x {height} pixels"):
+            predictor.predict(box=[x0, y0, x1, y1])
+        return
+    y, x = np.mgrid[:height, :width]
+    low_x, high_x, low_y, high_y = (
+        np.rint(np.clip(v, 0, n - 1)) for v, n in ((x0, width), (x1, width), (y0, height), (y1, height))
+    )
+    mask, _ = predictor.predict(box=[x0, y0, x1, y1])
+    np.testing.assert_array_equal(mask, (x >= low_x) & (x <= high_x) & (y >= low_y) & (y <= high_y))
 
 
 @pytest.mark.parametrize(

@@ -540,6 +540,30 @@ def test_the_loss_falls_and_only_the_decoder_changes(folders, kind):
     assert run.predictor.name == "sam_finetuned"
 
 
+def test_every_step_draws_anew_and_the_same_each_time(sam, monkeypatch, tmp_path):
+    drawn, draw = {}, sam_tuning._draw
+
+    def listen(*arguments):
+        boxes, *rest = draw(*arguments)
+        drawn.setdefault(folder, []).append(boxes.flatten().tolist())
+        return boxes, *rest
+
+    monkeypatch.setattr(sam_tuning, "_draw", listen)
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / folder))
+        tune_sam_decoder(sam, Objects(6), dataclasses.replace(RECIPE, steps=4, seed=seed))
+    assert drawn["a"] == drawn["b"]
+    both = [tuple(boxes) for boxes in drawn["a"] + drawn["c"]]
+    assert len(both) == len(set(both)) == 2 * 4 * RECIPE.batch_size
+
+
+def test_a_sam_that_diverged_is_refused(sam):
+    sam.set_image(photo(40, 64))
+    torch.nn.init.constant_(next(sam.model.decoder.parameters()), torch.nan)
+    with pytest.raises(ValueError, match="logits for this prompt hold NaN"):
+        sam.predict(box=[5, 6, 30, 31])
+
+
 @pytest.mark.parametrize("kind", ["sam", "sam2"])
 def test_boxes_and_targets_are_of_the_same_object(folders, kind):
     model, data = load_sam_folder(folders[kind]), Objects(2, size=64)

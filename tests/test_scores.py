@@ -649,7 +649,7 @@ NO_MASKS = r"masks must be bool \(N, 3, 4\).*one score each; got "
         (lambda: evaluate_semantic(Plain(), CLASSES, "truth", points=0), "got 'truth', 0"),
         (
             lambda: grabcut_box(noisy_ball(18)[0], np.array([70.0, 5.0, 80.0, 9.0])),
-            r"the box \[70.0, 5.0, 80.0, 9.0\] holds no pixel of an image of 64x64",
+            r"box must lie in the image of 64 x 64 pixels .* got \[70.0, 5.0, 80.0, 9.0\]",
         ),
     ],
 )

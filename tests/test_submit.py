@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+import types
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 from training_toys import assert_same
 
 from labhelpers import cli, config, models
-from labhelpers.course import gathering, submit
+from labhelpers.course import answers, gathering, submit
+from labhelpers.course.checks import BY_LAB
 from labhelpers.course.plans import Experiment
 from labhelpers.training import History, checkpoints
 
@@ -57,6 +59,8 @@ def unpacked(handed_in):
 @pytest.fixture
 def profile(handed_in, monkeypatch):
     monkeypatch.chdir(handed_in)
+    right = lambda code, lab="": dict.fromkeys([*code, *BY_LAB.get(lab, ())], "")  # noqa: E731
+    monkeypatch.setattr(submit, "examine", right)  # the answers are run once, for what is handed in above
     return course_toys.use_short_profile(monkeypatch, handed_in / "home")
 
 
@@ -129,6 +133,7 @@ def test_scripts_run(script, unpacked, profile, monkeypatch, capsys):
 def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path, monkeypatch, capsys):
     shutil.copytree(handed_in / "notebooks", tmp_path / "notebooks")
     next((tmp_path / "notebooks").glob("03_*.ipynb")).unlink()
+    next((tmp_path / "notebooks").glob("05_*.ipynb")).write_text('<<<<<<< HEAD\n{"cells": []}')
     (tmp_path / "notebooks" / "demo_minisam.ipynb").unlink()
     for folder in (handed_in / "home" / "checkpoints").iterdir():
         if folder.is_dir() and "FCN" not in folder.name:
@@ -140,19 +145,23 @@ def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path,
     printed = capsys.readouterr()
     for words in (
         "!!  notebook 03_*.ipynb: not in",
+        "and so its exercises effective_kernel, atrous_conv, ASPP,",
+        "05_smp_backbones.ipynb holds the marks of a merge conflict (<<<<<<<): put a whole version in its place",
+        "Exercises that cannot be read: micro_macro_iou, best_epoch, pareto_front, disagreement",
+        "ok  07_sam_comparison.ipynb: answered: stability_score, non_maximum",
         "!!  demo_minisam.ipynb: not in",
         "!!  weights of FCN-8s: not trained in the profile smoke; run labhelpers train fcn8s",
         "!!  report.pdf: not in",
         "!!  report.html: not in",
     ):
         assert words in printed.out
-    assert "5 missing, so no ZIP was written" in printed.err
+    assert "6 missing or not right yet, so no ZIP was written" in printed.err
     assert not (tmp_path / "out").exists()
 
     assert cli.main([*arguments, "--incomplete"]) == 0
     with zipfile.ZipFile(tmp_path / "out" / "lab05_doe_jane.zip") as archive:
         listed = archive.read("lab05_doe_jane/MISSING.txt").decode()
-    assert listed.count("\n") == 5
+    assert listed.count("\n") == 6
     assert "weights of FCN-8s" in listed
 
 
@@ -177,35 +186,76 @@ def test_names_become_parts_of_a_file_name():
 # --- gathering ---
 
 
-def notebook(path: Path, *cells: str | tuple[str, str]) -> Path:
-    """Cells of code; a pair is an exercise: its id and its code."""
+def notebook(path: Path, *cells: str | tuple[str, str]) -> gathering.Notebook:
+    """Gathers from cells of code; a pair is an exercise: its id and its code."""
     made = []
     for cell in cells:
         given, code = cell if isinstance(cell, tuple) else (None, cell)
         made.append(nbformat.v4.new_code_cell(code))
-        if given:
-            made[-1].metadata["nbgrader"] = {"solution": True, "grade_id": given, "schema_version": 3, "grade": False}
+        if given is not None:
+            made[-1].metadata["nbgrader"] = {"solution": True} | ({"grade_id": given} if given else {})
     nbformat.write(nbformat.v4.new_notebook(cells=made), path)
-    return path
+    return gathering.gather(path)
+
+
+def exercise(value: str) -> tuple[str, str]:
+    return ("", f"def f():\n    return {value}")
 
 
 def test_helpers_and_imports_come_along_and_nothing_else(tmp_path):
-    path = notebook(
+    gathered = notebook(
         tmp_path / "02_x.ipynb",
         "!pip list",
         "import math\nimport json\nfrom pathlib import Path as P\nprint('runs')",
         "FACTOR = 3\nbig = json.loads('1')\ndef helper(x):\n    return math.floor(x) * FACTOR\ndef unused(): pass",
-        ("02-a", "def a(x: P) -> float:\n    ### BEGIN SOLUTION\n    return helper(x)\n    ### END SOLUTION"),
-        "a = check(a)",
+        ("02-a", "def a(x: P) -> float:\n    ### BEGIN SOLUTION\n    return helper(x)\n    ### END SOLUTION\nprint(a)"),
+        "a = checks.a(a)",
     )
-    module = gathering.gather([path])
-    assert module.problems == []
-    assert module.exercises == ["02-a"]
+    source, problems = gathering.module([gathered])
+    assert problems == gathered.problems == []
     space: dict = {}
-    exec(module.source, space)
+    exec(source, space)
     assert space["a"](2.5) == 6
-    for word in ("runs", "unused", "json", "check"):
-        assert word not in module.source
+    assert "    ### END SOLUTION" in source
+    for word in ("runs", "unused", "json", "check", "print"):
+        assert word not in source
+
+
+@pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        (["K = 1", exercise("K"), "K = 21"], 21),
+        (
+            ["K = [1]", "K += [2]", "K.append(3)", "for i in range(4, 6):\n    K.append(i)", exercise("K")],
+            [1, 2, 3, 4, 5],
+        ),
+        (["def h(): return 1", exercise("h()"), "def h(): return 2", "def h(): return 1"], 1),
+        (["d = {}", "d['a'] = 4; d.update(b=3)", "x = d.pop('a')", exercise("(x, d)")], (4, {"b": 3})),
+        (["import heapq\nL = [3, 1, 2]", "heapq.heapify(L)", exercise("L")], [1, 3, 2]),
+        (["import numpy as np\nM = np.zeros(3)\nM[1:] = 2\nM *= 2", exercise("M.tolist()")], [0.0, 4.0, 4.0]),
+        (["K = 1\ndef set_it():\n    global K\n    K = 7", "set_it()", exercise("K")], 7),
+        (["H, W = 3, 4", "A = H * W", exercise("A")], 12),
+        (["if (n := 5) > 3:\n    m: int = n", exercise("(n, m)")], (5, 5)),
+        (["match 3:\n    case n:\n        pass", exercise("n")], 3),
+        (["class P: pass", "P.x = 5", exercise("P.x")], 5),
+        (["from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int' = 3", exercise("P(4).x")], 4),
+        (["import torch\n@torch.no_grad()\ndef h():\n    return torch.is_grad_enabled()", exercise("h()")], False),
+        (["from math import *", exercise("floor(2.5)")], 2),
+        (["try:\n    import nowhere as q\nexcept ImportError:\n    q = 5", exercise("q")], 5),
+        (["import os\nimport os.path", exercise("os.path.basename('a/b')")], "b"),
+        (["%%time\n%%capture\nK = 7", exercise("K")], 7),
+        (["%matplotlib inline\n!ls\nK = 8\nK?", exercise("K")], 8),
+        (["%time K = 9", "%%bash\nK=5", exercise("K")], 9),
+    ],
+)
+def test_the_module_has_what_the_notebook_had_after_its_last_cell(tmp_path, monkeypatch, cells, value):
+    gathered = notebook(tmp_path / "02_x.ipynb", *cells)
+    source, problems = gathering.module([gathered])
+    assert problems == gathered.problems == []
+    student = types.ModuleType("student")
+    monkeypatch.setitem(sys.modules, "student", student)
+    exec(source, vars(student))
+    assert student.f() == value
 
 
 A_RETURNS_1 = ("02-a", "def a():\n    return 1")
@@ -214,19 +264,103 @@ A_RETURNS_1 = ("02-a", "def a():\n    return 1")
 @pytest.mark.parametrize(
     ("books", "problem"),
     [
-        ({"02": [("02-a", "def a(:")]}, "exercise 02-a: line 1 is not Python"),
-        ({"02": [("02-a", "def a():\n    raise NotImplementedError()")]}, "exercise 02-a is not solved yet"),
+        ({"02": [("02-a", "def a(:")]}, "line 1 of code cell 1 is not Python"),
         ({"02": [("02-a", "def a():\n    return nowhere")]}, "nowhere is used in an exercise, but no cell defines it"),
-        ({"02": ["x = 1"]}, "no exercise cell in it"),
-        ({"02": [A_RETURNS_1], "03": [("03-a", "def a():\n    return 2")]},
+        ({"02": ["files = !ls", ("02-a", "def a():\n    return files")]}, "a command of the shell or of the notebook"),
+        ({"02": ["from nowhere import *", A_RETURNS_1]}, "code cell 1: No module named 'nowhere'"),
+        ({"02": [A_RETURNS_1, A_RETURNS_1]}, "code cell 2: a copy of 02-a stands above; this one is taken"),
+        ({"02": [A_RETURNS_1], "03": [("03-a", "def a():\n    return 2\nb = a()")]},
          "a is another one in 02_x.ipynb: rename one of the two"),
+        ({"02": ["import math as m", ("02-a", "def a(): return m.pi")],
+          "03": ["import cmath as m", ("03-b", "def b(): return m.pi")]}, "m is another one in 02_x.ipynb"),
         ({"02": [A_RETURNS_1], "03": [A_RETURNS_1]}, None),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_an_exercise_is_said(tmp_path, books, problem):
-    module = gathering.gather([notebook(tmp_path / f"{lab}_x.ipynb", *cells) for lab, cells in books.items()])
-    assert len(module.problems) == (problem is not None)
-    for text in module.problems:
+def test_what_is_wrong_with_a_notebook_is_said(tmp_path, books, problem):
+    gathered = [notebook(tmp_path / f"{lab}_x.ipynb", *cells) for lab, cells in books.items()]
+    source, problems = gathering.module(gathered)
+    problems += [problem for book in gathered for problem in book.problems]
+    assert len(problems) == (problem is not None)
+    for text in problems:
         assert text.startswith(f"{max(books)}_x.ipynb")
         assert problem in text
-    compile(module.source, "student", "exec")
+    compile(source, "student", "exec")
+
+
+# --- what became of each exercise ---
+
+
+def examine_here(code: dict[str, str], lab: str) -> dict[str, str | None]:
+    """`answers.examine` without a process."""
+    return dict(zip([*code, *BY_LAB[lab]], answers.outcomes(code, lab, {}, {}), strict=True))
+
+
+REGION = re.compile(r"^( *)### BEGIN SOLUTION.*?### END SOLUTION", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("left", ["pass", "...", "return None", "raise NotImplementedError()", ""])
+@pytest.mark.parametrize("lab", sorted(BY_LAB))
+def test_every_emptied_answer_is_noticed(lab, left, tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "examine", examine_here)
+    path = next(NOTEBOOKS.glob(f"{lab}_*.ipynb"))
+    book = nbformat.read(path, as_version=4)
+    for cell in list(book.cells):
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            cell.source = REGION.sub(rf"\1{left}", cell.source)
+            if not left:
+                book.cells.remove(cell)
+    nbformat.write(book, tmp_path / path.name)
+    contents = submit.Contents()
+    submit._add_answers(contents, gathering.gather(tmp_path / path.name))
+    assert contents.answered == []
+    kind = "unanswered" if left else "missing"
+    assert contents.missing[0].startswith(f"{path.name}: {kind}: {', '.join(BY_LAB[lab])}; ")
+
+
+def test_answers_that_never_end_or_end_python_are_stopped_and_the_others_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "GRACE", 1.0)
+    gathered = notebook(
+        tmp_path / "05_x.ipynb",
+        ("05-micro_macro_iou", "import os\ndef micro_macro_iou(matrix):\n    os._exit(0)"),
+        ("05-best_epoch", "def best_epoch(losses):\n    while True: pass"),
+        "def pareto_front(latency, score):\n    exit()",  # pasted into a cell of the student's own
+        "import torch\nwhile True:\n    try: torch.ones(9)\n    except BaseException: pass\n    EVER = 1",
+        (
+            "05-disagreement",
+            REGION.sub("", "def disagreement(predictions, num_classes):\n    EVER\n    return predictions"),
+        ),
+    )
+    code = {where: gathered.code(where) for where in gathered.cells}
+    monkeypatch.setattr(submit, "examine", lambda code, lab: answers.examine(code, lab, seconds=1.0))
+    contents = submit.Contents()
+    submit._add_answers(contents, gathered)
+    stopped = "it was stopped after 1 seconds, the limit: does a loop never end?"
+    said = dict(line.removeprefix("05_x.ipynb").lstrip(":, ").split(": ", 1) for line in contents.missing)
+    assert said["code cell 4"] == stopped
+    assert said["micro_macro_iou fails its check"] == answers.ENDS
+    assert said["best_epoch fails its check"] == "not done after 1 seconds, the limit: does a loop never end?"
+    assert said["pareto_front fails its check"] == f"SystemExit: {answers.ENDS}"
+    assert said["disagreement fails its check"].startswith("NameError")
+    assert len(said) == len(code) == 5
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["def best_epoch(v):\n    raise KeyError('x')"], "fails its check: KeyError for best_epoch([0.9,"),
+        ([("", "@nowhere\ndef best_epoch(v): return 1")], "fails its check: NameError in line 1 (`@nowhere`)"),
+        ([("05-best_epoch", "def best_epoch(v:\n    return 1")], "fails its check: line 1 of code cell 1 is"),
+        ([("05-best_epoch", "def best_epoch(v):\n    i = 1")], "fails its check: not written yet: it returns None"),
+        (["from labhelpers.course.checks import lab05\nbest_epoch = lab05.best_epoch.reference"],
+         "fails its check: this is the library's answer"),
+        (["best_epoch = None"], "unanswered: best_epoch;"),
+        (["best_epoch = lambda losses: ..."], "unanswered: best_epoch;"),
+        (["x = 1"], "missing: micro_macro_iou, best_epoch,"),
+    ],
+)  # fmt: skip
+def test_an_exercise_is_failing_unanswered_or_missing(tmp_path, monkeypatch, cells, said):
+    monkeypatch.setattr(submit, "examine", examine_here)
+    contents = submit.Contents()
+    submit._add_answers(contents, notebook(tmp_path / "05_x.ipynb", *cells))
+    (line,) = [line for line in contents.missing if "best_epoch" in line and "code cell 1: " not in line]
+    assert said in line

@@ -171,7 +171,7 @@ def test_a_truncated_file_is_named_when_it_is_read(voc, file, keep):
         (lambda path: save_labels(path, make_labels(24, 18, 21)), r" holds the label 21 \(112 .*Correct the"),
         (lambda path: save_labels(path, make_labels(24, 18, 254)), r" holds the label 254 \(112 .*Correct the"),
         (lambda path: save_labels(path, make_labels(18, 24, 1)), " is 18x24 .*Put the original pair"),
-        (lambda path: save_as(path, "RGB", "PNG"), " is a label map of mode RGB, .*Save the label"),
+        (lambda path: save_as(path, "RGBA", "PNG"), " is a label map of mode RGBA, .*Save the label"),
         (lambda path: save_as(path, "L", "JPEG"), " is a JPEG: .*Export the label map again"),
     ],
 )
@@ -181,6 +181,68 @@ def test_a_wrong_label_map_is_named_when_it_is_read(voc, spoil, message):
     dataset[0]
     with pytest.raises(ValueError, match=rf"{VAL[1]}\.png{message}"):
         dataset[1]
+
+
+def turn(photo, orientation=6):
+    """Set the flag of a photo: 6 shows it turned by 90 degrees clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(photo) as image:
+        image.save(photo, exif=exif, quality=95)
+
+
+def test_labels_lie_on_the_picture_as_displayed(voc):
+    photo, path = voc / f"{PHOTOS}/{VAL[0]}.jpg", voc / f"{LABELS}/{VAL[0]}.png"
+    upright = np.asarray(Image.open(photo).rotate(-90, expand=True)).astype(int)
+    turn(photo)
+    with pytest.raises(ValueError, match=rf"{VAL[0]}\.jpg is 18x24 .*24x18 .*The orientation flag of \S*jpg counts"):
+        VOCSegmentation(voc, "val")[0]
+    with pytest.raises(ValueError, match=rf"{VAL[0]}\.jpg is 18x24 .*SegmentationObject\S* is 24x18 .*jpg counts"):
+        VOCSegmentation(voc, "val").instances(0)
+    save_labels(path, make_labels(18, 24, 3))
+    image, target = VOCSegmentation(voc, "val")[0]
+    assert np.abs(image.permute(1, 2, 0).numpy() - upright).mean() < 20  # noise, saved as a JPEG twice
+    np.testing.assert_array_equal(target.numpy(), make_labels(18, 24, 3))
+
+
+def test_colours_mean_vocs_classes_where_the_classes_are_vocs(voc):
+    labels = make_labels(24, 18, 15)
+    path, objects = (voc / f"{folder}/{VAL[0]}.png" for folder in (LABELS, "SegmentationObject"))
+    for file in (path, objects):
+        Image.fromarray(voc_palette()[labels]).save(file)
+    dataset = VOCSegmentation(voc, "val")
+    np.testing.assert_array_equal(dataset.load_target(0).numpy(), labels)
+    np.testing.assert_array_equal(dataset.instances(0).numpy(), labels)
+
+
+# Masks drawn black and white: 255 marks an object there, and void everywhere here.
+
+
+@pytest.mark.parametrize("layout", ["voc", "folder"])
+def test_masks_of_0_and_255_alone_are_refused_when_the_set_is_opened(tmp_path, layout, capsys):
+    def write(label, count=3):
+        root = tmp_path / f"{label}" / "own"
+        for i in range(count):
+            images, labels = (PHOTOS, LABELS) if layout == "voc" else ("images/train", "labels/train")
+            save_photo(root / images / f"{i}.jpg", 24, 18)
+            save_labels(root / labels / f"{i}.png", make_labels(24, 18, label if i == count - 1 else 255), mode="L")
+        if layout == "folder":
+            return FolderSegmentation.from_root(root, "train")
+        (root / LISTS).mkdir(parents=True)
+        (root / LISTS / "train.txt").write_text(" ".join(map(str, range(count))))
+        return VOCSegmentation(root, "train")
+
+    with pytest.raises(ValueError, match=r"own/train .* hold 0 and 255 alone, .* save 1 instead .*labels // 255"):
+        write(255)
+    assert len(write(1)) == 3  # one map says what the labels are
+    assert capsys.readouterr().out == ""
+
+
+def test_a_set_of_background_alone_is_said(voc, capsys):
+    for item in VAL:
+        save_labels(voc / f"{LABELS}/{item}.png", np.zeros((18, 24)))
+    VOCSegmentation(voc, "val")
+    assert "No label map of VOC2012/val holds anything but background (0): there is nothing" in capsys.readouterr().out
 
 
 @pytest.mark.real_data
@@ -239,6 +301,43 @@ def test_class_names_and_number(root):
         FolderSegmentation(*pair(root, "train"), class_names=names, num_classes=5)
 
 
+@pytest.mark.parametrize("void", ["void", " Void", "Unlabelled", "ignore"])
+def test_a_last_class_called_void_is_none(root, void):
+    names = ["road", "car", "tree", "sky"]
+    dataset = FolderSegmentation.from_root(root, "train", [*names, void])
+    assert (dataset.class_names, dataset.num_classes) == (tuple(names), 4)
+    assert dataset[0][1].unique().tolist() == [0, 255]  # of 0, 4 and 255
+    assert dataset[2][1].unique().tolist() == [0, 2, 255]
+    assert FolderSegmentation.from_root(root, "train", [void, *names]).num_classes == 5  # only the last one
+
+
+def test_labels_drawn_as_grey_values_are_refused(root):
+    save_labels(root / "labels/train/train_1.png", make_labels(24, 18, 128), mode="L")
+    with pytest.raises(ValueError, match=r"labels/\w+ hold labels up to 128 and few .* pass .*num_classes=129"):
+        FolderSegmentation.from_root(root, "train")
+    assert FolderSegmentation.from_root(root, "train", num_classes=129)[1][1].unique().tolist() == [0, 128, 255]
+
+
+def test_flags_of_folders_are_seen_when_the_set_is_opened(root):
+    photo, label = root / "images/val/val_1.jpg", root / "labels/val/val_1.png"
+    turn(photo)
+    with pytest.raises(
+        ValueError, match=r"val_1\.jpg is 18x24 .* The orientation flag of \S*val_1\.jpg counts: labels"
+    ):
+        FolderSegmentation.from_root(root, "val")
+    save_labels(label, make_labels(18, 24, 1), mode="L")
+    assert FolderSegmentation.from_root(root, "val")[1][0].shape == (3, 24, 18)
+
+
+def test_vocs_colours_in_a_folder_need_vocs_classes(root):
+    labels = make_labels(24, 18, 4)
+    Image.fromarray(voc_palette()[labels]).save(root / "labels/train/train_0.png")
+    dataset = FolderSegmentation.from_root(root, "train", VOC_CLASSES)
+    np.testing.assert_array_equal(dataset.load_target(0).numpy(), labels)
+    with pytest.raises(ValueError, match=r"train_0\.png is a label map of mode RGB, .* map them to numbers"):
+        FolderSegmentation.from_root(root, "train", num_classes=21)
+
+
 def test_palette_label_maps_png_images_and_other_files(root):
     images, labels = pair(root, "val")
     with Image.open(images / "val_0.jpg") as photo:
@@ -252,10 +351,7 @@ def test_palette_label_maps_png_images_and_other_files(root):
 
 @pytest.mark.parametrize(
     ("name", "mode", "format", "message"),
-    [
-        ("val_1.png", mode, "PNG", f"a label map of mode {mode}, .*Save the")
-        for mode in ("RGB", "RGBA", "LA", "1", "I;16")
-    ]
+    [("val_1.png", mode, "PNG", f"a label map of mode {mode}, .*Save the") for mode in ("RGB", "RGBA", "LA")]
     + [(f"val_1.{end}", mode, "JPEG", "a JPEG: .*Export") for end in ("jpg", "png") for mode in ("L", "RGB")],
 )
 def test_a_label_map_without_label_numbers(root, name, mode, format, message):
@@ -284,7 +380,7 @@ AGAIN = "(Export it again|fetch or export it again)"
         (lambda root: save_photo(root / "images/val/val_0.png", 24, 18), ValueError,
          r"val_0\.png and val_0\.jpg share a name.*remove one"),
         (lambda root: save_labels(root / "labels/val/val_1.png", make_labels(24, 20, 1), mode="L"), ValueError,
-         r"val_1\.jpg is 24x18 but its label map .*val_1\.png is 24x20 .*Export"),
+         r"val_1\.jpg is 24x18 but its label map .*val_1\.png is 24x20 .*export"),
         (lambda root: (root / "images/val/val_1.jpg").write_text("<html>404</html>"), ValueError, fr"\.jpg .*{AGAIN}"),
         (lambda root: (root / "labels/val/val_1.png").write_text("<html>404</html>"), ValueError, fr"\.png .*{AGAIN}"),
     ],

@@ -127,18 +127,18 @@ def check_network() -> Iterator[Finding]:
 
 def check_notebooks() -> Iterator[Finding]:
     """What shows notebooks and the demo, and the weights that the demo needs."""
-    from labhelpers.prompting.shipped import mini_sam_weights
+    from labhelpers.models.shipped import SHIPPED, shipped_weights
 
     modules = {"Jupyter": "jupyterlab", "The demo's page": "voila", "PDF of the report": "reportlab"}
     for what, module in modules.items():
         there = importlib.util.find_spec(module) is not None
         found = f"{module} {'is installed' if there else 'is missing'}"
         yield Finding(what, found, there, 'pip install "labhelpers[course]"')
-    try:
-        size = mini_sam_weights().stat().st_size / 1e6
-        yield Finding("Mini-SAM's weights", f"{size:.1f} MB")
-    except FileNotFoundError as error:
-        yield Finding("Mini-SAM's weights", "missing", False, str(error))
+    for file in SHIPPED:
+        try:
+            yield Finding(f"Weights: {file}", f"{shipped_weights(file).stat().st_size / 1e6:.1f} MB")
+        except FileNotFoundError as error:
+            yield Finding(f"Weights: {file}", "missing", False, str(error))
 
 
 def minutes_table() -> str:

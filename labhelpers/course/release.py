@@ -10,18 +10,19 @@ from pathlib import Path
 
 import nbformat
 
-from labhelpers.course.run import find_notebooks
+from labhelpers.course.run import find_notebooks, read_notebook
 
 
 def student_version(source: Path) -> nbformat.NotebookNode:
     """The notebook without answers, hidden tests and outputs.
 
     Raises:
+        ValueError: it is no notebook.
         RuntimeError: from nbgrader, when a BEGIN mark has no END or cells share a grade_id; it names the cell.
     """
     from nbgrader.preprocessors import CheckCellMetadata, ClearHiddenTests, ClearOutput, ClearSolutions
 
-    notebook = nbformat.read(source, as_version=4)
+    notebook = read_notebook(source)
     resources: dict = {}
     for preprocessor in (CheckCellMetadata(), ClearSolutions(), ClearHiddenTests(), ClearOutput()):
         notebook, resources = preprocessor.preprocess(notebook, resources)

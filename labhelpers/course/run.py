@@ -6,6 +6,8 @@ run with the notebook, the cell and the error, and exit code 1. The demo runs as
 
 import argparse
 import importlib.util
+import json
+import math
 import os
 import subprocess
 import sys
@@ -35,18 +37,45 @@ def find_notebooks(folder: Path) -> list[Path]:
     return found
 
 
-def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook in the current format; older formats and files with a byte order mark or in UTF-16 are read too.
+
+    Raises:
+        OSError: there is no such file. ValueError: it is no notebook; the message names it and what to do.
+    """
+    stored = path.read_bytes()
+    try:
+        notebook = nbformat.reads(stored.decode(json.detect_encoding(stored)), as_version=4)
+        for cell in notebook.cells:
+            if not isinstance(cell.source, str):
+                raise TypeError(f"the source of a {cell.cell_type} cell is no text")
+    except Exception as error:  # nbformat checks after it has read: what is odd raises whatever it happens to
+        what = f"is not a notebook ({type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''})"
+        if not stored.strip():
+            what = "is empty"
+        elif b"<<<<<<< " in stored:
+            what = "holds the marks of a merge conflict (<<<<<<<)"
+        remedy = "put a whole version in its place, from git or from the folder .ipynb_checkpoints beside it"
+        raise ValueError(f"{path} {what}: {remedy}") from error
+    return notebook
+
+
+def run_notebook(source: Path, out: Path, in_place: bool = False, cell_timeout: float | None = None) -> float:
     """Executes one notebook in its own folder, writes `out/NAME.ipynb` and `out/NAME.html`, returns the seconds.
 
     What was executed is written even when a cell fails, so that the error can be read in place.
 
+    Args:
+        cell_timeout: seconds that one cell may take; None takes the profile's `cell_hours`.
+
     Raises:
-        CellFailed: when a cell raises or the kernel dies.
+        CellFailed: when a cell raises or takes too long, or the kernel dies. ValueError: it is no notebook.
     """
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = nbformat.read(source, as_version=4)
+    limit = cell_timeout or 3600 * config.profile().cell_hours
+    notebook = read_notebook(source)
     code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
     started: dict[int, float] = {}
 
@@ -61,7 +90,7 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
 
     client = NotebookClient(
         notebook,
-        timeout=None,
+        timeout=math.ceil(limit),
         coalesce_streams=True,
         kernel_name="python3",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # each start would warn of its loopback connection
@@ -72,10 +101,13 @@ def run_notebook(source: Path, out: Path, in_place: bool = False) -> float:
     start = time.perf_counter()
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         index = max(started, default=0)
         where = f"{source.name}, code cell {code_cells.index(index) + 1} ({first_words(notebook.cells[index].source)})"
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+        if isinstance(error, CellTimeoutError):
+            what = f"It was stopped at the limit of {limit:,g} seconds for one cell: does a loop never end? "
+            what += "A cell that needs longer gets it with --cell-timeout SECONDS."
         raise CellFailed(f"{where}\n{what}") from error
     finally:
         clean_metadata(notebook)
@@ -156,7 +188,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder with the notebooks, or one notebook")
     parser.add_argument("--out", type=Path, default=Path("build/labs"), help="where executed notebooks and HTML go")
     parser.add_argument("--in-place", action="store_true", help="also store the outputs in the notebooks themselves")
+    parser.add_argument(
+        "--cell-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="what one cell may take (default: an hour in tiny and smoke, a day in lab, four in full)",
+    )
     options = parser.parse_args(arguments)
+    if options.cell_timeout is not None and not 0 < options.cell_timeout < float("inf"):
+        parser.error(f"--cell-timeout {options.cell_timeout:g}: give the seconds that one cell may take, above 0")
     # Without a checkout, a path relative to where the command is called must hold where the kernels run.
     paths = {
         name: config.path_from(name) for name in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS", "LAB_SAM_WEIGHTS")
@@ -170,9 +210,12 @@ def main(arguments: list[str] | None = None) -> int:
     for position, path in enumerate(notebooks, 1):
         print(f"\n[{position}/{len(notebooks)}] {path.stem}", flush=True)
         try:
-            seconds = run_notebook(path, options.out, options.in_place)
+            seconds = run_notebook(path, options.out, options.in_place, options.cell_timeout)
         except CellFailed as error:
             print(f"\nFAILED in {error}\nThe notebook up to there: {options.out / path.name}", file=sys.stderr)
+            return 1
+        except ValueError as error:
+            print(f"\nFAILED: {error}", file=sys.stderr)
             return 1
         print(f"  done in {seconds / 60:.1f} min", flush=True)
     print(f"\nAll done in {(time.perf_counter() - start) / 60:.1f} min.\n\n{results_markdown()}")

@@ -50,7 +50,8 @@ def begin(lab: str) -> config.Profile:
         device = f"CPU, {threads} thread{'s' * (threads > 1)}"
     measured = "measured on 2 CPU cores" if profile.name in ("tiny", "smoke") else "an estimate for a T4, not measured"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
-    print(f"Device     {device}; training precision {resolve_precision('auto')}")
+    precision = resolve_precision("auto")
+    print(f"Device     {device}; training precision {'fp32' if precision == 'no' else precision}")
     minutes = profile.minutes[lab]
     print(f"Time       about {minutes:g} minute{'s' * (minutes != 1)} ({measured})")
     return profile

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labhelpers import config, course
-from labhelpers.course.gathering import gather
+from labhelpers.course.answers import examine
+from labhelpers.course.checks import BY_LAB
+from labhelpers.course.gathering import Notebook, gather, module
 from labhelpers.course.plans import PLANS, Experiment, find_all
 from labhelpers.course.report import unwritten
 from labhelpers.course.report.findings import listed
@@ -49,9 +51,10 @@ if __name__ == "__main__":
 
 @dataclass
 class Contents:
-    """What the ZIP will hold: name -> bytes, and what is missing, each with its remedy."""
+    """What the ZIP will hold: name -> bytes, what is answered, and what is missing or wrong, each with its remedy."""
 
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    answered: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     def add(self, path: Path, remedy: str) -> None:
@@ -63,6 +66,7 @@ class Contents:
 
     def __str__(self) -> str:
         lines = [f"ok  {name:44} {len(data) / 1e3:10,.1f} kB" for name, data in self.files.items()]
+        lines += [f"ok  {answers}" for answers in self.answered]
         return "\n".join([*lines, *(f"!!  {problem}" for problem in self.missing)])
 
 
@@ -145,19 +149,57 @@ def ascii_name(name: str) -> str:
 
 
 def _add_notebooks(contents: Contents, folder: Path) -> None:
-    found = []
+    gathered = []
     for lab in LABS:
         paths = sorted(folder.glob(f"{lab}_*.ipynb"))
-        found += paths[:1]
         if not paths:
-            contents.missing.append(f"notebook {lab}_*.ipynb: not in {folder}; put it there, or give --notebooks")
+            exercises = f"and so its exercises {', '.join(BY_LAB[lab])}"
+            where = f"not in {folder}, {exercises}; put it there, or give --notebooks"
+            contents.missing.append(f"notebook {lab}_*.ipynb: {where}")
+            continue
         if len(paths) > 1:
             contents.missing.append(f"notebook {lab}: {', '.join(p.name for p in paths)}: keep the one to hand in")
+        contents.files[f"notebooks/{paths[0].name}"] = paths[0].read_bytes()
+        try:
+            gathered.append(gather(paths[0]))
+        except ValueError as error:
+            contents.missing.append(f"{error}. Exercises that cannot be read: {', '.join(BY_LAB[lab])}")
     contents.add(folder / DEMO, "git checkout it again")
-    student = gather(found)
-    contents.files[STUDENT] = student.source.encode()
-    contents.missing += student.problems
-    contents.files |= {f"notebooks/{path.name}": path.read_bytes() for path in found}
+    for notebook in gathered:
+        _add_answers(contents, notebook)
+    source, problems = module(gathered)
+    contents.files[STUDENT] = source.encode()
+    contents.missing += problems
+    if not any(notebook.problems for notebook in gathered):
+        problem = examine({STUDENT: source})[STUDENT]
+        contents.missing += [f"{STUDENT} cannot be imported: {problem}"] if problem else []
+
+
+def _add_answers(contents: Contents, notebook: Notebook) -> None:
+    """Runs and checks the answers of a notebook, and sorts its exercises by what came of them."""
+    outcome = examine({where: notebook.code(where) for where in notebook.cells}, notebook.lab)
+    notebook.problems += [f"{where}: {outcome[where]}" for where in notebook.cells if outcome[where]]
+    kinds: dict[str, list[str]] = {"answered": [], "unanswered": [], "missing": []}
+    for title in BY_LAB[notebook.lab]:
+        hint = outcome[title]
+        if hint is None:  # its cell may have failed before
+            stopped = [outcome[where] for where, pieces in notebook.cells.items() for p in pieces if title in p.binds]
+            hint = notebook.broken.get(title) or next(filter(None, stopped), None)
+        if hint == "":
+            kinds["answered"].append(title)
+        elif title in notebook.empty:
+            kinds["unanswered"].append(title)
+        elif hint is None:
+            kinds["missing"].append(title)
+        else:
+            notebook.problems.append(f"{notebook.path.name}: {title} fails its check: {hint}")
+    if kinds["answered"]:
+        contents.answered.append(f"{notebook.path.name}: answered: {', '.join(kinds['answered'])}")
+    remedies = {"unanswered": "write them", "missing": "copy their cells from the course's notebook, and write them"}
+    for kind, remedy in remedies.items():
+        if kinds[kind]:
+            contents.missing.append(f"{notebook.path.name}: {kind}: {', '.join(kinds[kind])}; {remedy}")
+    contents.missing += notebook.problems
 
 
 def _add_runs(contents: Contents, profile: config.Profile) -> None:

@@ -1,7 +1,7 @@
 """What goes in: data sets, downloads, synthetic scenes, joint transforms, loaders and statistics."""
 
 from labhelpers.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, View, denormalize, sample_rng, to_input
-from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, decode_target, voc_palette
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, decode_target
 from labhelpers.data.download import DownloadError, fetch_sbd, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, make_jigsaw
@@ -14,6 +14,7 @@ from labhelpers.data.loader import (
     training_loader,
 )
 from labhelpers.data.open import Splits, open_course_data, open_splits
+from labhelpers.data.reading import voc_palette
 from labhelpers.data.scenes import CONTEXT_PAIRS, make_scenes
 from labhelpers.data.statistics import (
     WEIGHT_METHODS,

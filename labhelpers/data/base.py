@@ -1,5 +1,6 @@
 """What every data set has in common: how files become tensors, and how labels become colours."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -10,27 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from labhelpers.data.reading import VOC_PALETTE, read_header, read_image, read_labels
+
 IGNORE_INDEX = 255
 """The label of void pixels: object rims, crowds, and what augmentation pulls in from outside the picture."""
-
-
-def voc_palette() -> np.ndarray:
-    """Return the PASCAL VOC colour map as a uint8 array (256, 3), RGB.
-
-    Bits 0, 1 and 2 of the label give the highest bit of red, green and blue, bits 3, 4 and 5 the next one,
-    and so on, so that neighbouring labels get colours far apart. Label 255 comes out as (224, 224, 192), the
-    rim colour.
-    """
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            bit = (labels >> (3 * level + channel)) & 1
-            palette[:, channel] |= (bit << (7 - level)).astype(np.uint8)
-    return palette
-
-
-_PALETTE = voc_palette()
 
 
 def decode_target(target: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -45,7 +29,7 @@ def decode_target(target: torch.Tensor | np.ndarray) -> np.ndarray:
             f"decode_target needs integer labels in 0..255, got {labels.dtype} of shape {labels.shape}. "
             "Turn logits (K, H, W) into labels first: logits.argmax(0)."
         )
-    return _PALETTE[labels]
+    return VOC_PALETTE[labels]
 
 
 class SegmentationDataset(Dataset):
@@ -63,6 +47,8 @@ class SegmentationDataset(Dataset):
     """
 
     ignore_index = IGNORE_INDEX
+    void = IGNORE_INDEX  # the label that marks void in the files; read as 255
+    voc_labels = 0  # how many of VOC's labels its colours may stand for in label maps
 
     def __init__(
         self,
@@ -93,27 +79,24 @@ class SegmentationDataset(Dataset):
             unknown label.
         """
         image, target = self.load_image(index), self.load_target(index)
-        if image.shape[1:] != target.shape:
-            raise ValueError(
-                f"{self._images[index]} is {_size(image)} but its label map {self._labels[index]} is "
-                f"{_size(target)} (width x height). Put the original pair back, or draw the label map again."
-            )
+        refuse_other_sizes(self._images[index], self._labels[index], image.shape[1:], target.shape)
         return image, target
 
     def load_image(self, index: int) -> torch.Tensor:
         """Read only the picture of item `index`: uint8 RGB (3, H, W)."""
-        pixels = np.asarray(open_image(self._images[index]).convert("RGB"))
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return torch.from_numpy(np.ascontiguousarray(read_image(self._images[index]).transpose(2, 0, 1)))
 
     def load_target(self, index: int) -> torch.Tensor:
         """Read only the label map of item `index`, uint8 (H, W), without decoding its picture."""
-        labels = read_labels(self._labels[index])
+        labels = read_labels(self._labels[index], self.voc_labels)
+        if self.void != self.ignore_index:
+            labels[labels == self.void] = self.ignore_index
         unknown = (labels >= self.num_classes) & (labels != self.ignore_index)
         if unknown.any():
             raise ValueError(
                 f"{self._labels[index]} holds the label {labels[unknown][0]} ({unknown.sum()} unknown pixels), "
                 f"but {self.name} has the labels 0..{self.num_classes - 1}, and 255 for void. Correct the file, "
-                "or give the data set as many classes as its files use."
+                "or name as many classes as the files use; a label called void is no class."
             )
         return torch.from_numpy(labels)
 
@@ -127,6 +110,30 @@ class SegmentationDataset(Dataset):
             f"{self.name} has no instance masks: only VOC-layout folders with SegmentationObject do."
         )
 
+    def refuse_drawn_masks(self) -> None:
+        """Say that there is nothing to learn where no label map has a label besides background and void.
+
+        One file tells it, where it holds another label. What is damaged is said when it is read.
+
+        Raises:
+            ValueError: the only labels are 0 and 255, as in masks that were drawn black and white.
+        """
+        found: set[int] = set()
+        for path in self._labels:
+            with contextlib.suppress(ValueError):
+                found |= set(np.flatnonzero(np.bincount(read_labels(path, self.voc_labels).ravel())).tolist())
+            if found - {0, self.ignore_index}:
+                return
+        if found == {0, self.ignore_index}:
+            raise ValueError(
+                f"The label maps of {self.name}/{self.split} ({self._labels[0]}, ...) hold 0 and 255 alone, and 255 is "
+                "void, which no network learns. If it marks the object, save 1 instead (`labels // 255`); if it is "
+                "void, add images that show a class."
+            )
+        if found:
+            which = "background (0)" if found == {0} else "void (255)"
+            print(f"No label map of {self.name}/{self.split} holds anything but {which}: there is nothing to learn.")
+
     def fingerprint(self) -> str:
         """Return a short hash of what the set holds: its name, classes, ids, and the sizes of its files.
 
@@ -138,62 +145,22 @@ class SegmentationDataset(Dataset):
         return digest.hexdigest()[:16]
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open and decode an image file, whole.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or not an image.
-    """
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing. Put it back, or take its name out of the split's list.") from None
-    except (OSError, SyntaxError) as error:  # PIL reports a broken PNG chunk as a SyntaxError
-        raise ValueError(
-            f"{path} cannot be decoded ({error}). It is damaged or not an image: fetch or export it again, "
-            "or take its name out of the split's list."
-        ) from error
-    return image
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Read a label map: uint8 (H, W) from a single-channel palette or grey PNG; the values are the labels.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, a JPEG (whose compression invents labels at every edge), or not 8-bit
-            single-channel.
-    """
-    image = open_image(path)
-    refuse_label_format(path, image)
-    return np.array(image)
-
-
 def png(labels: np.ndarray, palette: bool = True) -> bytes:
     """Encode uint8 labels (H, W) without loss: with the VOC colours as palette, or as grey values."""
     image = Image.fromarray(labels)
     if palette:
-        image.putpalette(_PALETTE.tobytes())
+        image.putpalette(VOC_PALETTE.tobytes())
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def refuse_label_format(path: Path, image: Image.Image) -> None:
-    """Raise ValueError unless the opened file is lossless and has one 8-bit channel."""
-    if image.format == "JPEG":
+def refuse_other_sizes(image: Path, label: Path, size: Sequence[int], label_size: Sequence[int]) -> None:
+    """Raise ValueError unless a picture and its label map, (H, W) as displayed, have the same size."""
+    if tuple(size) != tuple(label_size):
+        turned = [str(path) for path in (image, label) if read_header(path).turned]
+        flags = f" The orientation flag of {' and of '.join(turned)} counts: labels lie on the picture as displayed."
         raise ValueError(
-            f"{path} is a JPEG: its compression changes labels around every edge. Export the label map again "
-            "as a PNG; converting this file cannot undo the damage."
+            f"{image} is {size[1]}x{size[0]} but its label map {label} is {label_size[1]}x{label_size[0]} (width x "
+            f"height).{flags if turned else ''} Put the original pair back, or export the label map at that size."
         )
-    if image.mode not in ("P", "L"):
-        raise ValueError(
-            f"{path} is a label map of mode {image.mode}, not a single channel of 8 bits (palette P or grey "
-            "L). Save the label numbers themselves; where colours stand for classes, map them to numbers."
-        )
-
-
-def _size(array: torch.Tensor) -> str:
-    return f"{array.shape[-1]}x{array.shape[-2]}"

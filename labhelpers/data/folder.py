@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
-from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, read_labels, refuse_label_format
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, refuse_other_sizes
+from labhelpers.data.reading import read_header, read_image, read_labels
+from labhelpers.data.voc import VOC_CLASSES
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -14,17 +16,19 @@ CAMVID_CLASSES = (
 )  # fmt: skip
 """CamVid (Brostow et al., PRL 2009) in the 11 classes of SegNet (Badrinarayanan et al., TPAMI 2017)."""
 
+VOID_NAMES = ("void", "unlabelled", "unlabeled", "unknown", "ignore", "ignored", "don't care")
+
 
 class FolderSegmentation(SegmentationDataset):
     """Images and label maps in two folders, paired by stem: images/a.jpg with labels/a.png.
 
-    Label maps are PNGs (or another lossless format) with one 8-bit channel whose values are the labels, 255
-    for void. The headers of all files are checked when the set is made, so that a wrong file is found now and
-    not in epoch 3.
+    Files are read as `labhelpers.data.reading` says: the integers in a label map are the labels, 255 is void. The
+    headers of all files are checked when the set is made, so that a wrong file is found now and not in epoch 3.
 
     Args:
         images, labels: the two folders. Files that are not images, and hidden ones, are ignored.
-        class_names: one name per label.
+        class_names: one name per label. A last one called void (or unlabelled, ignore, ...) is no class: its label
+            is read as 255.
         num_classes: alone, it names the classes "class 0", "class 1", ... With neither of the two, all label
             maps are read once, and the number of classes is the largest label found (255 apart) plus one, at
             least two.
@@ -34,8 +38,8 @@ class FolderSegmentation(SegmentationDataset):
     Raises:
         FileNotFoundError: a folder is missing, an image has no label map, or a label map has no image.
         ValueError: a folder is empty, two images share a name, a label map is a JPEG or has several channels,
-            image and label map differ in size, a file is not an image, or `class_names` and `num_classes`
-            disagree.
+            image and label map differ in size, a file is not an image, `class_names` and `num_classes` disagree,
+            or the label maps hold nothing but 0 and 255, or few labels of many up to the largest.
     """
 
     def __init__(
@@ -53,8 +57,10 @@ class FolderSegmentation(SegmentationDataset):
         _refuse_unpaired(label_files, image_files, images)
         ids = sorted(image_files)
         pairs = [(image_files[item], label_files[item]) for item in ids]
+        if tuple(class_names or ()) == VOC_CLASSES:
+            self.voc_labels = len(VOC_CLASSES)
         for image, label in pairs:
-            _check_headers(image, label)
+            _check_headers(image, label, self.voc_labels)
         if class_names is None:
             count = _count_classes(label for _, label in pairs) if num_classes is None else num_classes
             class_names = [f"class {k}" for k in range(count)]
@@ -62,7 +68,10 @@ class FolderSegmentation(SegmentationDataset):
             raise ValueError(f"num_classes is {num_classes}, but class_names has {len(class_names)} names. Give one.")
         name = name or images.resolve().parent.name
         image_paths, label_paths = zip(*pairs, strict=True)
+        if len(class_names) > 1 and class_names[-1].strip().lower() in VOID_NAMES:
+            self.void, class_names = len(class_names) - 1, class_names[:-1]
         super().__init__(name, split, class_names, ids, image_paths, label_paths)
+        self.refuse_drawn_masks()
 
     @classmethod
     def from_root(
@@ -121,28 +130,20 @@ def _refuse_unpaired(files: dict[str, Path], partners: dict[str, Path], where: P
         )
 
 
-def _check_headers(image: Path, label: Path) -> None:
-    with _header(image) as picture, _header(label) as label_map:
-        refuse_label_format(label, label_map)
-        if picture.size != label_map.size:
-            raise ValueError(
-                f"{image} is {picture.width}x{picture.height} but its label map {label} is "
-                f"{label_map.width}x{label_map.height} (width x height). Export the label map at that size."
-            )
-
-
-def _header(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except OSError as error:
-        raise ValueError(
-            f"{path} is not an image that can be read ({error}). Export it again, or remove it."
-        ) from error
+def _check_headers(image: Path, label: Path, voc_labels: int) -> None:
+    if read_header(image).size != read_header(label, True, voc_labels).size:
+        # The pixels decide: the flag of a PNG may stand behind them.
+        refuse_other_sizes(image, label, read_image(image).shape[:2], read_labels(label, voc_labels).shape)
 
 
 def _count_classes(labels: Iterable[Path]) -> int:
-    largest = 1  # a set with one class has nothing to segment
-    for path in labels:
-        values = read_labels(path)
-        largest = max(largest, int(values.max(initial=0, where=values != IGNORE_INDEX)))
-    return largest + 1
+    paths, found = list(labels), {0, 1}  # a set with one class has nothing to segment
+    for path in paths:
+        found |= set(np.flatnonzero(np.bincount(read_labels(path).ravel())).tolist())
+    count = max(found - {IGNORE_INDEX}) + 1
+    if count > max(32, 2 * len(found)):  # grey values that were drawn to be seen
+        raise ValueError(
+            f"The label maps in {paths[0].parent} hold labels up to {count - 1} and few between: number the classes 0, "
+            f"1, 2, ..., or pass class_names or num_classes={count}."
+        )
+    return count

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from labhelpers import config
-from labhelpers.data.base import SegmentationDataset
+from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.download import DownloadError, fetch_voc
-from labhelpers.data.folder import CAMVID_CLASSES, FolderSegmentation
+from labhelpers.data.folder import CAMVID_CLASSES, VOID_NAMES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
 from labhelpers.data.scenes import make_scenes
@@ -60,8 +60,8 @@ def open_splits(
     Args:
         source: `"course"` (what `open_course_data` opens), `"voc"` (PASCAL VOC 2012), `"scenes"`, `"jigsaw"`, or a
             folder: in VOC layout, or images/SPLIT beside labels/SPLIT with the splits train and val or test or both.
-            There a classes.txt, one name per line, names the labels; 11 classes in a folder called after CamVid have
-            CamVid's names.
+            There a classes.txt, one name per line, names the labels, the last of them perhaps void; 11 labels in a
+            folder called after CamVid have CamVid's names, and a twelfth is void.
         profile: size and number of the scenes, and what `"course"` is.
         jigsaw_size, jigsaw_counts: see `make_jigsaw`.
 
@@ -81,6 +81,8 @@ def open_splits(
     elif (root := Path(source).expanduser()).is_dir():
         parts = _folder(root)
         what = parts[0].name
+        if parts[0].void != IGNORE_INDEX:
+            what += f" (label {parts[0].void} is void, so that it is neither learned nor scored)"
     else:
         raise ValueError(f"unknown source {str(source)!r}: neither a folder nor one of {', '.join(SOURCES)}")
     splits = Splits(*parts) if len(parts) == 3 else Splits(*_hold_out(parts[0]), parts[1])
@@ -131,16 +133,22 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             f"{root} has neither images/train (beside labels/train) nor ImageSets/Segmentation (VOC layout). Give the "
             "folder that holds one of them."
         )
-    train = FolderSegmentation.from_root(root, "train", _class_names(root))
-    if train.num_classes == len(CAMVID_CLASSES) and "camvid" in train.name.lower():
-        train = FolderSegmentation.from_root(root, "train", _class_names(root) or CAMVID_CLASSES)
+    names: Sequence[str] | None = _class_names(root)
+    train = FolderSegmentation.from_root(root, "train", names)
+    if names is None and "camvid" in train.name.lower() and train.num_classes - len(CAMVID_CLASSES) in (0, 1):
+        names = (*CAMVID_CLASSES, "void")[: train.num_classes]
+        train = FolderSegmentation.from_root(root, "train", names)
     found = [s for s in ("val", "test") if (root / "images" / s).is_dir() and (root / "labels" / s).is_dir()]
     if not found:
         raise FileNotFoundError(
             f"{root} has nothing to test on: put images into images/val or images/test, and their label maps into "
             "labels/val or labels/test."
         )
-    return train, *(FolderSegmentation.from_root(root, split, train.class_names) for split in found)
+    for label, name in enumerate(train.class_names):
+        if name.lower() in VOID_NAMES:
+            print(f"Label {label} of {train.name}, {name!r}, counts as a class: save it as 255 to leave it out.")
+    names = names or train.class_names
+    return train, *(FolderSegmentation.from_root(root, split, names) for split in found)
 
 
 def _class_names(root: Path) -> list[str] | None:

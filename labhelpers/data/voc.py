@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labhelpers.data.base import SegmentationDataset, read_labels
+from labhelpers.data.base import SegmentationDataset, refuse_other_sizes
 from labhelpers.data.loader import SubsetDataset
+from labhelpers.data.reading import read_header, read_labels
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -40,8 +41,10 @@ class VOCSegmentation(SegmentationDataset):
 
     Raises:
         FileNotFoundError: the root, its layout, the split's list, or a file that the list names is missing.
-        ValueError: the split's list is empty.
+        ValueError: the split's list is empty, or the label maps hold nothing but 0 and 255.
     """
+
+    voc_labels = len(VOC_CLASSES)
 
     def __init__(self, root: str | Path, split: str, name: str | None = None):
         self.root = _find_layout(Path(root))
@@ -49,6 +52,7 @@ class VOCSegmentation(SegmentationDataset):
         images = [self.root / "JPEGImages" / f"{item}.jpg" for item in ids]
         super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids))
         _refuse_missing(images, f"{self.root / 'ImageSets/Segmentation'}/{split}.txt")
+        self.refuse_drawn_masks()
 
     def _find_labels(self, ids: list[str]) -> list[Path]:
         """VOC's own label map where there is one, as it is more exact and has rims, else the one of SBD."""
@@ -69,7 +73,9 @@ class VOCSegmentation(SegmentationDataset):
                 f"{path} is missing: this item has no instance mask. Use a split whose images have "
                 "one (train, val and trainval of VOC 2012 do; SBD's do not)."
             )
-        return torch.from_numpy(read_labels(path))
+        objects = read_labels(path, voc_labels=255)
+        refuse_other_sizes(self._images[index], path, read_header(self._images[index]).size[::-1], objects.shape)
+        return torch.from_numpy(objects)
 
 
 def comparison_indices(dataset: SegmentationDataset, say: bool = True) -> list[int]:

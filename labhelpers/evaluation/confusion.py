@@ -1,6 +1,6 @@
 """One confusion matrix, and every pixel score that follows from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,11 +9,14 @@ import torch
 _LANES = 4
 
 
-def to_labels(prediction: torch.Tensor, num_classes: int) -> torch.Tensor:
+def to_labels(prediction: torch.Tensor, num_classes: int, names: Sequence[str] = ()) -> torch.Tensor:
     """Turn logits into labels: float (B, K, H, W) or (K, H, W) becomes uint8 without the K axis; K = num_classes.
 
+    Args:
+        names: what an error calls each image of the batch.
+
     Raises:
-        ValueError: the tensor is not float, or its class axis has another length.
+        ValueError: the tensor is not float, its class axis has another length, or a logit is NaN or infinite.
     """
     axis = prediction.dim() - 3
     if not prediction.is_floating_point() or axis not in (0, 1) or prediction.shape[axis] != num_classes:
@@ -21,8 +24,27 @@ def to_labels(prediction: torch.Tensor, num_classes: int) -> torch.Tensor:
             f"expected float logits (B, {num_classes}, H, W), got {prediction.dtype} {tuple(prediction.shape)}. "
             f"Give the model num_classes={num_classes}, and upsample its logits to the size of the label map."
         )
+    require_finite(prediction[None] if axis == 0 else prediction, names)
     # On a CPU max() is several times faster than argmax() along an axis that is not the last one.
     return prediction.max(axis).indices.to(torch.uint8)
+
+
+def require_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> None:
+    """Raise ValueError, naming the first such image, where logits or scores (B, ...) are NaN or infinite.
+
+    Args:
+        names: of the images; by default their places in the batch.
+    """
+    if logits.sum(dtype=torch.float32).isfinite():  # the quickest look at all of them; it may overflow
+        return
+    broken = (~logits.isfinite()).flatten(1).any(1).nonzero()
+    if len(broken):
+        first = int(broken[0])
+        raise ValueError(
+            f"the model's logits for {names[first] if names else f'image {first} of the batch'} hold NaN or infinity, "
+            "which is no prediction. Look for weights that are not finite (training that diverged: lower lr), or run "
+            "it with precision='no'."
+        )
 
 
 def confusion_matrix(
@@ -40,7 +62,7 @@ def confusion_matrix(
         int64 (K, K) on the CPU: rows are the true label, columns the predicted one.
 
     Raises:
-        ValueError: shapes differ, labels are floats, or a label is neither a class nor void.
+        ValueError: shapes differ, labels are floats, logits are not finite, or a label is neither a class nor void.
     """
     prediction, target = torch.as_tensor(prediction), torch.as_tensor(target)
     if prediction.dim() == target.dim() + 1:

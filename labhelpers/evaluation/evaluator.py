@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,7 +129,8 @@ def evaluate(
             them return the same evaluation.
 
     Raises:
-        ValueError: the model does not return logits of the label's size, the set is empty, or a label is unknown.
+        ValueError: the model does not return finite logits of the label's size, the set is empty, or a label is
+            unknown.
     """
     start = time.perf_counter()
     if len(dataset) == 0:
@@ -149,7 +150,9 @@ def evaluate(
         for indices, images, targets in _equal_sizes(dataset, range(rank, len(dataset), world), batch_size):
             targets = targets.to(device)
             logits = compute_logits(model, images.to(device), num_classes)
-            for index, prediction, target in zip(indices, to_labels(logits, num_classes), targets, strict=True):
+            names = [f"image {dataset.ids[i]!r} (number {i} of {dataset.name} {dataset.split})" for i in indices]
+            predictions = to_labels(logits, num_classes, names)
+            for index, prediction, target in zip(indices, predictions, targets, strict=True):
                 matrix = confusion_matrix(prediction, target, num_classes, dataset.ignore_index)
                 facts[index] = torch.cat([matrix.sum(1), torch.tensor(target.shape)])
                 row = kept[index if per_image else 0]
@@ -158,8 +161,8 @@ def evaluate(
                     row[1:] += band_matrices(prediction, target, num_classes, bands, dataset.ignore_index)
                     near_edges += boundary_counts(prediction, target, num_classes, dataset.ignore_index)
             if loss is not None:
-                total = loss.total(targets)
-                loss_parts += torch.stack([loss.parts(logits, targets, torch.ones_like(total)), total]).cpu()
+                parts = loss.parts(logits, targets, torch.ones(terms, device=device))
+                loss_parts += torch.stack([parts, loss.total(targets)]).cpu()
     if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
         parts = (kept, facts, near_edges, loss_parts)
         kept, facts, near_edges, loss_parts = (accelerator.reduce(part.to(device), "sum").cpu() for part in parts)
@@ -193,7 +196,11 @@ def evaluate(
 
 
 def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> torch.Tensor:
-    """Label one image, uint8 (3, H, W), at its own resolution, where the model is; returns uint8 (H, W) on the CPU."""
+    """Label one image, uint8 (3, H, W), at its own resolution, where the model is; returns uint8 (H, W) on the CPU.
+
+    Raises:
+        ValueError: another kind of image, or the model does not return finite logits of its size.
+    """
     if image.dtype is not torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
         raise ValueError(
             f"predict needs a uint8 image (3, H, W), got {image.dtype} {tuple(image.shape)}. "
@@ -201,7 +208,7 @@ def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> 
         )
     with inference(model, precision) as device:
         logits = compute_logits(model, image[None].to(device))
-        return to_labels(logits, logits.shape[1])[0].cpu()
+        return to_labels(logits, logits.shape[1], ["the image"])[0].cpu()
 
 
 @contextmanager
@@ -229,18 +236,45 @@ def inference(
             module.training = training
 
 
-def compute_logits(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+def compute_logits(
+    model: Callable[[torch.Tensor], Any], images: torch.Tensor, num_classes: int | None = None
+) -> torch.Tensor:
     """Run the model on uint8 images (B, 3, H, W) and return its logits (B, K, H, W), their shape checked."""
-    logits = model(to_input(images))
-    if not isinstance(logits, torch.Tensor):
-        raise ValueError(f"the model returned a {type(logits).__name__}; evaluation needs logits (B, K, H, W).")
-    found, wanted = tuple(logits.shape), (len(images), num_classes or "K", *images.shape[-2:])
-    if len(found) != 4 or any(w not in (f, "K") for w, f in zip(wanted, found, strict=True)):
+    return check_logits(model(to_input(images)), images, num_classes)
+
+
+def check_logits(output: Any, images: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+    """Return what a model made of images (B, 3, H, W), if it is logits (B, K, H, W) with K = num_classes, if given.
+
+    Raises:
+        ValueError: it is something else; the message says what to change in the model.
+    """
+    if not isinstance(output, torch.Tensor):
+        parts = (
+            output.items()
+            if isinstance(output, Mapping)
+            else enumerate(output)
+            if isinstance(output, tuple | list)
+            else ()
+        )
+        maps = [f"[{key!r}]" for key, part in parts if isinstance(part, torch.Tensor) and part.dim() == 4]
+        where = maps[0] if maps else ".logits" if hasattr(output, "logits") else "[...]"
+        raise ValueError(
+            f"the model returned a {type(output).__name__} instead of logits (B, K, H, W). Have it return them, here: "
+            f"model.register_forward_hook(lambda module, given, output: output{where})."
+        )
+    found, wanted = tuple(output.shape), (len(images), num_classes or "K", *images.shape[-2:])
+    if len(found) == 4 and num_classes not in (None, found[1]):
+        raise ValueError(
+            f"the model returned logits {found}, so it has K = {found[1]} classes, but the data has {num_classes}: "
+            f"build the model with num_classes={num_classes}."
+        )
+    if len(found) != 4 or found[0] != wanted[0] or found[2:] != wanted[2:]:
         raise ValueError(
             f"the model returned logits {found} for images {tuple(images.shape)}; wanted {wanted}. "
-            "Upsample the logits to the input's size inside the model, and build it with the data set's num_classes."
+            "Upsample the logits to the input's size inside the model."
         )
-    return logits
+    return output
 
 
 def _equal_sizes(

@@ -21,7 +21,7 @@ def predict_tiles(
 ) -> torch.Tensor:
     """Label one image of any size tile by tile; returns uint8 (H, W) on the CPU. Arguments as of `tiled_logits`."""
     logits = tiled_logits(model, image, tile, overlap, **options)
-    return to_labels(logits, len(logits))
+    return to_labels(logits, len(logits), ["the image"])
 
 
 def tiled_logits(

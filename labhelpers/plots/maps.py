@@ -19,7 +19,6 @@ Legend = Mapping[str, tuple[int, int, int]]
 _RIGHT, _MISSING = (225, 225, 225), (118, 118, 118)
 _HIT, _MISS, _FALSE_ALARM = (86, 180, 233), (213, 94, 0), (93, 58, 155)
 _ONLY_A, _ONLY_B, _BOTH_WRONG = (0, 114, 178), (230, 159, 0), (34, 34, 34)
-_HEAT_STEPS = 5
 _DARKEST = 0.85  # of the colour map; its end is black, which is the background of label maps
 
 
@@ -142,11 +141,13 @@ def heat_map(values: Array, high: float = 1.0, low: float = 0.0) -> np.ndarray:
     return colours
 
 
-def heat_legend(high: float = 1.0, low: float = 0.0, unit: str = "") -> Legend:
-    """Name five colours of `heat_map`, from `low` to `high`; `unit` follows each number."""
-    steps = np.linspace(low, high, _HEAT_STEPS)
-    colours = heat_map(steps[None], high, low)[0]
-    return {f"{step:.3g} {unit}".strip(): tuple(colour.tolist()) for step, colour in zip(steps, colours, strict=True)}
+def heat_legend(high: float = 1.0, low: float = 0.0, unit: str = "", steps: int = 5) -> Legend:
+    """Name `steps` colours of `heat_map`, from `low` to `high`; `unit` follows each number."""
+    values = np.linspace(low, high, steps)
+    colours = heat_map(values[None], high, low)[0]
+    return {
+        f"{value:.3g} {unit}".strip(): tuple(colour.tolist()) for value, colour in zip(values, colours, strict=True)
+    }
 
 
 def _labels(prediction: Array, target: Array, num_classes: int, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:

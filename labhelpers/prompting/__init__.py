@@ -24,7 +24,7 @@ from labhelpers.prompting.scores import (
     right_object,
 )
 from labhelpers.prompting.session import Answer, PromptSession
-from labhelpers.prompting.shipped import load_mini_sam, load_predictor, mini_sam_weights
+from labhelpers.prompting.shipped import load_mini_sam, load_predictor
 from labhelpers.prompting.task import PromptTask, SemanticPromptTask, prompt_loss, true_iou
 
 __all__ = [
@@ -65,7 +65,6 @@ __all__ = [
     "load_predictor",
     "load_sam",
     "mask_iou",
-    "mini_sam_weights",
     "next_click",
     "objects",
     "paint",

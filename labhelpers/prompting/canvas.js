@@ -186,8 +186,9 @@ class View {
     const count = state.points.length;
     const clicks = `${count} ${count === 1 ? "click" : "clicks"}`;
     this.readout("clicks", !state.box ? clicks : count ? `${clicks} and a box` : "a box");
-    this.readout("iou", state.predicted_iou === null ? "" : `predicted IoU ${state.predicted_iou.toFixed(2)}`);
-    this.readout("latency", state.latency_ms === null ? "" : `${state.latency_ms.toFixed(0)} ms`);
+    const answered = state.latency_ms !== null; // GrabCut answers, and says nothing about how well
+    this.readout("iou", answered ? `predicted IoU ${state.predicted_iou?.toFixed(2) ?? "–"}` : "");
+    this.readout("latency", answered ? `${state.latency_ms.toFixed(0)} ms` : "");
     this.readout("class", state.class_name ?? "");
     this.canvas.setAttribute("aria-label", `Picture ${state.image}: click on what to segment`);
   }

@@ -9,12 +9,12 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
-from PIL import Image, ImageOps
+from PIL import Image
 
+from labhelpers.data.reading import read_image
 from labhelpers.prompting.session import COLOURS, OPACITY, PromptSession, draw
 
 MAX_BYTES = 20_000_000  # of an uploaded file
-MAX_PIXELS = 60_000_000  # of an uploaded picture: twice what a good camera has, 180 MB as an array
 LONGER_SIDE = 1024  # to which a larger upload is reduced: what SAM sees, and more than Mini-SAM does
 STATIC_BYTES = 70_000  # of the picture that stays in a stored notebook
 
@@ -125,37 +125,23 @@ class PromptCanvas(anywidget.AnyWidget):
         """The widget, and beside it a picture of the session for readers without a kernel."""
         session, (data, metadata) = self.session, super()._repr_mimebundle_(**kwargs) or ({}, {})
         prompts = f"{len(session.points)} points" + (" and a box" if session.box is not None else "")
-        answer = "no mask yet" if session.answer is None else f"predicted IoU {session.predicted_iou:.2f}"
+        iou = "–" if session.predicted_iou is None else f"{session.predicted_iou:.2f}"
+        answer = "no mask yet" if session.answer is None else f"predicted IoU {iou}"
         data["image/jpeg"] = base64.b64encode(encode_jpeg(draw(session), STATIC_BYTES)).decode()
         data["text/plain"] = f"{session.image_name}: {prompts}, {answer}"
         return data, {**metadata, "image/jpeg": {"alt": data["text/plain"]}}
 
 
 def decode_upload(data: bytes, name: str) -> np.ndarray:
-    """An uploaded picture upright and in RGB, uint8 (H, W, 3), its longer side at most 1024 pixels.
+    """An uploaded picture, read as those of a data set are: uint8 (H, W, 3), its longer side at most 1024 pixels.
 
     Raises:
-        ValueError: the file is too large, or no picture that Pillow can read; the message says which and what to do.
+        ValueError: the file is too large, or see `read_image`; the message says what and what to do.
     """
     if len(data) > MAX_BYTES:
         limit = f"{MAX_BYTES / 1e6:.0f} MB"
         raise ValueError(f"{name} has {len(data) / 1e6:.1f} MB, more than {limit}: choose a smaller one.")
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # JPEG: decode no more than is kept
-        picture = ImageOps.exif_transpose(picture)  # a copy, so that it is decoded here
-    except Image.DecompressionBombError as error:
-        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
-        raise ValueError(f"{name} has more than {limit}: choose a smaller one.") from error
-    except (OSError, SyntaxError) as error:  # Pillow's errors for a broken PNG are SyntaxErrors
-        raise ValueError(f"{name} is no picture that can be read: choose a JPEG, PNG or WebP.") from error
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    picture = picture.convert("RGB")
-    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
-    return np.array(picture)
+    return read_image(io.BytesIO(data), name, LONGER_SIDE)
 
 
 def encode_jpeg(picture: Image.Image, limit: int | None = None) -> bytes:
@@ -165,5 +151,5 @@ def encode_jpeg(picture: Image.Image, limit: int | None = None) -> bytes:
         picture.save(buffer, "jpeg", quality=quality, subsampling=0)
         if limit is None or buffer.tell() <= limit:
             return buffer.getvalue()
-    smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
+    smaller = picture.resize([max(1, side * 3 // 4) for side in picture.size], Image.Resampling.LANCZOS)
     return encode_jpeg(smaller, limit)

@@ -102,12 +102,9 @@ def filled_box(size: tuple[int, int], box: np.ndarray) -> np.ndarray:
     """The pixels of a box (x0, y0, x1, y1), both ends inclusive and rounded to whole pixels: bool (H, W) = `size`.
 
     Raises:
-        ValueError: no pixel of the image lies in the box.
+        ValueError: as `Prompt.checked`.
     """
-    x0, y0, x1, y1 = np.rint(box).astype(int)
+    x0, y0, x1, y1 = np.rint(np.asarray(Prompt.checked(size, None, None, box, None).box)).astype(int)
     mask = np.zeros(size, dtype=bool)
-    mask[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)] = True
-    if not mask.any():
-        corners = np.asarray(box).tolist()
-        raise ValueError(f"the box {corners} holds no pixel of an image of {size[1]}x{size[0]} pixels.")
+    mask[y0 : y1 + 1, x0 : x1 + 1] = True
     return mask

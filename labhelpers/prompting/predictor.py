@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labhelpers.data.voc import VOC_CLASSES
+from labhelpers.evaluation.confusion import require_finite
 from labhelpers.models.mini_sam import Embedding, MiniSAM
 from labhelpers.prompting.sampling import box_from_mask
 from labhelpers.prompting.windows import Window
@@ -46,30 +47,43 @@ class Prompt:
     def checked(cls, size: tuple[int, int], points: Any, labels: Any, box: Any, mask: Any) -> "Prompt":
         """Anything like arrays, or None for what is not given, as a prompt on an image of `size` (H, W).
 
+        A point lies anywhere on the image's pixels, from -0.5 to W - 0.5. A box that sticks out is cut at the first and
+        the last pixel of the image; one beside it is none.
+
         Raises:
-            ValueError: shapes or labels that do not fit, or a point outside the image.
+            ValueError: no numbers, shapes or labels that do not fit, or a point or box outside the image.
         """
+        image = f"the image of {size[1]} x {size[0]} pixels (width x height)"
+        last = np.array(size[::-1]) - 1
         if (points is None) != (labels is None):
             raise ValueError("points and labels belong together: give both or none")
-        points = np.empty((0, 2)) if points is None else np.asarray(points, dtype=np.float64)
-        labels = np.empty(0, dtype=np.int64) if labels is None else np.asarray(labels).astype(np.int64)
+        points = _numbers("points", np.empty((0, 2)) if points is None else points, "iuf")
+        points = points.reshape(0, 2) if points.shape == (0,) else points
+        labels = _numbers("labels", [] if labels is None else labels, "biuf")
         if points.ndim != 2 or points.shape[1] != 2 or labels.shape != (len(points),):
             raise ValueError(f"points must be (N, 2) and labels (N,), got {points.shape} and {labels.shape}")
         if not np.isin(labels, (0, 1)).all():
             raise ValueError(f"labels must be 1 (foreground) or 0 (background), got {sorted(set(labels.tolist()))}")
-        inside = (points >= -0.5) & (points < np.array(size[::-1]) - 0.5)  # false for NaN
+        inside = (points >= -0.5) & (points < last + 0.5)  # false for NaN
         if not inside.all():
-            image = f"the image of {size[1]} x {size[0]} pixels (width x height)"
             raise ValueError(f"points must lie in {image}, got {points[~inside.all(1)][0].tolist()}")
         if box is not None:
-            box = np.asarray(box, dtype=np.float64)
-            if box.shape != (4,) or not np.isfinite(box).all() or (box[:2] > box[2:]).any():
-                raise ValueError(f"box must be x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, got {box.tolist()}")
+            box = _numbers("box", box, "iuf")
+            if box.shape != (4,):
+                raise ValueError(f"box must be x0, y0, x1, y1, four numbers, got the shape {box.shape}; ask box by box")
+            if not np.isfinite(box).all() or (box[:2] > box[2:]).any():
+                raise ValueError(
+                    f"box must be x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, got {box.tolist()}: sort its corners"
+                )
+            if not ((box[:2] < last + 0.5) & (box[2:] >= -0.5)).all():
+                raise ValueError(f"box must lie in {image} or overlap it, got {box.tolist()}")
+            box = np.clip(box, 0, np.tile(last, 2))
         if mask is not None:
-            mask = np.asarray(mask)
+            mask = _numbers("mask_input", mask, "biuf")
             if mask.shape != size or mask.dtype != bool:
                 raise ValueError(f"mask_input must be bool of the image's size {size}, got {mask.dtype} {mask.shape}")
-        return cls(points, labels, box, mask)
+        points, labels = points.astype(np.float64), labels.astype(np.int64)
+        return cls(points, labels, None if box is None else box.astype(np.float64), mask)
 
     @property
     def foreground(self) -> np.ndarray:
@@ -210,6 +224,8 @@ class MiniSamPredictor(Predictor):
             layer = torch.from_numpy(prompt.mask)[None].to(device, torch.uint8).mul(255)
             earlier = SURE * (window.cut(layer, outside=torch.zeros(1, 1, 1))[None].float() / 127.5 - 1)
         logits, ious = self.model.decode(embedding, points, labels, boxes, earlier, full_size=False)
+        for output in (logits, ious):
+            require_finite(output, ["this prompt"])
         logits, ious = logits[0], ious[0]
         if self.model.num_classes > 1:
             logits = self._prompted_class(logits, points[0][labels[0] == 1], boxes)
@@ -243,6 +259,17 @@ class MiniSamPredictor(Predictor):
         self.class_name = VOC_CLASSES[best] if len(scores) == len(VOC_CLASSES) else f"class {best}"
         others = torch.cat([scores[:best], scores[best + 1 :]]).logsumexp(0)
         return (scores[best] - others)[None]
+
+
+def _numbers(name: str, given: Any, kinds: str) -> np.ndarray:
+    """Anything like an array whose dtype is of one of NumPy's `kinds`, as an array."""
+    try:
+        array = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of unequal length, a dtype that NumPy lacks
+        raise ValueError(f"{name} must be an array of numbers, or lists of them: {error}") from error
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must be an array of numbers, got {array.dtype}: give integers or floats")
+    return array
 
 
 def check_image(image: object, what: str = "set_image needs") -> None:

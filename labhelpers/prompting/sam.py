@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labhelpers.evaluation.confusion import require_finite
 from labhelpers.models.sam import SAM, SamEmbedding, SamUnavailable, build_sam
 from labhelpers.prompting.predictor import Predictor, Prompt, as_tensor
 
@@ -52,6 +53,8 @@ class SamPredictor(Predictor):
         multimask_output = multimask or (len(prompt.points) == 1 and prompt.box is None and prompt.mask is None)
         earlier = self._mask_logits(prompt.mask)
         low, ious = self.model.decode(self._embedding, points, labels, box, earlier, multimask_output)
+        for output in (low, ious):
+            require_finite(output, ["this prompt"])
         low, ious = low[0], ious[0]
         order = ious.argsort(descending=True) if multimask else ious.argmax()[None]
         masks = (self.model.enlarge(low[order][None], self._embedding)[0] > 0).cpu().numpy()

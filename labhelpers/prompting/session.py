@@ -18,10 +18,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from labhelpers.files import write_atomic
-from labhelpers.prompting.predictor import Predictor, check_image
+from labhelpers.prompting.predictor import Predictor, Prompt, check_image
 
+MAX_SIDE = 65_500  # pixels, of a JPEG, in which a canvas gets its picture
 FORMAT = 1  # of a recording; raise it when an older one can no longer be replayed
-REPLAYED = ("add_point", "add_box", "clear", "undo", "redo", "switch_image", "switch_model")
+REPLAYED = {  # actions of a recording, and what each is told
+    "add_point": {"x", "y", "label"},
+    "add_box": {"x0", "y0", "x1", "y1"},
+    "switch_image": {"name"},
+    "switch_model": {"name"},
+    **dict.fromkeys(("clear", "undo", "redo"), set()),
+}
 
 # Points and box: Okabe and Ito, "Color universal design" (2008), which colour-blind readers can tell apart; a sign in
 # each point says the same again. The mask: magenta, which photographs hardly have, with a white outline.
@@ -34,7 +41,7 @@ class Answer:
     """What a predictor said to the prompts of one image."""
 
     mask: np.ndarray  # bool (H, W), read-only
-    predicted_iou: float
+    predicted_iou: float | None  # None from a predictor that estimates none
     latency_ms: float  # of the prediction alone: the image was encoded before
     class_name: str | None  # where the network knows classes
 
@@ -178,26 +185,23 @@ class PromptSession:
         """Click on pixel (x, y): label 1 says "this belongs to the object", 0 "this does not".
 
         Raises:
-            ValueError: the point lies outside the image, or the label is neither 1 nor 0.
+            ValueError: as `Prompt.checked`.
         """
-        x, y = self._inside((x, y), "point")
-        if label not in (0, 1):
-            raise ValueError(f"label must be 1 (foreground) or 0 (background), got {label!r}")
+        prompt = Prompt.checked(self.image.shape[:2], [[x, y]], [label], None, None)
+        (x, y), label = prompt.points[0].tolist(), int(prompt.labels[0])
         now = self._picture.step
-        step = Step((*now.clicks, (x, y, int(label))), now.corners, None if now.is_empty else now)
-        self._do(step, "add_point", x=x, y=y, label=int(label))
+        step = Step((*now.clicks, (x, y, label)), now.corners, None if now.is_empty else now)
+        self._do(step, "add_point", x=x, y=y, label=label)
 
     def add_box(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """Draw a box around the object, in place of the one before.
+        """Draw a box around the object, in place of the one before; what sticks out of the image is cut off.
 
         Raises:
-            ValueError: a corner lies outside the image, or the corners are not in order.
+            ValueError: as `Prompt.checked`.
         """
-        x0, y0, x1, y1 = corners = self._inside((x0, y0, x1, y1), "box")
-        if x0 > x1 or y0 > y1:
-            got = ", ".join(f"{value:g}" for value in corners)
-            raise ValueError(f"a box is (left, top, right, bottom), got {got}: sort its corners")
-        self._do(Step(self._picture.step.clicks, corners), "add_box", x0=x0, y0=y0, x1=x1, y1=y1)
+        corners = np.asarray(Prompt.checked(self.image.shape[:2], None, None, [x0, y0, x1, y1], None).box).tolist()
+        arguments = dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))
+        self._do(Step(self._picture.step.clicks, tuple(corners)), "add_box", **arguments)
 
     def clear(self) -> None:
         """Take all prompts off the image; undo brings them back. Without prompts it does nothing."""
@@ -228,13 +232,15 @@ class PromptSession:
         """Take one more image, uint8 (H, W, 3), without switching to it.
 
         Raises:
-            ValueError: the name is taken, or the array is no such image.
+            ValueError: the name is taken, the array is no such image, or a side has more than 65,500 pixels.
         """
         if name in self._pictures:
             raise ValueError(f"there is an image {name!r} already: give the new one another name")
         check_image(pixels, f"image {name!r} must be")
         if 0 in pixels.shape:
             raise ValueError(f"image {name!r} has no pixels: its shape is {pixels.shape}")
+        if (side := max(pixels.shape)) > MAX_SIDE:
+            raise ValueError(f"image {name!r} has a side of {side} pixels, more than {MAX_SIDE}: reduce it")
         self._pictures[name] = Picture(_read_only(pixels))
         self._notify()
 
@@ -251,7 +257,7 @@ class PromptSession:
 
     def to_json(self) -> str:
         """All actions, and the prompts and answers that remain."""
-        return json.dumps(self._record(), indent=1)
+        return json.dumps(self._record(), indent=1, allow_nan=False)
 
     @classmethod
     def from_json(
@@ -269,33 +275,57 @@ class PromptSession:
 
         Raises:
             ValueError: the text is no recording, or names an image or a model that is not here, or an image's pixels
-                are not those recorded, or something was done here before.
+                are not those recorded, or something was done here before. The session is then as it was.
         """
+        if len(self._log) > 2:  # beyond the model and the image that it began with
+            raise ValueError("replay needs a session in which nothing was done yet: make a new one")
+        actions = self._actions_of(text)
+        model, image, log, answers = self.model, self.image_name, self.actions, []
+        for number, action in enumerate(actions, start=1):
+            arguments = dict(action)
+            name, before = arguments.pop("action"), len(self._log)
+            try:
+                getattr(self, name)(**arguments)
+                if number > 2 and len(self._log) == before:  # beyond the model and the image
+                    raise ValueError("it changes nothing, and such are not recorded")
+                answers.append(self.answer)
+            except BaseException as error:
+                for picture in self._pictures.values():
+                    picture.history, picture.position = [Step()], 0
+                self.model, self.image_name, self._log = model, image, log
+                self._notify()
+                if isinstance(error, ValueError):
+                    raise ValueError(f"action {number} of the recording, {name}: {error}") from error
+                raise
+        return answers
+
+    def _actions_of(self, text: str) -> list[dict[str, Any]]:
+        """The actions of a recording of these images, each with the arguments that it takes; ValueError otherwise."""
         try:
             record = json.loads(text)
             version, images, actions = (record[key] for key in ("prompt_session", "images", "actions"))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if version != FORMAT:
+                raise ValueError(f"it has format {version!r}; this version of labhelpers reads format {FORMAT}")
+            recorded = {name: dict(facts) for name, facts in images.items()}
+            given = [(action["action"], action.keys() - {"action"}) for action in actions]
+            if not isinstance(actions, list) or [name for name, _ in given[:2]] != ["switch_model", "switch_image"]:
+                raise ValueError("its actions do not begin with a model and an image")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"this is no recording of a PromptSession ({error}): use what to_json() returned"
             ) from error
-        if version != FORMAT:
-            raise ValueError(f"the recording has format {version!r}; this version of labhelpers reads format {FORMAT}")
-        if len(self._log) > 2:  # beyond the model and the image that it began with
-            raise ValueError("replay needs a session in which nothing was done yet: make a new one")
-        for name, recorded in images.items():
+        for name, facts in recorded.items():
             _known(name, self._pictures, "image")
-            if _digest(self._pictures[name].pixels) != recorded["sha256"]:
+            if not _facts(self._pictures[name].pixels).items() <= facts.items():
                 raise ValueError(
                     f"image {name!r} is not the one that was recorded, its pixels differ: give the same file"
                 )
-        answers = []
-        for action in actions:
-            name, arguments = action["action"], {key: value for key, value in action.items() if key != "action"}
-            if name not in REPLAYED:
-                raise ValueError(f"unknown action {name!r} in the recording; known: {', '.join(REPLAYED)}")
-            getattr(self, name)(**arguments)
-            answers.append(self.answer)
-        return answers
+        for number, (name, arguments) in enumerate(given, start=1):
+            _known(name, REPLAYED, "action")
+            if arguments != REPLAYED[name]:
+                needed, found = (", ".join(sorted(names)) or "nothing" for names in (REPLAYED[name], arguments))
+                raise ValueError(f"action {number} of the recording, {name}, is told {found}; it needs {needed}")
+        return actions
 
     def save(self, folder: str | Path) -> Path:
         """Write `session.json` and, for every image with prompts, its mask as PNG (0 and 255); returns the folder.
@@ -321,12 +351,9 @@ class PromptSession:
     def _record(self) -> dict[str, Any]:
         images, prompts = {}, self.prompts()
         for name, picture in self._pictures.items():
-            height, width = picture.pixels.shape[:2]
             answer = self._answer(self.model, name, picture.step)
             images[name] = {
-                "width": width,
-                "height": height,
-                "sha256": _digest(picture.pixels),
+                **_facts(picture.pixels),
                 **prompts[name],
                 "predicted_iou": answer and answer.predicted_iou,
                 "class_name": answer and answer.class_name,
@@ -379,7 +406,8 @@ class PromptSession:
             mask, iou = predictor.predict(step.points, step.labels, step.box, earlier)
             milliseconds = 1000 * (time.perf_counter() - start)
             # A copy, since a predictor may use its array again.
-            step.answers[model] = Answer(_read_only(mask), float(iou), milliseconds, predictor.class_name)
+            estimate = float(iou) if math.isfinite(iou) else None
+            step.answers[model] = Answer(_read_only(mask), estimate, milliseconds, predictor.class_name)
         return step.answers[model]
 
     def _encode(self, model: str, image: str) -> Predictor:
@@ -388,18 +416,6 @@ class PromptSession:
         if predictor.image is not pixels:
             predictor.set_image(pixels)
         return predictor
-
-    def _inside(self, values: tuple[float, ...], what: str) -> tuple[float, ...]:
-        height, width = self.image.shape[:2]
-        values = tuple(float(value) for value in values)
-        for axis, value in zip("xyxy", values, strict=False):
-            last = (width if axis == "x" else height) - 1
-            if not (math.isfinite(value) and 0 <= value <= last):
-                raise ValueError(
-                    f"the {what}'s {axis} = {value:g} lies outside the image {self.image_name!r} of {width} x {height} "
-                    f"pixels: {axis} goes from 0 to {last}"
-                )
-        return values
 
 
 def draw(session: PromptSession) -> Image.Image:
@@ -438,12 +454,14 @@ def _saved_masks(path: Path) -> set[str]:
 
 
 def _known(name: str, known: Mapping[str, Any], what: str) -> None:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
 
 
-def _digest(pixels: np.ndarray) -> str:
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
+def _facts(pixels: np.ndarray) -> dict[str, Any]:
+    """What a recorded image is known by."""
+    height, width = pixels.shape[:2]
+    return {"width": width, "height": height, "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from labhelpers.models import MiniSAM, build_encoder
 from labhelpers.models.sam import SAM_MODELS, build_sam
+from labhelpers.models.shipped import half, save_half, shipped_weights
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
 from labhelpers.prompting.sam import SamPredictor
 
@@ -39,7 +39,7 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     """
     from safetensors.torch import load_file
 
-    path = path or mini_sam_weights()
+    path = path or shipped_weights("mini_sam.safetensors")
     state = load_file(path)
     own = {k.removeprefix(SEMANTIC): v for k, v in state.items() if k.startswith(SEMANTIC)}
     state = {k: v for k, v in state.items() if not k.startswith(SEMANTIC)}
@@ -61,37 +61,9 @@ def save_mini_sam(
     Raises:
         ValueError: a weight is too large for float16, or not a number.
     """
-    from safetensors.torch import save_file
-
-    state = {k: _half(v) for k, v in model.state_dict().items()}
+    state = {k: half(v) for k, v in model.state_dict().items()}
     if semantic is not None:
         for key, value in semantic.state_dict().items():
-            if key not in state or not torch.equal(state[key], _half(value)):
-                state[SEMANTIC + key] = _half(value)
-    save_file(state, path, metadata=about)
-
-
-def mini_sam_weights() -> Path:
-    """The file that came with the project: in a checkout or in the installed package.
-
-    Raises:
-        FileNotFoundError: it is in neither; the message says where it was looked for.
-    """
-    package = Path(__file__).resolve().parent.parent
-    places = [package.parent / "checkpoints" / "mini_sam.safetensors", package / "weights" / "mini_sam.safetensors"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"the weights of Mini-SAM are missing (looked for {' and '.join(map(str, places))}): git checkout them again, "
-        "or install labhelpers again"
-    )
-
-
-def _half(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu().contiguous()
-    if not tensor.is_floating_point():
-        return tensor
-    if not tensor.half().isfinite().all():
-        raise ValueError(f"a weight of shape {tuple(tensor.shape)} is not finite in half precision")
-    return tensor.half()
+            if key not in state or not torch.equal(state[key], half(value)):
+                state[SEMANTIC + key] = value
+    save_half(path, state, about)

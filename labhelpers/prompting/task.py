@@ -18,6 +18,7 @@ from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.voc import comparison_indices, visible_objects
 from labhelpers.evaluation import Evaluation, inference
 from labhelpers.evaluation.confusion import confusion_matrix, scores, to_labels
+from labhelpers.evaluation.evaluator import check_logits, compute_logits
 from labhelpers.models.mini_sam import MiniSAM
 from labhelpers.prompting.objects import objects
 from labhelpers.prompting.predictor import OVERVIEW, MiniSamPredictor
@@ -297,6 +298,7 @@ class SemanticPromptTask(Task):
         points, labels = (t.to(run.device) for t in self.draw_points(y.cpu().numpy(), rng))
         with run.accelerator.autocast():
             logits, iou = run.model(x, points, labels)
+        logits = check_logits(logits, x, run.train_set.num_classes)
         iou_error = F.mse_loss(iou[:, 0].float(), mean_iou(logits, y)) * len(x) / total[-1]
         return run.loss(logits, y, total[:-1]) + IOU_WEIGHT * iou_error
 
@@ -319,13 +321,13 @@ class SemanticPromptTask(Task):
     def predict(self, run: TrainingState, image: Tensor) -> Tensor:
         """As for other networks, without prompts."""
         with inference(run.model) as device:
-            logits, _ = run.model(image[None].to(device))
-            return to_labels(logits, logits.shape[1])[0].cpu()
+            logits = compute_logits(lambda images: run.model(images)[0], image[None].to(device))
+            return to_labels(logits, logits.shape[1], ["the image"])[0].cpu()
 
 
 def mean_iou(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean IoU over the classes that occur, of each image: logits (B, K, H, W), targets (B, H, W) -> float (B,)."""
-    predictions = to_labels(logits.detach(), logits.shape[1])
+    predictions = logits.detach().max(1).indices.to(torch.uint8)
     matrices = [confusion_matrix(p, t, logits.shape[1]) for p, t in zip(predictions, targets, strict=True)]
     values = [float(scores(matrix.cpu().numpy()).mean_iou) for matrix in matrices]
     return torch.nan_to_num(torch.tensor(values, device=logits.device))  # an image that is void everywhere has none

@@ -53,14 +53,16 @@ class Window:
         x0, y0, x1, y1 = max(self.x0, 0), max(self.y0, 0), min(self.x1, width), min(self.y1, height)
         part = image[:, y0:y1, x0:x1]
         if (x0, y0, x1, y1) != (self.x0, self.y0, self.x1, self.y1):
-            padded = outside.to(image).expand(len(image), self.y1 - self.y0, self.x1 - self.x0).clone()
-            padded[:, y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0] = part
+            # A square around something very long is mostly beyond the image: it is put together at a smaller size.
+            fold = max(1, (self.x1 - self.x0) // (8 * self.width))
+            if fold > 1:
+                part = _resized(part, max(1, (y1 - y0) // fold), max(1, (x1 - x0) // fold))
+            top, left = (y0 - self.y0) // fold, (x0 - self.x0) // fold
+            size = [-(-length // fold) for length in (self.y1 - self.y0, self.x1 - self.x0)]
+            padded = outside.to(image).expand(len(image), *size).clone()
+            padded[:, top : top + part.shape[1], left : left + part.shape[2]] = part
             part = padded
-        if part.shape[1:] == (self.height, self.width):
-            return part
-        part = part if part.device.type == "cpu" else part.float()  # bytes can be antialiased on a CPU only
-        cut = F.interpolate(part[None], (self.height, self.width), mode="bilinear", antialias=True)[0]
-        return cut if cut.dtype == torch.uint8 else cut.round().to(torch.uint8)
+        return _resized(part, self.height, self.width)
 
     def points(self, xy: np.ndarray) -> np.ndarray:
         """Pixels (..., 2) of the image as pixels of the window, float32."""
@@ -75,10 +77,15 @@ class Window:
 
     def paste(self, logits: Tensor, image_size: tuple[int, int], outside: float) -> Tensor:
         """Logits (C, h, w) of the window, at any resolution -> (C, H, W) of the image; beyond it `outside`."""
-        own = F.interpolate(logits[None], (self.y1 - self.y0, self.x1 - self.x0), mode="bilinear", antialias=True)[0]
-        height, width = image_size
-        x0, y0, x1, y1 = max(self.x0, 0), max(self.y0, 0), min(self.x1, width), min(self.y1, height)
-        own = own[:, y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0]
+        spans = (self.y0, self.y1), (self.x0, self.x1)
+        seen = [(max(low, 0), min(high, end)) for (low, high), end in zip(spans, image_size, strict=True)]
+        own = logits[None]
+        # One axis after the other, the rows first if few are seen: a square around something long is never made whole.
+        for axis in (0, 1) if 4 * (seen[0][1] - seen[0][0]) < self.y1 - self.y0 else (1, 0):
+            (low, high), (start, stop), size = spans[axis], seen[axis], list(own.shape[2:])
+            size[axis] = high - low
+            own = F.interpolate(own, size, mode="bilinear", antialias=True).narrow(2 + axis, start - low, stop - start)
+        own, ((y0, y1), (x0, x1)) = own[0], seen
         if own.shape[1:] == image_size:
             return own
         out = logits.new_full((len(logits), *image_size), outside)
@@ -91,3 +98,12 @@ class Window:
 
     def _scale(self) -> np.ndarray:
         return np.array([self.width / (self.x1 - self.x0), self.height / (self.y1 - self.y0)])
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (C, H, W) -> uint8 (C, height, width)."""
+    if image.shape[1:] == (height, width):
+        return image
+    image = image if image.device.type == "cpu" else image.float()  # bytes can be antialiased on a CPU only
+    resized = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    return resized if resized.dtype == torch.uint8 else resized.round().to(torch.uint8)

@@ -26,8 +26,8 @@ _Weights = Sequence[float] | Tensor | None
 class Term:
     """A part of a loss, here a mean over valid pixels: of log-probabilities, what each pixel costs."""
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX):
-        self.ignore_index = ignore_index
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
+        self.ignore_index, self.class_weights = ignore_index, class_weights
 
     def total(self, target: Tensor) -> Tensor:
         """What the sum is divided by; adds up over parts of a batch."""
@@ -55,10 +55,6 @@ def _index_and_valid(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]
 
 class CrossEntropy(Term):
     """Sum over valid pixels of w_t (-log p_t), over the sum of w_t; w = 1 without class weights."""
-
-    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
-        super().__init__(ignore_index)
-        self.class_weights = class_weights
 
     def total(self, target: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -106,14 +102,14 @@ class Focal(Term):
     def __init__(self, ignore_index: int = IGNORE_INDEX, alpha: float | Tensor = 0.25, gamma: float = 2.0):
         if gamma != 0 and gamma < 1:
             raise ValueError(f"gamma={gamma}: must be 0 or at least 1 (between them the gradient is infinite at p = 1)")
-        super().__init__(ignore_index)
+        super().__init__(ignore_index, alpha if isinstance(alpha, Tensor) else None)
         self.alpha, self.gamma = alpha, gamma
 
     def pixels(self, log_p: Tensor, target: Tensor) -> Tensor:
         nll = self.nll(log_p, target)
         loss = (-torch.expm1(-nll)) ** self.gamma * nll
-        if isinstance(self.alpha, Tensor):
-            return loss * self.alpha.to(log_p)[_index_and_valid(target, self.ignore_index)[0]]
+        if self.class_weights is not None:
+            return loss * self.class_weights.to(log_p)[_index_and_valid(target, self.ignore_index)[0]]
         return loss * self.alpha
 
 
@@ -220,18 +216,27 @@ class Loss:
         return torch.stack([term.total(target.long()).float() for _, term in self.terms])
 
     def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
-        return self.parts(logits, target, self.total(target) if total is None else total).sum()
+        if total is None:
+            self._check(logits, target)
+            check_target(target, logits.shape[1], self.terms[0][1].ignore_index)
+            total = self.total(target)
+        return self.parts(logits, target, total).sum()
 
     def parts(self, logits: Tensor, target: Tensor, total: Tensor) -> Tensor:
         """The T terms one by one, (T,). With `total` one they are plain sums, from which a whole set's loss follows:
         add them up over batches, divide by the added `total(target)`.
         """
-        _check_shapes(logits, target)
+        self._check(logits, target)
         with torch.autocast(logits.device.type, enabled=False):  # sums over a million pixels need float32
             log_p = F.log_softmax(_at_least_float32(logits).flatten(2), 1)
             flat = target.flatten(1).long()
             weighted = [w * term(log_p, flat, t) for (w, term), t in zip(self.terms, total, strict=True)]
         return torch.stack(weighted)
+
+    def _check(self, logits: Tensor, target: Tensor) -> None:
+        _check_shapes(logits, target)
+        for _, term in self.terms:
+            check_class_weights(term.class_weights, logits.shape[1])
 
 
 class OwnLoss:
@@ -252,6 +257,8 @@ class OwnLoss:
 
     def __call__(self, logits: Tensor, target: Tensor, total: Tensor | None = None) -> Tensor:
         _check_shapes(logits, target)
+        if total is None:
+            check_target(target, logits.shape[1], self.ignore_index)
         own = self.total(target)
         with torch.autocast(logits.device.type, enabled=False):
             logits = _at_least_float32(logits)
@@ -287,11 +294,43 @@ def function_name(function: Callable) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def check_target(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    """Raises ValueError unless a target (B, H, W) holds integers 0..K-1 and `ignore_index` only."""
+    _check_integer(target)
+    wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    if wrong.any():
+        raise ValueError(
+            f"the target holds the label {int(target[wrong][0])}, which is neither of the K = {num_classes} classes "
+            f"0..{num_classes - 1} nor ignore_index {ignore_index}. Correct the label map, or raise num_classes"
+        )
+
+
+def check_class_weights(weights: Sequence[float] | Tensor | None, num_classes: int) -> None:
+    """Raises ValueError unless there is one weight for each class."""
+    if weights is not None and len(weights) != num_classes:
+        raise ValueError(
+            f"class_weights holds {len(weights)} numbers, and there are K = {num_classes} classes: give one for each"
+        )
+
+
+def _check_integer(target: Tensor) -> None:
+    if target.is_floating_point() or target.is_complex():
+        raise ValueError(
+            f"the target must hold integer labels, got {target.dtype}: take the label map as it was read (uint8), or "
+            "target.long() where the numbers are whole"
+        )
+
+
 def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
+        kinds = f"{type(logits).__name__} and {type(target).__name__}"
+        raise ValueError(f"logits and target must be tensors, got {kinds}: torchvision's logits are output['out']")
+    _check_integer(target)
     if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
             f"logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (B, K, H, W) and "
-            "(B, H, W). Logits of another size must be resized to the target's first."
+            "(B, H, W). Logits of another size must be resized to the target's first; an axis of one channel goes by "
+            "target[:, 0]."
         )
 
 

@@ -87,6 +87,8 @@ class Schedule:
         """Plateau: multiplies the rate by its factor after more than `plateau_patience` scores that are no better."""
         if self.recipe.schedule != "plateau":
             return
+        if self.state["best"] is None and math.isnan(score):  # there is nothing yet that it could be worse than
+            return
         if self.state["best"] is None or score > self.state["best"]:
             self.state |= {"best": score, "worse": 0}
             return

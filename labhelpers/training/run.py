@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from labhelpers import config
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
+from labhelpers.evaluation.evaluator import check_logits
 from labhelpers.files import set_aside, write_atomic
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
 from labhelpers.training.recipe import Recipe, source
-from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, make_accelerator
+from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, explained_batch_norm, make_accelerator
 from labhelpers.training.tracking import History
 
 # What a run's name, which becomes a folder, must not be: Windows keeps these for devices, with any ending.
@@ -378,7 +379,8 @@ def overfit_one_batch(
     model.train()
     losses = []
     for step in range(steps):
-        value = loss_function(model(x), y)
+        with explained_batch_norm():
+            value = loss_function(check_logits(model(x), x), y)
         if not value.isfinite():
             raise RuntimeError(f"the loss is {value.item()} at step {step + 1}: lower lr={lr}, or look at the batch")
         optimizer.zero_grad()

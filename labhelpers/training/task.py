@@ -21,9 +21,10 @@ from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import subset, training_loader
 from labhelpers.data.voc import comparison_indices
 from labhelpers.evaluation import Evaluation, evaluate, predict
+from labhelpers.evaluation.evaluator import check_logits
 from labhelpers.files import locked
 from labhelpers.training import checkpoints
-from labhelpers.training.losses import build_loss
+from labhelpers.training.losses import build_loss, check_class_weights, check_target
 from labhelpers.training.optim import Schedule, build_optimizer
 from labhelpers.training.recipe import SCORES, Recipe, identity
 from labhelpers.training.tracking import CsvLog, Progress, Wandb
@@ -55,13 +56,19 @@ class Task:
             from labhelpers.data.statistics import class_statistics, class_weights
 
             weights = class_weights(class_statistics(run.train_set), weights)
+        check_class_weights(weights, run.train_set.num_classes)
         return build_loss(run.recipe.loss, weights, run.train_set.ignore_index)
 
     def prepare(self, run: "TrainingState") -> None:
         """Called at the beginning of each step, when the model is in train mode."""
 
     def total(self, run: "TrainingState", targets: Tensor) -> Tensor:
-        """What the loss of a batch is divided by, for `step`; must add up over parts of a batch."""
+        """What the loss of a batch is divided by, for `step`; must add up over parts of a batch.
+
+        Raises:
+            ValueError: a label is neither a class nor void; on a GPU no later error would be readable.
+        """
+        check_target(targets, run.train_set.num_classes, run.train_set.ignore_index)
         return run.loss.total(targets)
 
     def step(self, run: "TrainingState", x: Tensor, y: Tensor, total: Tensor, rng: np.random.Generator) -> Tensor:
@@ -74,7 +81,7 @@ class Task:
             rng: for what is drawn at random; the same for all parts of a batch, a function of seed and step.
         """
         with run.accelerator.autocast():
-            logits = run.wrapped_model(x)
+            logits = check_logits(run.wrapped_model(x), x, run.train_set.num_classes)
         return run.loss(logits, y, total)
 
     def columns(self, run: "TrainingState") -> list[str]:
@@ -256,7 +263,8 @@ class TrainingState:
         """Calls it; while the memory is too small, halves the micro-batch and calls it again for the same batch."""
         while True:
             try:
-                return forward_backward(self, *batch)
+                with explained_batch_norm():
+                    return forward_backward(self, *batch)
             except torch.OutOfMemoryError as error:
                 reason = str(error).split(". ")[0]
             # Outside `except`: the traceback held the activations.
@@ -304,7 +312,8 @@ class TrainingState:
         value = row[self.recipe.best_metric]
         score = -value if self.recipe.best_metric == "val_loss" else value  # higher is better
         self.schedule.observe(score)
-        if self.best_step is None or score > self.best_score or math.isnan(self.best_score):
+        better = score > self.best_score or (math.isnan(self.best_score) and not math.isnan(score))
+        if self.best_step is None or better:
             self.best_step, self.best_score = self.step, score
         return evaluation
 
@@ -371,6 +380,21 @@ def alone(run_dir: Path) -> Iterator[None]:
     with locked(run_dir / "lock") if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         yield
+
+
+@contextmanager
+def explained_batch_norm() -> Iterator[None]:
+    """Says what to do where batch norm sees one value per channel: in one image as small as the network's stride."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"one image of this size leaves batch norm one value per channel, which has no spread ({error}). Train on "
+            "2 images at once or more (batch_size over accumulate), or on a larger crop: 64 pixels do for all networks "
+            "of the course"
+        ) from error
 
 
 def make_accelerator(precision: str = "no") -> "Accelerator":

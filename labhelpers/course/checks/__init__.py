@@ -4,6 +4,7 @@ A right answer is handed back, with one line that says so. A wrong one gives a h
 the library's answer is handed back instead, so that the notebook goes on. Graded cells call `grade`: it raises.
 """
 
+from labhelpers.course.checks import lab01, lab02, lab03, lab04, lab05, lab06, lab07
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
 from labhelpers.course.checks.lab01 import (
     class_weights,
@@ -110,5 +111,11 @@ __all__ = [
     "voc_dataset",
     "voc_palette",
 ]
+
+BY_LAB: dict[str, dict[str, Exercise]] = {
+    lab.__name__[-2:]: {item.title: item for item in vars(lab).values() if isinstance(item, Exercise)}
+    for lab in (lab01, lab02, lab03, lab04, lab05, lab06, lab07)
+}
+"""The exercises of each lab, by what the notebook calls them: BY_LAB["02"]["FCN8s"]."""
 
 EXERCISES.update({name: item for name, item in globals().items() if isinstance(item, Exercise)})

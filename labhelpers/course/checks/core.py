@@ -4,11 +4,14 @@ An exercise is data: a reference, the cases in which answers are run, and wrong 
 recognised by running the wrong answers on the same cases: the one that gives what the student's gives lends its hint.
 """
 
+import contextlib
 import linecache
 import os
+import signal
 import sysconfig
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -16,6 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+CHECK_SECONDS = 120.0
+"""What one check may take: many times what the slowest takes on a slow machine."""
 
 # What lies in these folders was not written by the student.
 _INSTALLED = tuple(
@@ -40,6 +46,10 @@ _CONVERSIONS = {
 
 class Mistake(Exception):
     """Its message is the hint: the likely mistake, what was expected, what was found."""
+
+
+class TimeIsUp(BaseException):
+    """A check has taken `CHECK_SECONDS`; no `except Exception` of the student's keeps it."""
 
 
 class Parts(dict[str, Any]):
@@ -106,7 +116,7 @@ class Check:
         except Mistake:  # raised on purpose by the exercise, in the midst of the student's code
             raise
         except Exception as error:
-            raise Mistake(_exception_hint(error, when, {**(errors or {}), **self.errors})) from error
+            raise Mistake(exception_hint(error, when, {**(errors or {}), **self.errors})) from error
         if result is None or result is Ellipsis:
             raise Mistake(f"not written yet: it returns {result}. If it is written, is a `return` missing?")
         before, after = [*arguments, *named.values()], [*given, *given_named.values()]
@@ -177,7 +187,7 @@ class Exercise:
             print(f"{self.title}: {self.last_hint}")
             print(f"{self.title}: going on with the reference. Change your cell, then run it and this one again.")
             return self.reference
-        print(f"{self.title}: passed ({passed} checks)")
+        print(f"{self.title}: passed ({passed} check{'s' * (passed != 1)})")
         return answer
 
     def judge(self, answer: Any) -> tuple[int, str]:
@@ -191,13 +201,16 @@ class Exercise:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             try:
-                if self.inspect:
-                    self.inspect(check, answer)
-                self._compare(check, answer)
+                with _limit_of_time():
+                    if self.inspect:
+                        self.inspect(check, answer)
+                    self._compare(check, answer)
             except Mistake as mistake:
                 return check.passed, str(mistake)
+            except TimeIsUp:
+                return check.passed, f"not done after {CHECK_SECONDS:g} seconds, the limit: does a loop never end?"
             except Exception as error:  # what came back is so odd that looking at it fails
-                return check.passed, f"what it returns cannot be looked at: {_exception_hint(error, '', {})}"
+                return check.passed, f"what it returns cannot be looked at: {exception_hint(error, '', {})}"
         return check.passed, ""
 
     def _compare(self, check: Check, answer: Any) -> None:
@@ -433,6 +446,25 @@ def _numbers_apart(found: Parts | Mistake, words: str, expected: Any) -> str:
 # ------------------------------------------------------------- running code
 
 
+@contextlib.contextmanager
+def _limit_of_time() -> Iterator[None]:
+    """Raises `TimeIsUp` in the student's code after `CHECK_SECONDS`; a signal does it, which Windows has not."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _copied(value: Any) -> Any:
     """A copy of a tensor or array, also of those in a list or tuple; anything else as it is."""
     if isinstance(value, torch.Tensor):
@@ -451,7 +483,7 @@ def _unchanged(before: Any, after: Any) -> bool:
     return before is after or bool(before == after)
 
 
-def _exception_hint(error: Exception, when: str, errors: Mapping[str, str]) -> str:
+def exception_hint(error: Exception, when: str, errors: Mapping[str, str]) -> str:
     message = str(error).strip().split("\n")[0][:300]
     place, line = _place(error)
     # torch raises NotImplementedError too: in a line of the student's that is no `raise` it means something else.

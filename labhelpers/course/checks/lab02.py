@@ -321,8 +321,8 @@ def _channels_hint(name: str, found: int, channels: tuple[int, ...]) -> str:
     handout = {"score_pool3": 1024, "score_pool4": 2048}
     if name in handout and found in (handout[name], channels[stage + 1]):
         return (
-            f"{hint}: the handout's stub is one stage too deep, with 1024 for pool3 and 2048 for pool4. ResNet-50 has "
-            "512 at stride 8 (pool3) and 1024 at stride 16 (pool4); take the numbers from encoder.channels."
+            f"{hint}: these are the channels one stage deeper. ResNet-50 has 512 at stride 8 (pool3) and 1024 at "
+            "stride 16 (pool4); take the numbers from encoder.channels."
         )
     if found in channels:
         return f"{hint}: that is another stage; the four stages have the strides 4, 8, 16, 32."

@@ -1156,11 +1156,10 @@ should_stop = Exercise(
     wrong={
         (lambda s, n: bool(s) and _since_best(s, last=True) >= n): "an equal score counts as better here: only a "
         "higher one does.",
-        (lambda s, n: _since_best(s) > n): "it waits one evaluation too long: `patience` without a better one are "
-        "enough.",
-        (lambda s, n: _since_best(s) >= n - 1): "it stops one evaluation too early: `patience` without a better one.",
-        (lambda s, n: len(s) > 1 and _since_best(s) >= n - 1): "it stops one evaluation too early: `patience` of them.",
-        (lambda s, n: _since_best(s, last=True) > n): "equal counts as better, and it waits one evaluation too long.",
+        (lambda s, n: _since_best(s) > n): "it waits one epoch too long: `patience` without a better one are enough.",
+        (lambda s, n: _since_best(s) >= n - 1): "it stops one epoch too early: `patience` without a better one.",
+        (lambda s, n: len(s) > 1 and _since_best(s) >= n - 1): "it stops one epoch too early: `patience` of them.",
+        (lambda s, n: _since_best(s, last=True) > n): "equal counts as better, and it waits one epoch too long.",
         (lambda s, n: len(s) > n and all(_falls(s)[-n:])): _NEIGHBOUR,
         (lambda s, n: len(s) > n and all(_falls(s, ties=False)[-n:])): _NEIGHBOUR,
         (lambda s, n: len(s) > n and s[-1] <= s[-n - 1]): "only the last score is compared with the one `patience` "
@@ -1174,18 +1173,18 @@ should_stop = Exercise(
         (lambda s, n: len(s) > n and s[-1] <= s[-2]): "only the last two scores are compared: all the last `patience`.",
         (lambda s, n: len(s) > n and max(s[-n:]) <= min(s[:-n])): "compare with the best before them, the highest.",
         (lambda s, n: len(s) > n and min(s[-n:]) >= min(s[:-n])): "higher is better here: this is the rule for a loss.",
-        (lambda s, n: sum(_not_best(s)) >= n): "it counts all evaluations without a better score: a better one starts "
+        (lambda s, n: sum(_not_best(s)) >= n): "it counts all epochs without a better score: a better one starts "
         "the count again.",
         (lambda s, n: any(all(_not_best(s)[i : i + n]) for i in range(1, len(s) - n + 1))): "it looks for a pause "
-        "anywhere in the past: only the last `patience` evaluations count.",
+        "anywhere in the past: only the last `patience` epochs count.",
         (lambda s, n: len(s) >= n and all(_not_best(s, 0.0)[-n:])): "the best so far starts at 0: scores may be "
         "negative.",
         (lambda s, n: len(s) >= n and max(s[-n:]) <= max(s)): "the last scores are compared with all, themselves "
         "included.",
-        (lambda s, n: len(s) > n): "it stops after `patience` evaluations, whatever they bring.",
+        (lambda s, n: len(s) > n): "it stops after `patience` epochs, whatever they bring.",
         (lambda s, n: not _should_stop(s, n)): "it is the wrong way round: True is to stop.",
-        (lambda s, n: False): "it never stops: `patience` evaluations without a better one are enough.",
-        (lambda s, n: True): "it always stops: only after `patience` evaluations without a better one.",
+        (lambda s, n: False): "it never stops: `patience` epochs without a better one are enough.",
+        (lambda s, n: True): "it always stops: only after `patience` epochs without a better one.",
     },
 )
 

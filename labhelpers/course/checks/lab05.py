@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -123,9 +124,9 @@ def _first_dip(losses: list[float]) -> int:
 def _epoch_cases() -> list[Case]:
     """First lists without nan, so that what is wrong in the later ones alone is about nan."""
     plain = [[0.9, 0.6, 0.7, 0.4, 0.5], [0.8, 0.5, 0.6, 0.5, 0.7], [0.4, 0.0, 0.2], [250.0, 180.0, 190.0], [2.5]]
-    with_nan = [[math.nan, 0.9, 0.4, math.nan, 0.6], [0.7, math.nan, 0.3, 0.8]]
-    about_nan = "it is right but where a loss is nan: leave nan out (`math.isnan`). best_epoch"
-    return calls("best_epoch", *((x,) for x in plain)) + calls(about_nan, *((x,) for x in with_nan))
+    with_nan = calls("best_epoch", ([math.nan, 0.9, 0.4, math.nan, 0.6],), ([0.7, math.nan, 0.3, 0.8],))
+    remedy = "it is right but where a loss is nan: leave nan out (`math.isnan`)."
+    return calls("best_epoch", *((x,) for x in plain)) + [replace(case, remedy=remedy) for case in with_nan]
 
 
 best_epoch = Exercise(

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -222,38 +223,54 @@ def _run_box(check: Check, answer: Callable, case: Case) -> Any:
     return _spread(check, drawn, np.array_equal(first, again)) if jitter < 1 else _reach(drawn)
 
 
+_BOX_SIDES = ("x0", "y0", "x1", "y1")
+
+
+class _Rough(float):
+    """A statistic of many draws, known `within` so much."""
+
+    within: float
+
+    def __new__(cls, value: float, within: float) -> "_Rough":
+        self = super().__new__(cls, value)
+        self.within = within
+        return self
+
+
 def _spread(check: Check, boxes: np.ndarray, same: bool) -> Parts:
-    """How each side moves around (60, 30, 99, 49); scaled so that one tolerance fits all."""
+    """How each side moves around (60, 30, 99, 49)."""
     moved = boxes - [60, 30, 99, 49]
     check.that(bool(moved.any()), "jitter is not used: every side moves by jitter times its length times a normal.")
     check.that(bool((moved != moved[0]).any()), _SAME)
     check.that(same, _NOT_FROM_RNG)
     deviation = moved.std(0)
-    still = [name for name, value in zip(("x0", "y0", "x1", "y1"), deviation, strict=True) if value == 0]
+    still = [name for name, value in zip(_BOX_SIDES, deviation, strict=True) if value == 0]
     check.that(not still, f"{', '.join(still)} never moves: each of the four sides moves on its own.")
-    score = moved / deviation
-    return Parts(
-        {
-            "the correlation of two sides (the sides depend on each other: draw four numbers, one for each),": (
-                np.corrcoef(moved.T)[np.triu_indices(4, 1)] / 2
-            ),
-            "the mean of what the sides move by, over its standard deviation,": score.mean(0) / 2,
-            "the logarithm of what the sides move by, their standard deviation over jitter and side length,": (
-                np.log(np.minimum(deviation / (0.1 * np.array([40, 20, 40, 20])), 3))
-            ),
-            "three times the share of draws within one standard deviation (of a normal distribution 68 %)": (
-                3 * np.array((abs(score) < 1).mean())
-            ),
-        }
-    )
+    score, depend = moved / deviation, np.corrcoef(moved.T)
+    parts = {}
+    for i, j in combinations(range(4), 2):
+        words = f"the correlation of {_BOX_SIDES[i]} and {_BOX_SIDES[j]} (draw a number for each side)"
+        parts[words] = (depend[i, j], 0.36)
+    for i, side in enumerate(_BOX_SIDES):
+        parts[f"the mean of what {side} moves by, over its standard deviation,"] = (score[:, i].mean(), 0.36)
+    for i, (side, length) in enumerate(zip(_BOX_SIDES, (40, 20, 40, 20), strict=True)):
+        words = f"the standard deviation of what {side} moves by, over jitter times the length of that side of the box,"
+        ratio = min(deviation[i] / (0.1 * length), 3)
+        parts[words] = (ratio, 0.18 * max(1, ratio))
+    words = "the share of draws within one standard deviation (of a normal distribution 68 %)"
+    parts[words] = ((abs(score) < 1).mean(), 0.06)
+    return Parts({words: _Rough(*value) for words, value in parts.items()})
 
 
 def _reach(boxes: np.ndarray) -> Parts:
     """How far the boxes reach in an image of 20x30, and whether their corners are in order."""
-    beyond = np.concatenate([boxes.min(0), boxes.max(0) - [29, 19, 29, 19]]).clip(-5, 5)
     ordered = bool((boxes[:, :2] <= boxes[:, 2:]).all())
-    words = "with a large jitter the box leaves the image or does not reach its edges: x0, y0, x1, y1, least and most,"
-    return Parts({words: beyond, "that the corners are in order after a large jitter": ordered})
+    parts: dict[str, Any] = {}
+    for i, (side, last) in enumerate(zip(_BOX_SIDES, (29, 19, 29, 19), strict=True)):
+        for words, value, end in (("least", boxes[:, i].min(), 0), ("greatest", boxes[:, i].max(), last)):
+            name = f"the {words} {side} with jitter=2 in an image of 30x20 (width x height)"
+            parts[name] = _Rough(np.clip(value, end - 5, end + 5), 0.18)
+    return Parts({**parts, "that the corners are in order after a large jitter": ordered})
 
 
 def _box(
@@ -298,7 +315,7 @@ box_from_mask = Exercise(
     _box_cases,
     run=_run_box,
     errors=_DRAWING,
-    tolerance=lambda expected: 1e-5 if np.asarray(expected).dtype == np.float32 else 0.18,
+    tolerance=lambda expected: getattr(expected, "within", 1e-5),
     wrong=variants(
         _box,
         exact=[

@@ -23,7 +23,7 @@ def changed(network: type, **methods: Any) -> type:
 
 
 def activated(network: type) -> list[tuple[type, str]]:
-    """Wrong answers that end with an activation, which belongs into the loss; for a network that gives logits."""
+    """Wrong answers that end with an activation, which belongs in the loss; for a network that gives logits."""
     applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
     hints: list[tuple[Callable[[Tensor], Tensor], str]] = [
         (lambda logits: logits.softmax(1), f"there is a softmax {applied}"),
