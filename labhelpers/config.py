@@ -349,24 +349,49 @@ def profile() -> Profile:
     return PROFILES[name]
 
 
-def home() -> Path:
-    """The folder of `data/` and `checkpoints/`: `LAB_HOME`, else the checkout, else the current folder."""
-    if os.environ.get("LAB_HOME"):
-        return Path(os.environ["LAB_HOME"]).expanduser().resolve()
+def path_from(variable: str) -> Path | None:
+    """The path that an environment variable names, absolute; None where it is not set.
+
+    `~` is the user's folder. A relative path starts at the checkout (without one, at the current folder), so that it
+    means the same to a command and to a notebook.
+
+    Raises:
+        ValueError: it begins with the `~name` of a user who is not known.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    try:
+        return _base() / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{variable}={value!r}: {error} Write the whole path.") from error
+
+
+def _base() -> Path:
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
-def data_root() -> Path:
+def home() -> Path:
+    """The folder of `data/` and `checkpoints/`: `LAB_HOME`, else the checkout, else the current folder."""
+    return path_from("LAB_HOME") or _base()
+
+
+def data_root(create: bool = True) -> Path:
     """Where downloads and generated scenes lie; created on use."""
-    return _created(home() / "data")
+    return _folder(home() / "data", "LAB_HOME", create)
 
 
-def checkpoints_root() -> Path:
+def checkpoints_root(create: bool = True) -> Path:
     """Where weights, logs and the results table lie, `LAB_CHECKPOINTS` if set (a Drive, say); created on use."""
-    return _created(Path(os.environ.get("LAB_CHECKPOINTS") or home() / "checkpoints"))
+    return _folder(path_from("LAB_CHECKPOINTS") or home() / "checkpoints", "LAB_CHECKPOINTS", create)
 
 
-def _created(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
+def _folder(path: Path, variable: str, create: bool) -> Path:
+    try:
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"the folder {path} cannot be made ({reason}): let {variable} name one that can") from error
     return path

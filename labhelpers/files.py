@@ -1,7 +1,6 @@
-"""Files that are whole or absent, their hashes, lines of text, and whether a host can be reached in about a second."""
+"""Files that are whole or absent, locks, hashes, lines of text, and whether a host can be reached in a second."""
 
 import codecs
-import contextlib
 import hashlib
 import io
 import json
@@ -10,7 +9,9 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +40,41 @@ def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to `damaged-1-` and its name, or 2, 3, ... where there are such; returns the new path."""
+    free = (path.with_name(f"damaged-{number}-{path.name}") for number in count(1))
+    return path.rename(next(aside for aside in free if not aside.exists()))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, made when needed: of all processes that do so, one at a time goes on.
+
+    While another one has it, it says so and waits. The same thread may take it again. The lock is the system's: that of
+    a process which ended or was killed holds nobody up. Where there are no locks (some network drives) it says so and
+    goes on without.
+    """
+    from filelock import FileLock, Timeout
+
+    path = path.absolute()
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            holder = path.read_text(errors="replace") if path.exists() else ""
+            lock = FileLock(path, is_singleton=True)
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                who = f"process {holder}" if holder.isdigit() else "another process"
+                print(f"Waiting for {who}, which is writing in {path.parent}; interrupt to stop waiting.", flush=True)
+                stack.enter_context(lock.acquire())
+            with suppress(OSError):  # Windows keeps a locked file from being written
+                path.write_text(str(os.getpid()))
+        except (OSError, NotImplementedError) as error:
+            print(f"{path} cannot be locked ({error}): let no other process write there at the same time.")
+        yield
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
@@ -71,7 +107,7 @@ def file_hashes(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
             if max(state[2:]) < old_enough:
                 new[key] = [*state, hashes[path]]
     if new:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             write_atomic(cache, json.dumps({**known, **new}).encode(), sync=False)
     return hashes
 
@@ -102,7 +138,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def reachable(url: str, seconds: float = CONNECT_SECONDS) -> bool:
-    """Whether a connection to the host of `url` succeeds within `seconds`."""
+    """Whether a connection to the host of `url` succeeds within `seconds`; says when a proxy's address is wrong."""
+    try:
+        _host_and_port(url)
+    except ValueError as error:
+        print(error)
     return not connection_problems([url], seconds)
 
 
@@ -120,6 +160,8 @@ def connection_problems(urls: Sequence[str], seconds: float = CONNECT_SECONDS) -
             outcome[url] = None
         except OSError as error:
             outcome[url] = f"cannot connect ({error.strerror or error})"
+        except ValueError as error:
+            outcome[url] = str(error)
 
     threads = [threading.Thread(target=attempt, args=(url,), daemon=True) for url in urls]
     for thread in threads:
@@ -132,9 +174,23 @@ def connection_problems(urls: Sequence[str], seconds: float = CONNECT_SECONDS) -
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
-    """Where a request for `url` connects to: the proxy the environment names for it, else its own host."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    """Where a request for `url` connects to: the proxy the environment names for it, else its own host.
+
+    Raises:
+        ValueError: it is no address; names the variable of a proxy.
+    """
+    what = f"{url} is no address"
+    try:
+        parts = urlsplit(url)
+        proxy = urllib.request.getproxies().get(parts.scheme)
+        if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+            name = next(
+                (name for name in os.environ if name.lower() == f"{parts.scheme}_proxy"), "the system's settings"
+            )
+            what = f"the proxy in {name} is no address: write it as http://host:port, or take it out"
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if not parts.hostname:
+            raise ValueError("it has no host")
+        return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise ValueError(f"{what} ({error})") from error

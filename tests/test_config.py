@@ -3,12 +3,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from labhelpers import config
-from labhelpers.files import reachable
+from labhelpers.files import connection_problems, reachable
 from labhelpers.models import build
 
 
@@ -48,6 +49,37 @@ def test_folders(monkeypatch, tmp_path):
     assert (tmp_path / "drive").is_dir()
 
 
+@pytest.mark.parametrize("variable", ["LAB_HOME", "LAB_CHECKPOINTS", "LAB_VOC_ROOT", "LAB_SAM_WEIGHTS"])
+def test_a_path_means_the_same_wherever_it_is_read(monkeypatch, tmp_path, variable):
+    """`~` is the user's folder, and a relative path starts at the checkout."""
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "user"))
+    checkout = Path(config.__file__).parent.parent
+    for place in (checkout / "notebooks", checkout):
+        monkeypatch.chdir(place)
+        for value, path in {
+            "~/ck": tmp_path / "user" / "ck",
+            "~": tmp_path / "user",
+            "build/ck": checkout / "build" / "ck",
+            str(tmp_path / "ck"): tmp_path / "ck",
+            "": None,
+        }.items():
+            monkeypatch.setenv(variable, value)
+            assert config.path_from(variable) == path
+    monkeypatch.setenv(variable, "~nobody-of-that-name/ck")
+    with pytest.raises(ValueError, match=f"{variable}='~nobody-of-that-name/ck'.*Write the whole path"):
+        config.path_from(variable)
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_variable(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file/data cannot be made \(.*\): let LAB_HOME name one that can"):
+        config.data_root()
+    with pytest.raises(OSError, match="let LAB_CHECKPOINTS name one"):
+        config.checkpoints_root()
+
+
 def python(code: str, **environment: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | environment
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept, check=True)
@@ -72,6 +104,21 @@ def test_reachable():
         port = server.getsockname()[1]
         assert reachable(f"http://127.0.0.1:{port}/file")
     assert not reachable(f"http://127.0.0.1:{port}/file")
+
+
+@pytest.mark.parametrize("proxy", ["http://localhost:99999", "http://host:abc", "host:abc", "http://", "http://[::1"])
+def test_a_proxy_that_is_no_address_is_one_sentence_that_names_its_variable(monkeypatch, capfd, proxy):
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    assert not reachable("https://example.invalid/file")
+    out, err = capfd.readouterr()
+    assert out.startswith("the proxy in HTTPS_PROXY is no address: write it as http://host:port, or take it out (")
+    assert (out.count("\n"), err) == (1, "")
+    problem = connection_problems(["https://example.invalid/file"])["https://example.invalid/file"]
+    assert problem == out.strip()
+    assert "is no address" in connection_problems(["http://:80"])["http://:80"]
 
 
 def test_an_unanswered_look_up_does_not_hold_anybody_up(monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -69,6 +70,18 @@ def test_disk_is_judged_where_it_will_be_used(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_PROFILE", "lab")
     assert not found(doctor.check_disk)["Checkpoints on the disk"].ok
     assert set(doctor.NEEDS_GB) == set(config.PROFILES)
+
+
+def test_a_folder_that_cannot_be_written_is_not_ok(monkeypatch, tmp_path):
+    assert "Data can be written" not in found(doctor.check_disk)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path / "file" / "checkpoints"))
+    finding = found(doctor.check_disk)["Checkpoints can be written"]
+    assert not finding.ok
+    assert f"{tmp_path / 'file'} cannot be written" in finding.value
+    assert "LAB_CHECKPOINTS" in finding.remedy
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert "cannot be written (Permission denied)" in found(doctor.check_disk)["Data can be written"].value
 
 
 def test_gpus_are_named_with_memory_and_bf16(monkeypatch):

@@ -72,6 +72,7 @@ class TestDownload:
             (DATA[:1000], "good", ["bytes=1000-"]),  # a part from an earlier call
             (DATA, "good", []),
             (DATA[:1000], "no-range", ["bytes=1000-"]),  # which the server ignores
+            (DATA[:1000], "other-range", ["bytes=1000-", None]),  # the part is thrown away, and all asked for
         ],
     )
     def test_a_part_is_resumed(self, server, tmp_path, part, behaviour, asked):
@@ -145,6 +146,13 @@ class TestDownload:
         assert module.connection_problems(["http://no.such.host.invalid/archive.tar"]) == {}
         monkeypatch.setenv("no_proxy", "*")
         assert module.connection_problems(["http://no.such.host.invalid/archive.tar"])
+
+    def test_a_proxy_that_is_no_address_is_named(self, tmp_path, monkeypatch, capfd):
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", "http://localhost:99999")
+        with pytest.raises(DownloadError, match="archive.tar: the proxy in http_proxy is no address: write it as"):
+            download(["http://no.such.host.invalid/archive.tar"], tmp_path / "archive.tar", md5=MD5)
+        assert capfd.readouterr().err == ""
 
     def test_a_whole_file_needs_no_network(self, server, tmp_path, capsys):
         (tmp_path / "archive.tar").write_bytes(DATA)

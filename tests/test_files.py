@@ -1,15 +1,21 @@
-"""Files that are whole or absent, and their hashes."""
+"""Files that are whole or absent, locks, and hashes."""
 
 import builtins
+import errno
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labhelpers import files
-from labhelpers.files import file_hash, file_hashes, read_lines, write_atomic
+from labhelpers.files import file_hash, file_hashes, locked, read_lines, set_aside, write_atomic
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -45,6 +51,81 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, 
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["file.json"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_damaged_file_is_set_aside_and_none_before_it_is_lost(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "log.csv").write_text(str(number))
+        assert set_aside(tmp_path / "log.csv") == tmp_path / f"damaged-{number}-log.csv"
+    assert [(tmp_path / f"damaged-{number}-log.csv").read_text() for number in (1, 2)] == ["1", "2"]
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from labhelpers.files import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:  # as a loader's worker
+        if sys.argv[2] == "child ends":
+            sys.exit()
+        time.sleep(30)
+    print("held", flush=True)
+    time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("child", ["child ends", "child stays"])
+def test_a_lock_is_waited_for_until_its_process_ends_or_is_killed(tmp_path, capsys, child):
+    path = tmp_path / "new" / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path, child], stdout=subprocess.PIPE, process_group=0)
+    assert holder.stdout.readline() == b"held\n"
+    entered = []
+
+    def enter():
+        with locked(path):
+            entered.append(time.monotonic())
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    time.sleep(0.5)
+    assert not entered
+    killed = time.monotonic()
+    holder.kill()
+    waiting.join(10)
+    os.killpg(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert entered[0] - killed < 2, "the child that lives on does not keep it"
+    said = f"Waiting for process {holder.pid}, which is writing in {path.parent}; interrupt to stop waiting.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_a_lock_can_be_taken_again_by_its_thread_and_not_by_another(tmp_path):
+    path, entered = tmp_path / "lock", []
+
+    def enter():
+        with locked(path):
+            entered.append(1)
+
+    with locked(path):
+        enter()
+        other = threading.Thread(target=enter)
+        other.start()
+        other.join(0.3)
+        assert entered == [1]
+    other.join(10)
+    assert entered == [1, 1]
+
+
+@pytest.mark.parametrize("error", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
+def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch, capsys, error):
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "lock"), pytest.raises(OSError, match="^mine$"):
+        raise OSError("mine")
+    said = f"{tmp_path / 'lock'} cannot be locked ([Errno {error}] {os.strerror(error)})"
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_hash_of_a_file(tmp_path):

@@ -1,5 +1,6 @@
 """The training loop: what it computes, what it leaves behind, and how it ends when something is wrong."""
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -370,11 +371,30 @@ def test_inf_loss_before_any_checkpoint(tmp_path):
         train_tiny(tmp_path, model)
 
 
-def test_a_shortened_log_is_noticed(tmp_path):
-    train_tiny(tmp_path, steps=2)
-    (tmp_path / "log.csv").unlink()
-    with pytest.raises(RuntimeError, match=r"log.csv holds 0 rows.*step 2"):
-        train_tiny(tmp_path, steps=2)
+def test_a_log_that_was_changed_between_two_runs_is_written_anew(tmp_path):
+    with pytest.raises(Stop):
+        train_tiny(tmp_path / "a", callbacks=[stop_at(5)])
+    (tmp_path / "a" / "log.csv").write_text("step;loss")
+    history = train_tiny(tmp_path / "a")
+    assert history == train_tiny(tmp_path / "b")
+    assert (tmp_path / "a" / "log.csv").read_bytes() == (tmp_path / "b" / "log.csv").read_bytes()
+
+
+def test_a_checkpoint_of_before_it_held_the_log_goes_on_with_log_csv(tmp_path, capsys):
+    whole = train_tiny(tmp_path / "whole")
+    for name, change in {"kept": lambda text: text, "cut": lambda text: text[:40]}.items():
+        with pytest.raises(Stop):
+            train_tiny(tmp_path / name, callbacks=[stop_at(5)])
+        for path in (tmp_path / name).glob("*.json"):
+            info = json.loads(path.read_text())
+            del info["log"]
+            path.write_text(json.dumps(info))
+        log = tmp_path / name / "log.csv"
+        log.write_text(change(log.read_text()))
+        steps = []
+        assert train_tiny(tmp_path / name, callbacks=[lambda event: steps.append(event.step)]) == whole  # noqa: B023
+        assert steps[0] == {"kept": 5, "cut": 1}[name]
+    assert "log.csv is not that of the checkpoint of step 4: training anew" in capsys.readouterr().out
 
 
 def test_a_loss_that_keeps_a_list_continues(tmp_path):

@@ -1,14 +1,18 @@
 """Killed and continued equals uninterrupted, and two processes train and evaluate as one.
 
 Run as a script, this file trains in children, forked so that torch is imported once: those that kill themselves with
-SIGKILL anywhere, each of which continues where the one before it died; then two processes beside one.
+SIGKILL anywhere, each of which continues where the one before it died; then two processes beside one; then two that
+want to train the same.
 """
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
+import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +30,13 @@ from labhelpers.training import checkpoints, task, tracking, train, train_or_loa
 KILLS = [
     ("step", 1),  # nothing is saved yet
     ("step", 3),  # saved at 2 and, with an evaluation, at 3
-    ("half", 2),  # in the model file of step 4 (file 1 is the log, cut to its length)
+    ("half", 2),  # in the model file of step 4 (file 1 is the log)
     ("half", 3),  # in the optimizer file of step 4
     ("before", 4),  # all of step 4 is there but the JSON's name
     ("after", 4),  # step 4 is complete, nothing is pruned
     ("step", 7),  # one step after saving
     ("evaluation", 1),  # in the evaluation after step 9
-    ("half", 5),  # step 9 again: then in the model file of step 10
+    ("half", 6),  # step 9 again: then in the model file of step 10
     ("step", 12),  # done, but not closed
 ]
 STEPS = 12
@@ -53,6 +57,38 @@ def main(folder: Path) -> None:
     nodes = [("both", rank, 2) for rank in range(2)] + [("one", 0, 1)]
     children = [fork(share, folder, *node, port) for node in nodes]
     assert [ended(child) for child in children] == [0, 0, 0]
+    for dies in (False, True):
+        place = folder / f"meet-{dies}"
+        place.mkdir()
+        (place / "second").touch()
+        first = fork(meet, place, "first", dies)
+        wait_for((place / "there").exists)
+        second = fork(meet, place, "second", False)
+        wait_for(lambda: "Waiting" in (place / "second").read_text())  # noqa: B023
+        (place / "go").touch()
+        assert [ended(first), ended(second)] == [-signal.SIGKILL if dies else 0, 0]
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def meet(place: Path, name: str, dies: bool) -> None:
+    """Trains "net" and writes to a file what is said; the first of two stays at step 5 until it may go on, or dies."""
+    os.environ["LAB_CHECKPOINTS"] = str(place / "checkpoints")
+
+    def stay(event):
+        if name == "first" and event.step == 5:
+            (place / "there").touch()
+            wait_for((place / "go").exists)
+            return die() if dies else None
+
+    with open(place / name, "w", buffering=1) as said, redirect_stdout(said):
+        print(os.getpid())
+        train_or_load("net", tiny_net(), Squares(), Squares(4, "val"), tiny_recipe(workers=1), callbacks=[stay])
 
 
 def fork(work, *arguments) -> int:
@@ -155,6 +191,19 @@ def test_two_processes_train_as_one(folder, kind):
     assert len(logs[0]) == len(logs[1]) == 7
     scores = [[float(x) for x in log[-1].split(",")] for log in logs]
     assert scores[0] == pytest.approx(scores[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_of_two_that_train_the_same_the_second_waits_and_takes_over_from_one_that_was_killed(folder, dies):
+    place = folder / f"meet-{dies}"
+    pid, *first = (place / "first").read_text().splitlines()
+    _, *second = (place / "second").read_text().splitlines()
+    run = next(place.glob("checkpoints/net/*/run.json")).parent
+    assert second[0] == f"Waiting for process {pid}, which is writing in {run}; interrupt to stop waiting."
+    assert re.match(r"net: continued from step 4 \(now" if dies else r"net: loaded \(trained 20", second[-1])
+    assert bool(first) is not dies
+    assert (run / "log.csv").read_bytes() == next(folder.glob("meet-False/checkpoints/net/*/log.csv")).read_bytes()
+    assert len((run / "log.csv").read_text().splitlines()) == 1 + 6
 
 
 def test_two_processes_share_the_images_and_agree(folder):

@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from unittest.mock import Mock
@@ -72,6 +75,7 @@ def test_formats_of_a_table():
     assert lines[4:6] + lines[-1:] == [
         r"a|b \& <c>\_1 & 65.7 [60.1, 70.2] \\", r"-- & 1 \\", r"camvid \& val; 50 \%"
     ]  # fmt: skip
+    assert repr(table) == table.to_markdown()
     page = table._repr_html_()
     assert html_rows(page) == [["Model", "mIoU"], *rows]
     for part in (
@@ -148,7 +152,37 @@ def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(table):
     assert first.mean_iou_low == pytest.approx(first.mean_iou)  # all images are alike
     assert second.mean_iou is not None
     assert second.mean_iou_low is second.band_foreground_iou is None  # no matrices, no interval
-    assert [file.name for file in table.path.parent.iterdir()] == [table.path.name]
+    assert {file.name for file in table.path.parent.iterdir()} == {table.path.name, "results.lock"}
+
+
+def test_rows_of_two_notebooks_join(table):
+    other = ResultsTable(table.path)
+    table.add("lab 02", evaluation(40))
+    other.add("lab 03", evaluation(50))
+    table.add("lab 04", evaluation(60))
+    other.add("lab 02", evaluation(70))
+    expected = ["lab 02", "lab 03", "lab 04"]
+    assert [row.name for row in other.rows] == [row.name for row in ResultsTable(table.path).rows] == expected
+    assert ResultsTable(table.path).rows[0].mean_iou == pytest.approx((100 / 130 + 0.7) / 2)
+    with pytest.raises(ValueError, match="differs from that of lab 02"):  # which this object has never seen
+        ResultsTable(table.path).add("x", evaluation(protocol=BOXES))
+
+
+WRITER = """
+import sys
+from test_results import ResultsTable, evaluation
+table = ResultsTable(sys.argv[1])
+for number in range(50):
+    table.add(f"{sys.argv[2]} {number}", evaluation(per_image=False))
+"""
+
+
+def test_two_processes_that_write_at_the_same_time_lose_no_row(tmp_path):
+    path = tmp_path / "results.json"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, name], env=environment) for name in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert {row.name for row in ResultsTable(path).rows} == {f"{name} {i}" for name in "ab" for i in range(50)}
 
 
 OTHER = {"dataset": "voc2012", "split": "train", "images": 12, "num_classes": 21, "labels": "2e", "size": "256x256"}
@@ -222,7 +256,7 @@ def test_whole_formats(table):
         "classes that occur. Scores in percent, 95 % intervals over the choice of images."
     )
     rule = " | ".join(["---"] + ["---:"] * 11)
-    assert table.to_markdown() == f"| {columns} |\n| {rule} |\n| {cells} |\n\n{caption}\n"
+    assert table.to_markdown() == f"| {columns} |\n| {rule} |\n| {cells} |\n\n{caption}\n" == repr(table)
 
     def latex(text):
         return text.replace("_", r"\_").replace("%", r"\%").replace("–", "--").replace(" | ", " & ")
@@ -268,7 +302,7 @@ def test_a_failed_write_keeps_the_old_table(table, monkeypatch):
         table.add("b", evaluation())
     assert table.path.read_bytes() == before
     assert [row.name for row in table.rows] == ["a"]
-    assert [file.name for file in table.path.parent.iterdir()] == [table.path.name]
+    assert {file.name for file in table.path.parent.iterdir()} == {table.path.name, "results.lock"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{"name": "a"}]}', json.dumps({"rows": [{"protocol": {}}]})])

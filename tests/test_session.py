@@ -284,6 +284,27 @@ def test_errors_name_what_is_wrong_and_change_nothing(action, message):
     assert (state(session), session.actions, session.image_names) == before
 
 
+def test_a_second_save_leaves_no_mask_of_the_first_and_removes_nothing_else(tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    session = used(new_session())
+    session.switch_image("wide")
+    (folder / "mask_07_mine.png").touch()
+    for text in ("no recording", '{"images": {"a": {"mask": "../evil.png"}, "b": {"mask": "mine.png"}}}'):
+        (folder / "session.json").write_text(text)
+        for name in ("mine.png", "../evil.png"):
+            (folder / name).touch()
+        session.save(folder)
+        assert (folder / "mask_01_wide.png").exists()
+    session.clear()
+    session.switch_image("tall, with/odd name")
+    session.add_point(3, 4)
+    session.save(folder)
+    names = ["mask_02_tall_with_odd_name.png", "mask_07_mine.png", "mine.png", "session.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (tmp_path / "evil.png").exists()
+
+
 def test_save_writes_masks_that_can_be_read_back(tmp_path):
     session = used(new_session())
     session.switch_image("tall, with/odd name")

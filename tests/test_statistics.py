@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_voc import TRAIN, make_labels, make_tiny_voc, save_labels
 
+from labhelpers import config
 from labhelpers.data import VOCSegmentation
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.statistics import WEIGHT_METHODS, ClassStatistics, class_statistics, class_weights
@@ -60,6 +61,44 @@ def test_a_label_changed_in_place_is_counted(tmp_path):
             label == 8,
         ]
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: "\0" * 9,
+        lambda text: text.replace("[6, 0, 0, 0, 2]", "[6, 0, 0, 2]"),
+        lambda text: text.replace("[6, 0, 0, 0, 2], ", ""),
+        lambda text: text.replace("[6, 0", "[6.5, 0"),
+        lambda text: text.replace("[6, 0", "[-6, 0"),
+        lambda text: text.replace("[6, 0", "[" + "9" * 30 + ", 0"),
+    ],
+)
+def test_damaged_counts_are_counted_again(change, capsys):
+    whole = class_statistics(Labels())
+    [path] = (config.data_root() / "statistics").iterdir()
+    before = path.read_text()
+    path.write_text(change(before.replace("[5, 1, 0, 0, 2]", "[6, 0, 0, 0, 2]")))
+    again = Labels()
+    np.testing.assert_array_equal(class_statistics(again).image_pixels, whole.image_pixels)
+    assert again.reads == 4
+    assert capsys.readouterr().out.startswith(f"{path} is damaged (")
+    assert path.read_text() == before
+    class_statistics(again)
+    assert (again.reads, capsys.readouterr().out) == (4, "")
+
+
+def test_counts_need_no_folder_that_can_be_written(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "file"))
+    assert class_statistics(Labels()).pixels.tolist() == [18, 6, 4, 0]
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'file' / 'data' / 'statistics' / 'labels.json'} cannot be written (")
+    assert said.endswith("): the classes of labels are counted each time.\n")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,29 @@ def test_images_carry_both_masks_with_names(fake, tmp_path):
         assert mask["class_labels"] == {0: "table", 1: "piece", 255: "void"}
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("step,loss\n1,0.5\n2,\n", [{"step": 1, "loss": 0.5}, {"step": 2}]),
+        ('\ufeff"loss";"step";"mine"\r\n"0,5";"1";""\r\n', [{"step": 1, "loss": 0.5}]),  # moved, and one more
+        ("step,loss\n", []),
+        ("step;loss\n1;0,5\n3;0,5\n", "row 2 is not of step 2"),
+        ("step,loss\n1,0,5\n", "row 1 has not as many cells as the header"),
+        ("step,loss\n1,0.5\n2", "row 2 has not as many cells"),
+        ("step,loss\n1,many\n", "many"),
+        ("name,loss\nnet,0.5\n", "net"),
+    ],
+)
+def test_a_log_is_read_from_a_spreadsheet_and_what_is_none_is_named(tmp_path, text, rows):
+    path = tmp_path / "log.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    if isinstance(rows, list):
+        assert History.read(path).rows == rows
+    else:
+        with pytest.raises(ValueError, match=rf"log\.csv is no log of a run, or was changed since \(.*{rows}"):
+            History.read(path)
+
+
 @pytest.mark.parametrize("error", [ConnectionError, OSError, AssertionError])
 def test_a_failure_while_logging_is_one_sentence_and_the_training_goes_on(fake, tmp_path, capsys, error):
     wandb = fake(broken_from=3, error=error)

@@ -1,6 +1,10 @@
 """Train or load: what makes two runs the same, what is loaded and what is not, and which it says."""
 
+import csv
+import io
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +14,11 @@ from tiny_voc import TRAIN, make_labels, make_tiny_voc, save_labels
 from torch import nn
 from training_toys import SETS, Squares, TinyNet, assert_same, own_ce, stop_at, tiny_net, tiny_recipe, weights
 
+from labhelpers import config
 from labhelpers.data import VOCSegmentation, cache
 from labhelpers.data.augment import Augmentation
 from labhelpers.training import checkpoints, finished_runs, load_finished, train_or_load
-from labhelpers.training.run import describe, weights_hash
+from labhelpers.training.run import describe, runs_folder, weights_hash
 
 OTHER_SETS = (Squares(8), SETS[1]), (SETS[0], Squares(3, "val"))
 
@@ -168,25 +173,172 @@ def test_load_finished_finds_the_run_of_another_class(capsys):
     assert_same(found.load(tiny_net(seed=4)), model)
 
 
+def test_load_finished_passes_over_an_unfinished_run(capsys):
+    next(train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder.glob("step-00000006.json")).unlink()
+    assert_nothing_is_loaded(capsys, "net")
+
+
+# --- damage ---
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def rewrite(change):
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def spreadsheet(text):
+    """As one saves it where the decimal point is a comma."""
+    header, *rows = csv.reader(io.StringIO(text.decode()))
+    file = io.StringIO()
+    rows = [header, *([value.replace(".", ",") for value in row] for row in rows)]
+    csv.writer(file, delimiter=";", quoting=csv.QUOTE_ALL).writerows(rows)
+    return file.getvalue().encode("utf-8-sig")
+
+
+LOG_DAMAGE = {
+    "emptied": lambda text: b"",
+    "halved": lambda text: text[: len(text) // 2],
+    "header only": lambda text: text[: text.index(b"\n") + 1],
+    "spreadsheet": spreadsheet,
+    "zeros": lambda text: bytes(len(text)),
+    "not utf-8": lambda text: b"\xff" + text,
+    "another score": lambda text: text.replace(b"0.", b"0.9"),
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("damage", LOG_DAMAGE.values(), ids=LOG_DAMAGE)
+@pytest.mark.parametrize("load", [train_or_load, load_finished])
+def test_a_changed_log_is_put_back_as_the_checkpoint_holds_it(load, damage, capsys):
+    first = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
+    log = first.folder / "log.csv"
+    whole = log.read_bytes()
+    bad = None if damage is None else damage(whole)
+    log.unlink() if bad is None else log.write_bytes(bad)
+    capsys.readouterr()
+    for _ in range(2):
+        again = load("net", tiny_net(), *SETS, tiny_recipe())
+        assert again.loaded
+        assert again.history == first.history
+        assert log.read_bytes() == whole
+    kept = [path.read_bytes() for path in first.folder.glob("damaged-*")]
+    assert kept == ([] if bad is None else [bad])
+    said = f"{log} is not as it was written; it is kept as damaged-1-log.csv, and written anew.\n"
+    assert capsys.readouterr().out.count(said) == len(kept)
+
+
+@pytest.mark.parametrize("damage", LOG_DAMAGE.values(), ids=LOG_DAMAGE)
+def test_a_log_that_no_checkpoint_holds_is_read_where_it_can_be(damage, capsys):
+    """As runs of an earlier version left it."""
+    first = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
+    log, info = first.folder / "log.csv", first.folder / "step-00000006.json"
+    whole = log.read_bytes()
+    info.write_text(json.dumps({key: value for key, value in json.loads(info.read_text()).items() if key != "log"}))
+    log.unlink() if damage is None else log.write_bytes(damage(whole))
+    capsys.readouterr()
+    again = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
+    readable = damage in (LOG_DAMAGE["spreadsheet"], LOG_DAMAGE["another score"])
+    assert again.loaded is readable
+    if damage is not LOG_DAMAGE["another score"]:
+        assert again.history == first.history
+    said = capsys.readouterr().out
+    assert ("the run is trained again" in said) is not readable
+    assert readable or str(log) in said
+
+
 @pytest.mark.parametrize(
-    ("file", "damage"),
+    ("file", "damage", "kept"),
     [
-        ("step-00000006.json", Path.unlink),  # unfinished
-        ("step-00000006.json", cut),
-        ("*.model.safetensors", cut),
-        ("log.csv", Path.unlink),
-        ("run.json", cut),
+        ("step-{best}.model.safetensors", cut, 1),
+        ("step-{best}.model.safetensors", rewrite(lambda data: data[:-1] + bytes([data[-1] ^ 1])), 1),
+        ("step-{best}.model.safetensors", rewrite(lambda data: b""), 1),
+        ("step-{best}.model.safetensors", Path.unlink, 0),
+        ("step-{best}.json", cut, 1),
+        *(
+            ("step-00000006.json", rewrite(lambda _, text=text: text), 0)
+            for text in (b"", b'{"step": 6}', b"[]", b"\0" * 9)
+        ),
+        ("step-00000006.json", Path.unlink, 0),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*is damaged")  # which it says as it passes over
-def test_load_finished_passes_over_what_is_not_whole(file, damage, capsys):
-    for path in list(train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder.glob(file)):
-        damage(path)
-    assert_nothing_is_loaded(capsys, "net")
+@pytest.mark.filterwarnings("ignore:.*(is damaged|passed over)")
+def test_a_finished_run_with_a_damaged_file_is_trained_again(file, damage, kept, capsys):
+    recipe, still = tiny_recipe(lr=1e-12, weight_decay=0.0), {"norm": False, "dropout": 0.0}
+    first = train_or_load("net", tiny_net(**still), *SETS, recipe)
+    best = first.info["best_step"]
+    assert best == 3, "no evaluation after the first is better"
+    path = first.folder / file.format(best=f"{best:08d}")
+    damage(path)
+    bad = path.read_bytes() if path.exists() else None
+    capsys.readouterr()
+    assert load_finished("net", tiny_net(**still), *SETS, recipe) is None
+    again = train_or_load("net", tiny_net(**still), *SETS, recipe)
+    said = capsys.readouterr().out
+    assert not again.loaded
+    assert_same(first.model, again.model)
+    assert again.history == first.history
+    assert [p.read_bytes() for p in first.folder.glob("damaged-*")] == [bad] * kept
+    assert f"it is kept as damaged-1-{path.name}, and the run is trained again" in said or not kept
+    assert train_or_load("net", tiny_net(**still), *SETS, recipe).loaded
+
+
+def test_a_model_that_is_the_result_is_not_trained_on_when_its_run_is_lost():
+    run = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
+    shutil.rmtree(run.folder)
+    with pytest.raises(RuntimeError, match=r"is lost or damaged, and this model is its result: build it anew"):
+        train_or_load("net", run.model, *SETS, tiny_recipe())
+    assert not train_or_load("net", tiny_net(), *SETS, tiny_recipe()).loaded
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0"])
+def test_a_damaged_run_json_is_named_and_mended_by_the_call_that_wrote_it(text, capsys):
+    path = train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder / "run.json"
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=r"run\.json is damaged: .*the call that trained it mends it"):
+        assert_nothing_is_loaded(capsys, "net")
+    assert train_or_load("net", tiny_net(), *SETS, tiny_recipe()).loaded
+    assert "run.json is not as it was written; it is kept as damaged-1-run.json" in capsys.readouterr().out
+    assert load_finished("net", tiny_net(), *SETS, tiny_recipe()).loaded
+
+
+def test_a_finished_run_is_loaded_from_a_folder_that_cannot_be_written(monkeypatch, capsys):
+    first = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr("labhelpers.training.run.write_atomic", refuse)
+    monkeypatch.setattr("labhelpers.training.run.set_aside", refuse)
+    (first.folder / "log.csv").write_text("")
+    assert train_or_load("net", tiny_net(), *SETS, tiny_recipe()).history == first.history
+    assert "log.csv is not as it was written, and cannot be written anew (Permission denied)" in capsys.readouterr().out
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    "name", ["/abs", "a/b", "../../up", "a\0b", 'a<b>:"|?*', "  ", "FCN-8s, Gewicht ä", "\\\\host\\x"]
+)
+def test_every_name_stays_in_the_checkpoints_folder(name):
+    folder = runs_folder(name)
+    assert folder.parent == config.checkpoints_root()
+    assert not set(folder.name) & set('/\\<>:"|?*\0 ')
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "...", "end.", "nul", "COM1", "aux.net", "x" * 300, "ä" * 150])
+def test_what_cannot_be_a_folder_on_any_system_is_no_name(name):
+    for load in (train_or_load, load_finished):
+        with pytest.raises(ValueError, match=r"^name=.*becomes that of a folder"):
+            load(name, tiny_net(), *SETS, tiny_recipe())
+    assert not config.checkpoints_root(create=False).exists() or not list(config.checkpoints_root().iterdir())
+
+
+# --- which run is found ---
 
 
 def test_load_finished_wants_equal_name_data_recipe_and_shapes(capsys):

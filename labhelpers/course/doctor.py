@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -96,18 +97,24 @@ def check_processor() -> Iterator[Finding]:
 
 
 def check_disk() -> Iterator[Finding]:
-    """Free space where data and checkpoints go, against what the labs of this profile write."""
+    """Whether data and checkpoints can be written, and the free space against what the labs of this profile write."""
     name = config.profile().name
     places = {  # the folder, and the variable that names another
-        "Data": (config.home() / "data", "LAB_HOME"),
-        "Checkpoints": (Path(os.environ.get("LAB_CHECKPOINTS") or config.home() / "checkpoints"), "LAB_CHECKPOINTS"),
+        "Data": (config.data_root(create=False), "LAB_HOME"),
+        "Checkpoints": (config.checkpoints_root(create=False), "LAB_CHECKPOINTS"),
     }
     for (what, (folder, variable)), needed in zip(places.items(), NEEDS_GB[name], strict=True):
-        there = next(path for path in (folder, *folder.parents) if path.exists())  # nothing is created by looking
+        there = next(path for path in (folder, *folder.parents) if path.exists())  # nothing is left by looking
         free = shutil.disk_usage(there).free / 1e9
         value = f"{free:.0f} GB free in {folder}, the labs need about {needed:g} in the profile {name}"
-        remedy = f"free some space, or set {variable} to another folder"
-        yield Finding(f"{what} on the disk", value, free >= needed, remedy)
+        yield Finding(
+            f"{what} on the disk", value, free >= needed, f"free some space, or set {variable} to another folder"
+        )
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            value = f"{there} cannot be written ({error.strerror})"
+            yield Finding(f"{what} can be written", value, False, f"set {variable} to a folder that can")
 
 
 def check_network() -> Iterator[Finding]:

@@ -329,7 +329,7 @@ def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:
     """
     names = set()
     for path in config.checkpoints_root().glob("*/*/run.json"):
-        with contextlib.suppress(ValueError, KeyError):  # damaged; no run is loaded from it either
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged; no run is loaded from it either
             names.add(json.loads(path.read_bytes())["name"])
     opened: dict[str, Splits] = {}
     found = []

@@ -197,10 +197,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.cell_timeout is not None and not 0 < options.cell_timeout < float("inf"):
         parser.error(f"--cell-timeout {options.cell_timeout:g}: give the seconds that one cell may take, above 0")
-    # A path relative to where the command is called must still hold inside notebooks/, where the kernels run.
-    for variable in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS"):
-        if os.environ.get(variable):
-            os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+    # Without a checkout, a path relative to where the command is called must hold where the kernels run.
+    paths = {
+        name: config.path_from(name) for name in ("LAB_VOC_ROOT", "LAB_HOME", "LAB_CHECKPOINTS", "LAB_SAM_WEIGHTS")
+    }
+    os.environ |= {name: str(path) for name, path in paths.items() if path}
     profile = config.profile()
     notebooks = find_notebooks(options.folder) if options.folder.is_dir() else [options.folder]
     expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)

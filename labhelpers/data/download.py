@@ -315,7 +315,7 @@ def download(
         if url in reasons:
             continue
         try:
-            _fetch_checked(url, part, hashes, size)
+            _fetch(url, part, hashes, size)
         except _AddressFailed as failure:
             reasons[url] = str(failure)
         else:
@@ -345,30 +345,26 @@ def _refuse_full_disk(part: Path, size: int) -> None:
         )
 
 
-def _fetch_checked(url: str, part: Path, hashes: dict[str, str], size: int | None) -> None:
-    """Complete `part` and check it; a wrong hash may be the old part's fault, so start over once."""
-    for _ in range(1 + (_size(part) > 0)):
-        _fetch(url, part, size)
-        problem = find_damage(part, hashes, size)
-        if problem is None:
-            return
-        part.unlink()
-    raise _AddressFailed(f"delivered another file ({problem})")
-
-
-def _fetch(url: str, part: Path, size: int | None) -> None:
-    """Complete `part`, connecting again whenever the connection breaks, as long as that gains ground."""
-    fruitless = 0
+def _fetch(url: str, part: Path, hashes: dict[str, str], size: int | None) -> None:
+    """Complete `part` and check it, connecting again whenever the connection breaks, as long as that gains ground."""
+    again, fruitless = _size(part) > 0, 0  # a wrong hash may be the old part's fault, so start over once
     while True:
         before = _size(part)
         try:
             _continue(url, part, size)
-            return
         except _ConnectionBroke as broken:
             fruitless = 0 if _size(part) - before >= _PROGRESS else fruitless + 1
             if fruitless == ATTEMPTS:
                 raise _AddressFailed(f"{broken}; gave up after {ATTEMPTS} connections in a row") from broken
             time.sleep(RETRY_SECONDS * fruitless)
+            continue
+        problem = find_damage(part, hashes, size)
+        if problem is None:
+            return
+        part.unlink()
+        if not again:
+            raise _AddressFailed(f"delivered another file ({problem})")
+        again = False
 
 
 def _continue(url: str, part: Path, size: int | None) -> None:

@@ -1,6 +1,5 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +104,7 @@ Opened = tuple[str, SegmentationDataset, SegmentationDataset]
 
 
 def _course(profile: config.Profile, objects: bool = False) -> Opened:
-    own = os.environ.get("LAB_VOC_ROOT")
+    own = config.path_from("LAB_VOC_ROOT")
     if own:
         name, train, val = _voc_layout(own)
         for part in (train, val):

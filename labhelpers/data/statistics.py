@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -52,18 +53,34 @@ def class_statistics(dataset: SegmentationDataset) -> ClassStatistics:
     """Count the classes of a data set in one pass over its label maps; no picture is decoded.
 
     The counts are kept in `data/statistics/` under the data set's fingerprint: the second call reads them, and a
-    changed data set is counted anew.
+    changed data set is counted anew. So are damaged counts, and those that cannot be kept there; a sentence says so.
     """
-    path = config.data_root() / "statistics" / f"{dataset.fingerprint()}.json"
-    if path.exists():
-        counts = np.array(json.loads(path.read_bytes())["counts"], dtype=np.int64)
-    else:
+    path = config.data_root(create=False) / "statistics" / f"{dataset.fingerprint()}.json"
+    counts = _kept(path, (len(dataset), dataset.num_classes + 1))
+    if counts is None:
         targets = (dataset.load_target(index).numpy().ravel() for index in range(len(dataset)))
         kept = [*range(dataset.num_classes), dataset.ignore_index]
         counts = np.stack([np.bincount(target, minlength=256)[kept] for target in targets])
         head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
-        write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
+        try:
+            write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
+        except OSError as error:
+            print(f"{path} cannot be written ({error.strerror}): the classes of {dataset.name} are counted each time.")
     return ClassStatistics(tuple(dataset.class_names), counts[:, :-1], counts[:, -1])
+
+
+def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The counts in the file, int64; None where there are none, or not such."""
+    if not path.exists():
+        return None
+    try:
+        counts = np.array(json.loads(path.read_bytes())["counts"])
+        if counts.shape != shape or counts.dtype != np.int64 or counts.min() < 0:
+            raise ValueError(f"not {shape[0]} x {shape[1]} counts")
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{path} is damaged ({error}), so the classes are counted again.")
+        return None
+    return counts
 
 
 def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: float = 0.999) -> np.ndarray:

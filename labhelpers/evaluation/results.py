@@ -15,7 +15,7 @@ import numpy as np
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
 from labhelpers.evaluation.intervals import bootstrap
-from labhelpers.files import write_atomic
+from labhelpers.files import locked, write_atomic
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,6 +75,9 @@ class Table:
                 raise ValueError(
                     f"a row has {len(row)} cells, the header {len(self.header)}: {list(row)} under {list(self.header)}"
                 )
+
+    def __repr__(self) -> str:
+        return self.to_markdown()
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown, the title as a heading above it, and the caption below."""
@@ -230,6 +233,9 @@ class _Sections:
     frame: "DataFrame"
     sections: Callable[[], list[Table]]
 
+    def __repr__(self) -> str:
+        return self.to_markdown()
+
     def to_markdown(self) -> str:
         """The sections in GitHub's Markdown, their protocols below."""
         return "\n".join(table.to_markdown() for table in self.sections())
@@ -249,9 +255,9 @@ class _Sections:
 class ResultsTable(_Sections):
     """Results of several models under one protocol, kept in a JSON file.
 
-    Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns. Rows
-    of models that learned nothing (`trained=False`, and everything in the tiny profile) are shown as dashes and never
-    stored.
+    Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns, and
+    joins what other notebooks and commands have added there. Rows of models that learned nothing (`trained=False`, and
+    everything in the tiny profile) are shown as dashes and never stored.
 
     Args:
         path: the JSON file; it need not exist. Scores that cannot be compared need tables of their own, so
@@ -264,6 +270,9 @@ class ResultsTable(_Sections):
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._untrained: dict[str, Row] = {}
+        self._stored = self._read()
+
+    def _read(self) -> dict[str, Row]:
         try:
             stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"] if self.path.exists() else []
             rows = [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
@@ -271,7 +280,7 @@ class ResultsTable(_Sections):
             raise ValueError(
                 f"{self.path} is not a results table ({error}). Move it away; each lab adds its rows again."
             ) from error
-        self._stored = {row.name: row for row in rows}
+        return {row.name: row for row in rows}
 
     @property
     def rows(self) -> list[Row]:
@@ -306,32 +315,26 @@ class ResultsTable(_Sections):
             self._untrained[name] = row
             return row
 
-        for other in self._stored.values():
-            differences = protocol.differences(other.protocol)
-            if other.name != name and differences:
+        with locked(self.path.with_name("results.lock")):  # others may have added rows since this one was read
+            self._stored = self._merged(replace(row, **_scores(evaluation)))
+        self._untrained.pop(name, None)
+        return self._stored[name]
+
+    def _merged(self, row: Row) -> dict[str, Row]:
+        """The rows in the file, and this one, which is written there."""
+        stored = self._read()
+        for other in stored.values():
+            differences = row.protocol.differences(other.protocol)
+            if other.name != row.name and differences:
                 raise ValueError(
-                    f"{name} cannot join {self.path}: its protocol differs from that of {other.name} in "
-                    f"{', '.join(differences)}. Evaluate both on the same images, or give {name} a table of its own: "
-                    f"results-{protocol.key}.json."
+                    f"{row.name} cannot join {self.path}: its protocol differs from that of {other.name} in "
+                    f"{', '.join(differences)}. Evaluate both on the same images, or give {row.name} a table of its "
+                    f"own: results-{row.protocol.key}.json."
                 )
-        scores: dict[str, Any] = {
-            "mean_iou": evaluation.scores.mean_iou,
-            "pixel_accuracy": evaluation.scores.pixel_accuracy,
-            "band_mean_iou": evaluation.band_mean_iou.get(BAND),
-            "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
-            "boundary_iou": evaluation.boundary_iou,
-        }
-        if evaluation.matrices is not None:
-            interval = bootstrap(evaluation.matrices)
-            scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
-        scores = {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
-        row = replace(row, **scores)
-        stored = {**self._stored, name: row}
+        stored[row.name] = row
         records = [asdict(row) for row in stored.values()]
         write_atomic(self.path, json.dumps({"rows": records}, indent=1, allow_nan=False).encode())
-        self._stored = stored
-        self._untrained.pop(name, None)
-        return row
+        return stored
 
     @property
     def frame(self) -> "DataFrame":
@@ -342,20 +345,7 @@ class ResultsTable(_Sections):
 
     def sections(self) -> list[Table]:
         """One: the rows as text, and their protocol below."""
-        columns = {
-            "Model": [row.name for row in self.rows],
-            "mIoU": [_mean_iou(row) for row in self.rows],
-            "Pixel accuracy": [_percent(row.pixel_accuracy) for row in self.rows],
-            f"mIoU, {BAND} px band": [_percent(row.band_mean_iou) for row in self.rows],
-            f"Foreground IoU, {BAND} px band": [_percent(row.band_foreground_iou) for row in self.rows],
-            "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in self.rows],
-            "Inference (ms)": [_shown(row.inference_ms, 1) for row in self.rows],
-            "Memory (MB)": [_shown(row.memory_mb, 0) for row in self.rows],
-            "Training (min)": [_shown(row.protocol.minutes, 1) for row in self.rows],
-            "Seed": [DASH if row.protocol.seed is None else str(row.protocol.seed) for row in self.rows],
-            "Device": [row.protocol.device_text for row in self.rows],
-            "The course expects": [row.expected or DASH for row in self.rows],
-        }
+        columns = _columns(self.rows, [name for name in _CELLS if name not in ("Lab", "Boundary IoU", "FLOPs (G)")])
         if not self.rows:
             return [_table(columns, "No results yet.")]
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
@@ -366,6 +356,21 @@ class ResultsTable(_Sections):
         if self._untrained.keys() - self._stored.keys():
             caption += f" {DASH} in the scores: the model was not trained, so it has no result."
         return [_table(columns, caption)]
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """The scores of a row; None where undefined."""
+    scores: dict[str, Any] = {
+        "mean_iou": evaluation.scores.mean_iou,
+        "pixel_accuracy": evaluation.scores.pixel_accuracy,
+        "band_mean_iou": evaluation.band_mean_iou.get(BAND),
+        "band_foreground_iou": evaluation.band_foreground_iou.get(BAND),
+        "boundary_iou": evaluation.boundary_iou,
+    }
+    if evaluation.matrices is not None:
+        interval = bootstrap(evaluation.matrices)
+        scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
+    return {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
 
 
 _ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name != "protocol"]
@@ -393,6 +398,30 @@ def _mean_iou(row: Row) -> str:
     if row.mean_iou_low is None:
         return _percent(row.mean_iou)
     return f"{_percent(row.mean_iou)} [{_percent(row.mean_iou_low)}, {_percent(row.mean_iou_high)}]"
+
+
+# Heading -> the cell of a row, for both tables.
+_CELLS: dict[str, Callable[[Row], str]] = {
+    "Model": lambda row: row.name,
+    "Lab": lambda row: _stated(course_model(row.name), "lab"),
+    "mIoU": _mean_iou,
+    "Pixel accuracy": lambda row: _percent(row.pixel_accuracy),
+    f"mIoU, {BAND} px band": lambda row: _percent(row.band_mean_iou),
+    f"Foreground IoU, {BAND} px band": lambda row: _percent(row.band_foreground_iou),
+    "Boundary IoU": lambda row: _percent(row.boundary_iou),
+    "Parameters (M)": lambda row: _shown(row.parameters, 2, 1e6),
+    "FLOPs (G)": lambda row: _shown(row.flops, 1, 1e9),
+    "Inference (ms)": lambda row: _shown(row.inference_ms, 1),
+    "Memory (MB)": lambda row: _shown(row.memory_mb, 0),
+    "Training (min)": lambda row: _shown(row.protocol.minutes, 1),
+    "Seed": lambda row: DASH if row.protocol.seed is None else str(row.protocol.seed),
+    "Device": lambda row: row.protocol.device_text,
+    "The course expects": lambda row: row.expected or DASH,
+}
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: [_CELLS[name](row) for row in rows] for name in names}
 
 
 # The last table of the course: every model of labs 02 to 07, its scores, its costs and what the course expects.
@@ -517,7 +546,7 @@ class FinalTable(_Sections):
         }
 
 
-_COSTS = (("FLOPs (G)", "flops", 1, 1e9), ("Inference (ms)", "inference_ms", 1, 1), ("Memory (MB)", "memory_mb", 0, 1))
+_COSTS = ("FLOPs (G)", "Inference (ms)", "Memory (MB)")
 _EXPECTED = {
     "Course, VOC: mIoU": "mean_iou",
     "Course: parameters (M)": "parameters",
@@ -528,22 +557,13 @@ _EXPECTED = {
 def _section(rows: list[Row]) -> Table:
     """The models under one protocol."""
     protocol, models = rows[0].protocol, [course_model(row.name) for row in rows]
-    columns = {
-        "Model": [row.name for row in rows],
-        "Lab": [model.lab if model else DASH for model in models],
-        "mIoU": [_mean_iou(row) for row in rows],
-        "Pixel accuracy": [_percent(row.pixel_accuracy) for row in rows],
-        "Boundary IoU": [_percent(row.boundary_iou) for row in rows],
-        "Parameters (M)": [_shown(row.parameters, 2, 1e6) for row in rows],
-    }
-    timed = [row for row in rows if any(getattr(row, field) is not None for _, field, *_ in _COSTS)]
-    conditions = sorted({_condition(row) for row in timed})
+    columns = _columns(rows, ("Model", "Lab", "mIoU", "Pixel accuracy", "Boundary IoU", "Parameters (M)"))
+    conditions = sorted({_condition(row) for row in rows if any(_CELLS[name](row) != DASH for name in _COSTS)})
     for condition in conditions:  # times for images of two sizes do not share a column either
         where = f", {condition}" if len(conditions) > 1 else ""
-        for name, field, digits, unit in _COSTS:
-            values = [getattr(row, field) if _condition(row) == condition else None for row in rows]
-            columns[name + where] = [_shown(value, digits, unit) for value in values]
-    columns["Training (min)"] = [_shown(row.protocol.minutes, 1) for row in rows]
+        for name in _COSTS:
+            columns[name + where] = [_CELLS[name](row) if _condition(row) == condition else DASH for row in rows]
+    columns |= _columns(rows, ["Training (min)"])
     for name, field in _EXPECTED.items():
         if any(model and getattr(model, field) for model in models):
             columns[name] = [_stated(model, field) for model in models]

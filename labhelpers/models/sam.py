@@ -7,7 +7,6 @@ pixels of the image, prompts in one call, masks of the image's own size.
 
 import copy
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labhelpers import config
 from labhelpers.models.library import FILE, Unreachable, hub_file
 
 SURE = 8.0  # the logit of a pixel that is taken as certain
@@ -260,8 +260,8 @@ def build_sam(
             f"{name} needs the library transformers, which is not installed: "
             'pip install "labhelpers[sam]", then restart the kernel.'
         )
-    if os.environ.get(VARIABLE):
-        folder = Path(os.environ[VARIABLE]).expanduser()
+    folder = config.path_from(VARIABLE)
+    if folder:
         return load_sam_folder(folder, device), folder.name
     return load_sam_folder(_downloaded(name, tell), device), name
 

@@ -6,7 +6,6 @@ hundred steps take minutes on a GPU.
 
 import hashlib
 import json
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,8 @@ from labhelpers.prompting.sampling import box_from_mask
 from labhelpers.prompting.task import true_iou
 from labhelpers.training import checkpoints
 from labhelpers.training.recipe import identity, require_count, require_number
-from labhelpers.training.run import weights_hash
+from labhelpers.training.run import runs_folder, weights_hash
+from labhelpers.training.task import alone
 from labhelpers.training.tracking import Progress
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
@@ -112,7 +112,7 @@ def tune_sam_decoder(
 
     Raises:
         FileNotFoundError: the data set has no instances.
-        ValueError: none of its images shows an object that is large enough.
+        ValueError: none of its images shows an object that is large enough; or the name is none for a folder.
         RuntimeError: the loss is not finite.
     """
     recipe = recipe or SamRecipe()
@@ -120,15 +120,16 @@ def tune_sam_decoder(
     network, numbers = predictor.model.network, identity(recipe, without=("save_every",))  # which changes no result
     facts = [type(network).__name__, weights_hash(network), train_set.fingerprint(), numbers]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
-    folder = config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name) / key
+    folder = runs_folder(name) / key
 
-    last = checkpoints.latest(folder, parts=("model",))
-    loaded = last is not None and last.step >= recipe.steps
-    if last is None or not loaded:
-        _tune(tuned.model, train_set, recipe, name, folder, cache or config.checkpoints_root() / "sam_embeddings")
-        last = checkpoints.read(folder, recipe.steps, parts=())
-    else:
-        checkpoints.load_model(tuned.model.decoder, last.parts["model"], folder)
+    with alone(folder):
+        last = checkpoints.latest(folder, parts=("model",))
+        loaded = last is not None and last.step >= recipe.steps
+        if last is None or not loaded:
+            _tune(tuned.model, train_set, recipe, name, folder, cache or config.checkpoints_root() / "sam_embeddings")
+            last = checkpoints.read(folder, recipe.steps, parts=())
+        else:
+            checkpoints.load_model(tuned.model.decoder, last.parts["model"], folder)
     losses, minutes = last.info["losses"], last.info["seconds"] / 60
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.info["saved_at"]))
     tenth = max(1, len(losses) // 10)

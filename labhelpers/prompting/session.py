@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from labhelpers.files import write_atomic
 from labhelpers.prompting.predictor import Predictor, Prompt, check_image
 
 MAX_SIDE = 65_500  # pixels, of a JPEG, in which a canvas gets its picture
@@ -329,17 +330,22 @@ class PromptSession:
     def save(self, folder: str | Path) -> Path:
         """Write `session.json` and, for every image with prompts, its mask as PNG (0 and 255); returns the folder.
 
-        The masks are the current model's; `session.json` names their files.
+        The masks are the current model's; `session.json` names their files. Those that an earlier `session.json` in the
+        folder names are replaced or removed.
         """
         folder, record = Path(folder), self._record()
         folder.mkdir(parents=True, exist_ok=True)
+        stale = _saved_masks(folder / "session.json")
         for number, (name, picture) in enumerate(self._pictures.items(), start=1):
             answer = self._answer(self.model, name, picture.step)
             if answer is not None:
                 file = f"mask_{number:02d}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')}.png"
                 Image.fromarray(answer.mask.astype(np.uint8) * 255).save(folder / file)
                 record["images"][name]["mask"] = file
-        (folder / "session.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+                stale.discard(file)
+        write_atomic(folder / "session.json", json.dumps(record, indent=1).encode())
+        for file in stale:
+            (folder / file).unlink(missing_ok=True)
         return folder
 
     def _record(self) -> dict[str, Any]:
@@ -435,6 +441,16 @@ def draw(session: PromptSession) -> Image.Image:
         if label:
             pen.line((x, y - arm, x, y + arm), fill="white", width=unit)
     return drawn
+
+
+def _saved_masks(path: Path) -> set[str]:
+    """The files that `save` named in an earlier `session.json`, if it is one: of anything else nothing is removed."""
+    try:
+        images = json.loads(path.read_bytes())["images"].values()
+        names = {image["mask"] for image in images if "mask" in image}
+        return {name for name in names if re.fullmatch(r"mask_\d+_\w*\.png", name)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _known(name: str, known: Mapping[str, Any], what: str) -> None:

@@ -4,7 +4,7 @@ A checkpoint of step 120 is three files:
 
     step-00000120.model.safetensors      the model's state
     step-00000120.optimizer.safetensors  the optimizer's state
-    step-00000120.json                   bookkeeping, and the SHA-256 of the two
+    step-00000120.json                   bookkeeping, the log up to there, and the SHA-256 of the two
 
 Each file appears under its name only when it is complete on the disk, and the JSON last: a checkpoint without a JSON
 was never finished, and one whose hashes differ is damaged. The two last checkpoints are kept, and the best's model.
@@ -25,11 +25,16 @@ from torch import Tensor, nn
 from labhelpers.files import write_atomic
 
 PARTS = ("model", "optimizer")
+LOG = "log.csv"
 _NUMBERED = "step-" + 8 * "[0-9]"
 
 
 class DamagedCheckpoint(RuntimeError):
-    """A checkpoint that is incomplete or not what was written."""
+    """A checkpoint that is incomplete or not what was written: `path` is the file, missing or damaged."""
+
+    def __init__(self, path: Path, reason: object):
+        self.path = path
+        super().__init__(f"{path} is damaged: {reason}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Checkpoint:
 def save(run_dir: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], info: dict[str, Any]) -> None:
     """Writes the checkpoint of `step` and removes those no longer needed; `info["best_step"]` is kept.
 
+    `info["log"]`, if there is one, is written to `log.csv` as well.
+
     Raises:
         RuntimeError: the disk is full or not writable; earlier checkpoints are untouched.
     """
@@ -52,6 +59,8 @@ def save(run_dir: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], in
     run_dir.mkdir(parents=True, exist_ok=True)
     hashes = {}
     try:
+        if "log" in info:
+            write_atomic(run_dir / LOG, info["log"].encode())
         for part, tensors in parts.items():
             own = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
             data = to_bytes(own)
@@ -77,18 +86,23 @@ def read(run_dir: Path, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint
     """
     from safetensors.torch import load as from_bytes
 
-    path = _file(run_dir, step)
+    path, log = _file(run_dir, step), run_dir / LOG
     try:
         info = json.loads(path.read_bytes())
+        if info["step"] != step or not {"best_step", "sha256"} <= info.keys():
+            raise ValueError("it is not what was written")
+        if "log" not in info and log.exists():  # of an earlier version: a header, and a row for each step
+            lines = log.read_text(encoding="utf-8-sig", errors="replace").splitlines(keepends=True)
+            info["log"] = "".join(lines[: step + 1])
         tensors = {}
         for part in parts:
             path = _file(run_dir, step, part)
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != info["sha256"][part]:
-                raise DamagedCheckpoint(f"{path} is damaged: its SHA-256 is not the one written down in its JSON")
+                raise ValueError("its SHA-256 is not the one written down in its JSON")
             tensors[part] = from_bytes(data)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+        raise DamagedCheckpoint(path, error) from error
     return Checkpoint(step, info, tensors)
 
 

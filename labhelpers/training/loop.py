@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
+from labhelpers.training import checkpoints
 from labhelpers.training.recipe import Recipe
-from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState
+from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState, alone
 from labhelpers.training.tracking import History
 
 
@@ -34,7 +35,7 @@ def train(
     callbacks: Sequence[Callable[[Event], None]] = (),
     name: str = "train",
 ) -> History:
-    """Trains the model in place; an interrupted run found in `run_dir` is continued.
+    """Trains the model in place; an interrupted run found in `run_dir` is continued, another process there waited for.
 
     The model ends with the weights of the last step, on the device it was trained on; `run_dir` also keeps those of
     the best evaluation. Each callback is called with an `Event` after every step. `name` labels the bar.
@@ -43,7 +44,11 @@ def train(
         RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full; checkpoints stay.
         ValueError: `run_dir` holds a run of another recipe or architecture, or the task cannot follow the recipe.
     """
-    with TrainingState(model, train_set, val_set, recipe, Path(run_dir), task) as run, run.progress(name) as progress:
+    with (
+        alone(Path(run_dir)),
+        TrainingState(model, train_set, val_set, recipe, Path(run_dir), task) as run,
+        run.progress(name) as progress,
+    ):
         for images, targets, colour in run.batches():
             lr = run.schedule.step(run.step)
             run.prepare_step()  # seeds torch, sets the train mode, freezes or unfreezes the encoder
@@ -71,7 +76,7 @@ def train(
             progress.update(loss=loss)
             if finished:
                 break
-    return History.read(run.run_dir / "log.csv")
+    return History.read(run.run_dir / checkpoints.LOG)
 
 
 def forward_backward(run: TrainingState, images: Tensor, targets: Tensor, colour: Tensor) -> float:

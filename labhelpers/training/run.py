@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,17 @@ from labhelpers import config
 from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.evaluation.evaluator import check_logits
-from labhelpers.files import write_atomic
+from labhelpers.files import set_aside, write_atomic
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import train
 from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
 from labhelpers.training.recipe import Recipe, source
-from labhelpers.training.task import CLASS_LABELS, Event, Task, explained_batch_norm, make_accelerator
+from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, explained_batch_norm, make_accelerator
 from labhelpers.training.tracking import History
 
-# What a run's folder is passed over for: a file is missing, cut short or altered, the weights do not fit the model.
-_UNUSABLE = (DamagedCheckpoint, OSError, ValueError, KeyError)
+# What a run's name, which becomes a folder, must not be: Windows keeps these for devices, with any ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,25 +97,37 @@ def train_or_load(
     and seed; `run.json` in the folder spells it out. A changed recipe has another key, so that a stale weight is
     never loaded. Build the model right after `torch.manual_seed`: other random weights are another run.
 
+    Another process that trains the same is waited for, and its result loaded. A finished run with a damaged file is
+    trained again; the file is set aside, and a sentence says so.
+
     Raises:
-        RuntimeError, ValueError: as `train` does. An interrupted or failed call gives the model its initial weights
-            back, so that the same call continues from the last checkpoint.
+        RuntimeError, ValueError: as `train` does; or the name is none for a folder, or the model is the result of the
+            very run that must be trained again. An interrupted or failed call gives the model its initial weights back,
+            so that the same call continues from the last checkpoint.
     """
     main = make_accelerator().is_main_process
     facts = {"name": name, **describe(model, train_set, val_set, recipe, task)}
-    earlier = getattr(model, "_trained_by", None)  # the same cell run twice: the model holds its result already
-    if earlier is not None and earlier["result"] == facts["initial_weights"]:
+    earlier, now = getattr(model, "_trained_by", None), facts["initial_weights"]
+    if earlier is not None and earlier["result"] == now:  # the same cell run twice: the model holds its result already
         again = {**facts, "initial_weights": earlier["initial_weights"]}
         if _key(again) == earlier["key"]:
             facts = again
-    folder = _runs(name) / _key(facts)
-    if main:
-        write_atomic(folder / "run.json", json.dumps(facts, indent=1).encode())
-
-    last = checkpoints.latest(folder, parts=("model",))
-    how = None
-    if last is None or not recipe.finished(last.step, last.info["best_step"]):
+    folder = runs_folder(name) / _key(facts)
+    with alone(folder):
+        if main:
+            _keep_facts(folder / "run.json", facts)
+        try:
+            return _load(_finished(folder, facts, recipe), model, recipe, None)
+        except DamagedCheckpoint as error:
+            if main and error.path != folder:
+                kept = f"it is kept as {set_aside(error.path).name}, and " if error.path.exists() else ""
+                print(f"{name}: {error}; {kept}the run is trained again.")
+                checkpoints.discard_after(folder, 0)
         found = checkpoints.latest(folder)
+        if found is None and facts["initial_weights"] != now:
+            raise RuntimeError(
+                f"{name}: {folder} is lost or damaged, and this model is its result: build it anew first"
+            )
         how = "trained (now" if found is None else f"continued from step {found.step} (now"
         initial = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         try:
@@ -129,7 +142,7 @@ def train_or_load(
             raise
         if main:
             checkpoints.discard_optimizer(folder)
-    return _load(_finished(folder, facts, recipe), model, recipe, how)
+        return _load(_finished(folder, facts, recipe), model, recipe, how)
 
 
 def load_finished(
@@ -151,12 +164,14 @@ def load_finished(
 
     Returns:
         The run with `loaded=True` and the weights of its best evaluation in the model; None, the model untouched
-        and nothing printed, if there is no such run.
+        and nothing printed, if there is no such run. A warning names what is damaged.
     """
     for run in finished_runs(name, train_set, val_set, recipe, task=task, any_loss=any_loss):
         try:
             return _load(run, model, recipe, None)
-        except _UNUSABLE:
+        except DamagedCheckpoint as error:
+            _pass_over(run.folder, error)
+        except ValueError:  # the weights have other names or shapes
             continue
     return None
 
@@ -172,7 +187,8 @@ def finished_runs(
 ) -> list[FinishedRun]:
     """The finished runs of that name with equal data sets, recipe (seed with it) and task, of any class, newest first.
 
-    Unfinished, damaged and other ones are passed over. Whether the weights are whole is seen when they are loaded.
+    Unfinished and other ones are passed over, and damaged ones with a warning. Whether the weights are whole is seen
+    when they are loaded.
 
     Args:
         any_loss: the loss need not be the same: where it is an exercise, anybody's own counts.
@@ -185,22 +201,66 @@ def finished_runs(
 
     wanted = comparable({"name": name, **_circumstances(train_set, val_set, recipe, task)})
     found = []
-    for path in _runs(name).glob("*/run.json"):
+    for path in runs_folder(name).glob("*/run.json"):
         try:
             facts = json.loads(path.read_bytes())
             if comparable(facts) == wanted:
                 found.append(_finished(path.parent, facts, recipe))
-        except _UNUSABLE:
+        except DamagedCheckpoint as error:
+            if error.path != path.parent:
+                _pass_over(path.parent, error)
+        except (ValueError, TypeError) as error:
+            _pass_over(path.parent, f"{path.name} is damaged: {error}")
+        except (KeyError, OSError):  # of another version; or just removed
             continue
     return sorted(found, key=lambda run: run.info["saved_at"], reverse=True)
 
 
+def _pass_over(folder: Path, why: object) -> None:
+    warnings.warn(f"the run in {folder} is passed over ({why}); the call that trained it mends it", stacklevel=3)
+
+
 def _finished(folder: Path, facts: dict[str, Any], recipe: Recipe) -> FinishedRun:
-    """Raises DamagedCheckpoint or OSError where there is none."""
+    """The finished run; puts its log, as the checkpoint holds it, back into a `log.csv` that was changed or removed.
+
+    Raises:
+        DamagedCheckpoint: the log is not whole; or there is no finished run, `path` is the folder then.
+    """
     last = checkpoints.latest(folder, parts=())
     if last is None or not recipe.finished(last.step, last.info["best_step"]):
-        raise DamagedCheckpoint(f"{folder} holds no finished run")
-    return FinishedRun(folder, History.read(folder / "log.csv"), facts, last.info, last.step)
+        raise DamagedCheckpoint(folder, "it holds no finished run")
+    path, log = folder / checkpoints.LOG, last.info.pop("log", "")
+    try:
+        history = History.parse(log)
+    except ValueError as error:
+        raise DamagedCheckpoint(path, error) from error
+    if len(history.rows) != last.step:
+        raise DamagedCheckpoint(path, f"it holds {len(history.rows)} of {last.step} rows")
+    if make_accelerator().is_main_process:
+        _put_back(path, log.encode())
+    return FinishedRun(folder, history, facts, last.info, last.step)
+
+
+def _keep_facts(path: Path, facts: dict[str, Any]) -> None:
+    try:
+        if json.loads(path.read_bytes()) == facts:
+            return
+    except (OSError, ValueError):
+        pass
+    _put_back(path, json.dumps(facts, indent=1).encode())
+
+
+def _put_back(path: Path, data: bytes) -> None:
+    """Makes `path` hold the data; what it held instead is set aside, and a sentence says so."""
+    if path.exists():
+        if path.read_bytes() == data:
+            return
+        try:
+            print(f"{path} is not as it was written; it is kept as {set_aside(path).name}, and written anew.")
+        except OSError as error:  # whose folder, perhaps, is not ours
+            print(f"{path} is not as it was written, and cannot be written anew ({error.strerror}).")
+            return
+    write_atomic(path, data)
 
 
 def _load(run: FinishedRun, model: nn.Module, recipe: Recipe, how: str | None) -> Run:
@@ -273,9 +333,20 @@ def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _runs(name: str) -> Path:
-    """The folder of all runs of that name."""
-    return config.checkpoints_root() / re.sub(r"[^\w.-]+", "-", name)
+def runs_folder(name: str) -> Path:
+    """The folder of all runs of that name, in `checkpoints/`: all but letters, digits, ".", "_" and "-" becomes "-".
+
+    Raises:
+        ValueError: that is no name of a folder, on any system.
+    """
+    folder = re.sub(r"[^\w.-]+", "-", name)
+    if folder.endswith(".") or not folder or len(folder.encode()) > 200 or _DEVICES.fullmatch(folder):
+        shown = f"{name!r:.60}"
+        raise ValueError(
+            f"name={shown}: a run's name becomes that of a folder, so it must be short, not end with a dot, and not be "
+            'a name that Windows keeps for a device ("nul"). Give it one such as "fcn8s, weighted".'
+        )
+    return config.checkpoints_root() / folder
 
 
 def _key(facts: dict[str, Any]) -> str:

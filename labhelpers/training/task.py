@@ -7,7 +7,7 @@ A `Task` says what the loop asks for: here class labels; masks and labels for pr
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from labhelpers.data.loader import subset, training_loader
 from labhelpers.data.voc import comparison_indices
 from labhelpers.evaluation import Evaluation, evaluate, predict
 from labhelpers.evaluation.evaluator import check_logits
+from labhelpers.files import locked
 from labhelpers.training import checkpoints
 from labhelpers.training.losses import build_loss, check_class_weights, check_target
 from labhelpers.training.optim import Schedule, build_optimizer
@@ -174,7 +175,7 @@ class TrainingState:
         self.train_sample = subset(train_set, min(recipe.score_train, len(train_set))) if recipe.score_train else None
         self.micro_batch = -(-recipe.batch_size // processes // recipe.accumulate)
         self.kept: dict[str, Any] = {}  # what the task computes only once
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.log_before = 0, 0.0, ""
         self.best_step: int | None = None
         self.best_score = -math.inf
         self._continue()
@@ -194,7 +195,7 @@ class TrainingState:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.discard_after(self.run_dir, self.step)
             columns = ["step", "loss", "lr", *self.task.columns(self)]
-            self._logs.append(CsvLog(self.run_dir / "log.csv", columns, self.step))
+            self._logs.append(CsvLog(self.run_dir / checkpoints.LOG, columns, self.log_before))
             if Wandb.wanted(self.recipe.wandb):
                 self._logs.append(Wandb(self.run_dir, self.identity))
         return self
@@ -327,10 +328,9 @@ class TrainingState:
             log.images(event.step, event.predictions(), self.val_set.class_names)
 
     def save(self) -> None:
-        """Writes a checkpoint; the log's rows up to here reach the disk before it."""
+        """Writes a checkpoint, and the log's rows up to here."""
         if not self.accelerator.is_main_process:
             return
-        self._logs[0].sync()
         scaler = self.accelerator.scaler
         info = {
             "best_step": self.best_step,
@@ -341,6 +341,7 @@ class TrainingState:
             "seconds": time.monotonic() - self._start,
             "saved_at": time.time(),
             "recipe": self.identity,
+            "log": self._logs[0].text,
         }
         optimizer = checkpoints.optimizer_tensors(self.optimizer.optimizer)
         checkpoints.save(self.run_dir, self.step, {"model": self.model.state_dict(), "optimizer": optimizer}, info)
@@ -351,6 +352,11 @@ class TrainingState:
         if saved is None:
             return
         info, own, there = saved.info, self.identity, saved.info["recipe"]
+        if info.get("log", "").count("\n") != saved.step + 1:  # of an earlier version, which kept it in log.csv alone
+            print(
+                f"{self.run_dir / checkpoints.LOG} is not that of the checkpoint of step {saved.step}: training anew."
+            )
+            return
         differing = "; ".join(f"{k}: {there.get(k)!r} there, {v!r} now" for k, v in own.items() if there.get(k) != v)
         if differing:
             raise ValueError(f"{self.run_dir} holds a run of another recipe ({differing}); use another folder for this")
@@ -361,7 +367,19 @@ class TrainingState:
             self.accelerator.scaler.load_state_dict(info["scaler"])
         self.micro_batch = info["micro_batch"]
         self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
-        self.seconds = info["seconds"]
+        self.seconds, self.log_before = info["seconds"], info["log"]
+
+
+@contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder, and waits for one that trains there: see `files.locked`.
+
+    Of several processes that train together the first holds the lock, and the others wait for it.
+    """
+    accelerator = make_accelerator()
+    with locked(run_dir / "lock") if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        yield
 
 
 @contextmanager

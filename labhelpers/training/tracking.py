@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: a CSV log (the source of truth), a bar, and Weights & Biases on request."""
+"""What a run leaves behind to look at: a CSV log, a bar, and Weights & Biases on request."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import netrc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,37 +21,32 @@ from labhelpers.files import reachable, write_atomic
 
 
 class CsvLog:
-    """`log.csv`: one row for each step; the columns of the scores are empty where nothing was evaluated.
+    """The log: one row for each step; the columns of the scores are empty where nothing was evaluated.
 
-    Times stay out of it, so that an interrupted and continued run leaves the same bytes as one that was not.
+    Each checkpoint holds it up to there, and writes the copy to look at, `log.csv`. Times stay out of it, so that an
+    interrupted and continued run leaves the same bytes as one that was not.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], start_step: int = 0):
-        """Opens the log to continue after `start_step` rows: later rows, of steps that will be repeated, are cut."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        rows = max(len(lines) - 1, 0)
-        if rows < start_step:
-            raise RuntimeError(
-                f"{path} holds {rows} rows, but the checkpoint beside it is of step {start_step}: the log was "
-                "shortened or removed. Put it back, or remove the folder to train again from the start."
-            )
-        write_atomic(path, "".join(lines[: start_step + 1] if start_step else []).encode())
-        self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run)
-        self._writer = csv.DictWriter(self._file, list(columns), lineterminator="\n")
-        if not start_step:
+    def __init__(self, path: Path, columns: Sequence[str], before: str = ""):
+        """Goes on after `before`, what the checkpoint holds that is continued."""
+        self._path, self._text = path, io.StringIO()
+        self._text.write(before)
+        self._writer = csv.DictWriter(self._text, list(columns), lineterminator="\n")
+        if not before:
             self._writer.writeheader()
+
+    @property
+    def text(self) -> str:
+        return self._text.getvalue()
 
     def write(self, row: dict[str, float]) -> None:
         """Adds the row of one step."""
         self._writer.writerow({k: v if isinstance(v, int) else f"{v:.8g}" for k, v in row.items()})
 
-    def sync(self) -> None:
-        """Forces the rows so far onto the disk; called before the checkpoint that counts on them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
-        self._file.close()
+        """Writes the rows since the last checkpoint, too; a full disk has ended the run already, or nothing is lost."""
+        with suppress(OSError):
+            write_atomic(self._path, self.text.encode())
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,25 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> "History":
-        """Reads a `log.csv`."""
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-        return cls([{**row, "step": int(row["step"])} for row in rows])
+        """Reads a `log.csv`; raises ValueError, which names it, for a file that is none."""
+        try:
+            return cls.parse(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no log of a run, or was changed since ({error})") from error
+
+    @classmethod
+    def parse(cls, text: str) -> "History":
+        """As `read`, of a log's text, be it as a spreadsheet with decimal commas writes it."""
+        rows, head = [], text.partition("\n")[0]
+        lines = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
+        for number, row in enumerate(lines, 1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} has not as many cells as the header")
+            values = {name: float(value.replace(",", ".")) for name, value in row.items() if value}
+            if values.get("step") != number:
+                raise ValueError(f"row {number} is not of step {number}")
+            rows.append({**values, "step": number})
+        return cls(rows)
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) of a column where it is not empty: int64 and float64 (N,). `loss`, `mean_iou`, ...
