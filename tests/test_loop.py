@@ -14,7 +14,7 @@ from labhelpers.data.augment import Augmentation, to_input
 from labhelpers.data.loader import subset
 from labhelpers.evaluation import evaluate
 from labhelpers.models import build
-from labhelpers.training import History, Recipe, Task, build_loss, checkpoints, overfit_one_batch, train
+from labhelpers.training import History, Recipe, Task, build_loss, checkpoints, train
 
 
 def train_tiny(folder, model=None, recipe=None, callbacks=(), **changes) -> History:
@@ -284,10 +284,7 @@ def test_one_small_image_in_train_mode_has_a_remedy(tmp_path, name):
     remedy = r"one value per channel.*2 images at once or more \(batch_size over accumulate\), .*larger crop"
     with pytest.raises(ValueError, match=remedy):
         train_tiny(tmp_path, model, batch_size=1, augmentation=Augmentation(crop=32))
-    image, target = (part[None, ..., :32, :32] for part in SETS[0][0])
-    with pytest.raises(ValueError, match=remedy):
-        overfit_one_batch(model, image, target)
-    overfit_one_batch(model, image.repeat(2, 1, 1, 1), target.repeat(2, 1, 1), steps=1)
+    train_tiny(tmp_path, model, batch_size=2, augmentation=Augmentation(crop=32), steps=1)
 
 
 # --- micro-batches and memory ---
@@ -413,14 +410,3 @@ def test_a_loss_that_keeps_a_list_continues(tmp_path):
     train_tiny(tmp_path / "a", model, recipe())  # as in a new kernel
     train_tiny(tmp_path / "b", whole, recipe())
     assert_same(whole, model)
-
-
-def test_overfit_one_batch():
-    images, targets = (torch.stack(t) for t in zip(*(SETS[0][i] for i in range(4)), strict=True))
-    losses = overfit_one_batch(tiny_net(dropout=0.0), images, targets, steps=60, lr=1e-2)
-    assert len(losses) == 60
-    assert losses[-1] < 0.2 * losses[0]
-    named, own = (overfit_one_batch(tiny_net(), images, targets, steps=3, loss=x) for x in ("ce", own_ce))
-    assert named[0] == pytest.approx(own[0])
-    with pytest.raises(RuntimeError, match="at step 1"):
-        overfit_one_batch(tiny_net(), images, targets, loss=lambda x, y: x.sum() * torch.nan)

@@ -5,7 +5,7 @@ from labhelpers.training.loop import forward_backward, train
 from labhelpers.training.losses import LOSSES, Loss, build_loss, cross_entropy, dice, exponential_cross_entropy, focal
 from labhelpers.training.optim import Schedule, build_optimizer, learning_rates
 from labhelpers.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
-from labhelpers.training.run import FinishedRun, Run, finished_runs, load_finished, overfit_one_batch, train_or_load
+from labhelpers.training.run import FinishedRun, Run, finished_runs, load_finished, train_or_load
 from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState, resolve_precision
 from labhelpers.training.tracking import History
 
@@ -35,7 +35,6 @@ __all__ = [
     "forward_backward",
     "learning_rates",
     "load_finished",
-    "overfit_one_batch",
     "resolve_precision",
     "train",
     "train_or_load",

@@ -13,19 +13,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from labhelpers import config
-from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.evaluation.evaluator import check_logits
 from labhelpers.files import set_aside, write_atomic
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import train
-from labhelpers.training.losses import Loss, LossFunction, OwnLoss, build_loss
 from labhelpers.training.recipe import Recipe, source
-from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, explained_batch_norm, make_accelerator
+from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, make_accelerator
 from labhelpers.training.tracking import History
 
 # What a run's name, which becomes a folder, must not be: Windows keeps these for devices, with any ending.
@@ -351,40 +348,3 @@ def runs_folder(name: str) -> Path:
 
 def _key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def overfit_one_batch(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    steps: int = 100,
-    lr: float = 1e-3,
-    loss: str | Loss | OwnLoss | LossFunction = "ce",
-) -> list[float]:
-    """Trains on one batch over and over; the loss of every step. If it does not fall far, look for a bug, not for data.
-
-    Args:
-        images: (B, 3, H, W) uint8, normalised here as in training.
-        targets: (B, H, W) uint8.
-        loss: as in `Recipe`, or what `build_loss` gave; a function may be any callable here.
-
-    Raises:
-        RuntimeError: the loss is not finite.
-    """
-    device = next(model.parameters()).device
-    loss_function = loss if isinstance(loss, Loss | OwnLoss) else build_loss(loss)
-    x, y = to_input(images.to(device)), targets.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    model.train()
-    losses = []
-    for step in range(steps):
-        with explained_batch_norm():
-            value = loss_function(check_logits(model(x), x), y)
-        if not value.isfinite():
-            raise RuntimeError(f"the loss is {value.item()} at step {step + 1}: lower lr={lr}, or look at the batch")
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return losses
