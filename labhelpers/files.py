@@ -1,12 +1,15 @@
-"""Files that are whole or absent, locks, the hash of a file, and whether a host can be reached in about a second."""
+"""Files that are whole or absent, locks, hashes, lines of text, and whether a host can be reached in a second."""
 
+import codecs
 import hashlib
+import io
+import json
 import os
 import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -78,6 +81,60 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
     """The hexadecimal hash of a file's bytes, by any algorithm of hashlib."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def file_hashes(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
+    """The hash of each file's bytes; only files that have changed since the last call with this `cache` are read.
+
+    They have if their size, inode or a time of change is another. Of these times a program can set one back (mtime),
+    not the other (ctime). Files younger than two seconds are read each time: a file system's clock may be that coarse.
+
+    Args:
+        cache: a JSON file, made when needed. Where it cannot be written, all files are read each time.
+    """
+    try:
+        known = dict(json.loads(cache.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    hashes, new, old_enough = {}, {}, time.time_ns() - 2 * 10**9
+    for path in paths:
+        facts = path.stat()
+        state = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+        key = os.path.abspath(path)
+        *before, hashes[path] = known.get(key, [""])
+        if before != state:
+            hashes[path] = file_hash(path)
+            if max(state[2:]) < old_enough:
+                new[key] = [*state, hashes[path]]
+    if new:
+        with suppress(OSError):
+            write_atomic(cache, json.dumps({**known, **new}).encode(), sync=False)
+    return hashes
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without blanks at their ends; line ends may be those of any system.
+
+    The file is UTF-8 or UTF-16, each with or without a byte-order mark. Nothing else is guessed at: what Windows calls
+    ANSI differs from country to country.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is in another encoding.
+    """
+    data = path.read_bytes()
+    encoding = "utf-8"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in data:  # half of each line end, digit and Latin letter in UTF-16, and never in UTF-8
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    try:
+        text = data.decode(encoding).replace("\ufeff", "")  # marks also stand where two files were joined
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-32, or no text at all
+        raise ValueError(f"{path} is neither UTF-8 nor UTF-16 text. Open it in an editor and save it as UTF-8.")
+    return [line.strip() for line in io.StringIO(text, newline=None)]
 
 
 def reachable(url: str, seconds: float = CONNECT_SECONDS) -> bool:

@@ -24,7 +24,7 @@ def test_the_whole_examination_creates_nothing_and_ends_with_what_to_do(monkeypa
     monkeypatch.setenv("LAB_PROFILE", "smoke")
     text = doctor.examine()
     lines = text.splitlines()
-    for word in ("Python", "torch", "CPU cores", "Memory", "Data on the disk", "Network: SAM", "Jupyter", "Mini-SAM"):
+    for word in ("Python", "torch", "CPU cores", "Memory", "Data on the disk", "Network: SAM", "Jupyter", "mini_sam"):
         assert word in text
     assert "  Network: PASCAL VOC: without it the labs work on synthetic scenes" in text
     assert lines[-1].endswith("they run in the profile smoke.")

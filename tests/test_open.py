@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_voc import make_labels, make_tiny_voc, save_labels, save_photo
+from tiny_voc import VAL, make_labels, make_tiny_voc, save_labels, save_photo
 
 from labhelpers import config
 from labhelpers.data import CAMVID_CLASSES, JIGSAW_CLASSES, VOC_CLASSES, DownloadError, open_course_data, open_splits
@@ -66,6 +67,28 @@ def test_course_is_what_the_other_labs_open(monkeypatch, tmp_path, capsys):
     assert [part.name for part in open_course_data(replace(PROFILE, data="voc"))] == ["own", "own"]
     assert capsys.readouterr().out == "Data: own from LAB_VOC_ROOT: 12 training and 3 validation images.\n"
     assert open_splits("scenes", PROFILE).test.name == "scenes"  # asked for by name
+
+
+def test_a_lab_about_objects_passes_over_photographs_without_any(monkeypatch, tmp_path, capsys):
+    root = make_tiny_voc(tmp_path / "own", width=40, height=36)
+    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
+    profile = replace(PROFILE, mini_sam=replace(PROFILE.mini_sam, min_side=26))
+    assert [part.name for part in open_course_data(profile, objects=True)] == ["own", "own"]
+    large = replace(PROFILE, mini_sam=replace(PROFILE.mini_sam, min_side=27))  # the height of the objects is 26
+    assert [part.name for part in open_course_data(large, objects=True)] == ["scenes", "scenes"]
+    assert "an object of at least 27 x 27 pixels. own in LAB_VOC_ROOT lacks them, so other" in capsys.readouterr().out
+    next((root / "SegmentationObject").iterdir()).unlink()
+    for objects, name in ((False, "own"), (True, "scenes")):
+        assert [part.name for part in open_course_data(profile, objects)] == [name, name]
+
+
+def test_photographs_with_nothing_labelled_are_refused(monkeypatch, tmp_path):
+    root = make_tiny_voc(tmp_path / "own")
+    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
+    for item in VAL:
+        save_labels(root / f"SegmentationClass/{item}.png", np.zeros((18, 24)))
+    with pytest.raises(ValueError, match=r"label maps of own/val, .* nothing but background and void: label the"):
+        open_course_data(PROFILE)
 
 
 def test_voc_by_name_is_voc_or_an_error(monkeypatch, tmp_path, capsys):
@@ -128,6 +151,26 @@ def test_camvid_is_known_by_its_name_and_its_labels(tmp_path, name, largest, kno
     assert splits.test.num_classes == largest + 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_names_the_classes(tmp_path, encoding):
+    root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
+    names = tuple(f"thing {k}" for k in range(10)) + ("caf\u00e9",)
+    (root / "classes.txt").write_bytes(("# in label order\n" + " \n\n".join(names)).encode(encoding))
+    assert open_splits(root, PROFILE).test.class_names == names
+    for wrong, message in {
+        "\n": "is empty: write one class name per line",
+        "sky\nroad\nsky": "calls the labels 0 and 2 'sky': give every label a name of its own",
+    }.items():
+        (root / "classes.txt").write_text(wrong)
+        with pytest.raises(ValueError, match=rf"classes\.txt {message}"):
+            open_splits(root, PROFILE)
+
+
+def test_it_says_which_images_are_in_both_lists(tmp_path, capsys):
+    open_splits(make_tiny_voc(tmp_path / "own", train=NAMES[:12], val=NAMES[10:13]), PROFILE)
+    assert f"2 of the 3 validation images of own are training images too ({NAMES[10]})" in capsys.readouterr().out
+
+
 def test_a_name_for_void_that_counts_as_a_class_is_said(tmp_path, capsys):
     root = make_folder(tmp_path / "own", {"train": 8, "val": 1})
     (root / "classes.txt").write_text("unlabelled\nroad\ncar")
@@ -147,15 +190,6 @@ def test_the_twelfth_label_of_camvid_is_void_and_that_is_said(tmp_path, capsys, 
     assert (
         f"Data: {root.name} (label 11 is void, so that it is neither learned nor scored): " in capsys.readouterr().out
     )
-
-
-def test_a_file_names_the_classes(tmp_path):
-    root = make_folder(tmp_path / "camvid", {"train": 8, "val": 1}, 10)
-    (root / "classes.txt").write_text("".join(f"thing {k} \n\n" for k in range(11)))
-    assert open_splits(root, PROFILE).test.class_names[:2] == ("thing 0", "thing 1")
-    (root / "classes.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"classes\.txt is empty: write one class name per line"):
-        open_splits(root, PROFILE)
 
 
 def test_bad_sources(tmp_path):

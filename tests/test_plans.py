@@ -6,6 +6,7 @@ from pathlib import Path
 import course_toys
 import nbformat
 import pytest
+from tiny_voc import TRAIN, make_tiny_voc
 from torch import nn
 from training_toys import assert_same, own_ce
 
@@ -55,6 +56,13 @@ def test_notebooks_train_by_the_plans():
         assert ".recipe(profile, train_set)" in before or "recipe = experiment.recipe" in before
         written = before.count("Recipe(")
         assert written == (1 if plan.lab == "03" else 0), path  # lab 03 draws the schedule of the published recipe
+
+
+def test_deeplab_says_that_one_training_image_is_too_few(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_VOC_ROOT", str(make_tiny_voc(tmp_path / "own", train=TRAIN[:1])))
+    with pytest.raises(ValueError, match="own/train has one image, but DeepLab's .* at least two: add training images"):
+        find_plan("deeplabv3").open(config.PROFILES["tiny"])
+    assert len(find_plan("fcn8s").open(config.PROFILES["tiny"]).train) == 1
 
 
 def test_names_are_those_of_models_build():

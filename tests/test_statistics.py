@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_voc import TRAIN, make_labels, make_tiny_voc, save_labels
 
 from labhelpers import config
+from labhelpers.data import VOCSegmentation
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.statistics import WEIGHT_METHODS, ClassStatistics, class_statistics, class_weights
 from labhelpers.data.statistics import rare_class_sample_weights as sample_weights
@@ -46,6 +48,19 @@ def test_counts_are_kept_until_the_set_changes():
     assert class_statistics(again).pixels.tolist() == [18, 6, 4, 0]
     assert class_statistics(changed).images.tolist() == [2, 1, 0, 0]
     assert (again.reads, changed.reads) == (0, 2)
+
+
+def test_a_label_changed_in_place_is_counted(tmp_path):
+    path = make_tiny_voc(tmp_path / "voc") / "SegmentationClass" / f"{TRAIN[0]}.png"
+    sizes = set()
+    for label in (7, 8):
+        save_labels(path, make_labels(24, 18, label))
+        sizes.add(path.stat().st_size)
+        assert class_statistics(VOCSegmentation(tmp_path / "voc", "train")).images[[7, 8]].tolist() == [
+            label == 7,
+            label == 8,
+        ]
+    assert len(sizes) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_voc import TRAIN, make_labels, make_tiny_voc, save_labels
 from torch import nn
 from training_toys import SETS, Squares, TinyNet, assert_same, own_ce, stop_at, tiny_net, tiny_recipe, weights
 
 from labhelpers import config
+from labhelpers.data import VOCSegmentation, cache
 from labhelpers.data.augment import Augmentation
 from labhelpers.training import checkpoints, finished_runs, load_finished, train_or_load
 from labhelpers.training.run import describe, runs_folder, weights_hash
@@ -64,6 +66,26 @@ def test_whatever_decides_about_the_result_changes_the_key():
     runs.append(train_or_load("net", runs[0].model, *SETS, replace(recipe, lr=0.02)))
     assert not any(run.loaded for run in runs)
     assert len({run.key for run in runs}) == len(runs)
+
+
+def test_a_label_changed_in_place_is_another_run(tmp_path):
+    path = make_tiny_voc(tmp_path / "voc") / "SegmentationClass" / f"{TRAIN[0]}.png"
+
+    def sets() -> list:
+        return [cache(VOCSegmentation(tmp_path / "voc", split)) for split in ("train", "val")]
+
+    def run(sets: list):
+        return train_or_load("net", tiny_net(num_classes=21), *sets, tiny_recipe(steps=1))
+
+    save_labels(path, make_labels(24, 18, 7))
+    opened, size = sets(), path.stat().st_size
+    first = run(opened)
+    save_labels(path, make_labels(24, 18, 8))
+    assert path.stat().st_size == size
+    with pytest.raises(ValueError, match="files of voc/train have changed since they were read into memory: open the"):
+        run(opened)
+    second = run(sets())
+    assert (first.loaded, second.loaded, run(sets()).loaded) == (False, False, True)
 
 
 def test_every_weight_counts_and_the_last_bits_do_not():

@@ -1,6 +1,9 @@
 """Data sets: the VOC layout, folders of pairs, and what is said where one is not whole."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,16 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from tiny_voc import TRAIN, VAL, make_labels, make_tiny_voc, save_labels, save_photo
 
-from labhelpers.data import CAMVID_CLASSES, VOC_CLASSES, FolderSegmentation, VOCSegmentation, decode_target, voc_palette
+from labhelpers.data import (
+    CAMVID_CLASSES,
+    VOC_CLASSES,
+    FolderSegmentation,
+    VOCSegmentation,
+    cache,
+    decode_target,
+    subset,
+    voc_palette,
+)
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.voc import COMPARISON_IDS, comparison_indices
 
@@ -82,14 +94,84 @@ def test_instances(voc):
         dataset.instances(2)
 
 
-def test_fingerprint_follows_the_files_not_the_place(tmp_path):
+def test_fingerprint_follows_the_bytes_not_the_place(tmp_path):
     first = make_tiny_voc(tmp_path / "a" / "VOC2012")
     second = make_tiny_voc(tmp_path / "b" / "VOC2012")
     prints = [VOCSegmentation(root, "train").fingerprint() for root in (first, second)]
     assert prints[0] == prints[1]
     assert prints[0] != VOCSegmentation(first, "val").fingerprint()
-    save_photo(second / f"JPEGImages/{TRAIN[0]}.jpg", 30, 18)
-    assert prints[0] != VOCSegmentation(second, "train").fingerprint()
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png"), ("SegmentationObject", "png")):
+        path = second / folder / f"{TRAIN[0]}.{suffix}"
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # the same size
+        prints.append(VOCSegmentation(second, "train").fingerprint())
+    (second / f"SegmentationObject/{TRAIN[1]}.png").unlink()
+    prints.append(VOCSegmentation(second, "train").fingerprint())
+    assert len(set(prints)) == len(prints) - 1
+
+
+def rename(voc, old, new):
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        for path in (voc / folder).glob(f"{old}.*"):
+            path.rename(path.with_name(new + path.suffix))
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "name"),
+    [
+        ("my photo (1)", "my photo (1)", "my photo (1)"),
+        ("a -1", "a -1", "a -1"),  # a picture of that name, so no flag
+        ("IMG_1", " IMG_1.JPG\t", "IMG_1"),
+        ("v1.2.png", "v1.2.png", "v1.2.png"),
+        ("#1", "#1", "#1"),
+        ("cafe\u0301", "caf\u00e9", "caf\u00e9"),  # decomposed on the disk, composed in the list
+        ("caf\u00e9", "cafe\u0301", "caf\u00e9"),
+        ("天空", "天空", "天空"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".PNG"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_line_of_a_list_is_a_name(voc, file, line, name, suffix, encoding):
+    rename(voc, VAL[0], file)
+    photo = voc / "JPEGImages" / f"{file}.jpg"
+    photo.rename(photo.with_name(file + suffix))
+    for other in (".DS_Store", f"._{file}.jpg", "Thumbs.db", f"{file}.txt"):
+        (voc / "JPEGImages" / other).touch()
+    (voc / "ImageSets/Segmentation/val.txt").write_bytes(f"{line}\r\n\r\n{VAL[1]} \r\n".encode(encoding))
+    dataset = VOCSegmentation(voc, "val")
+    assert dataset.ids == [name, VAL[1]]
+    np.testing.assert_array_equal(dataset[0][1].numpy(), make_labels(24, 18, 4))
+    np.testing.assert_array_equal(dataset.instances(0).numpy(), make_labels(24, 18, 1))
+
+
+def test_it_tells_whether_objects_are_told_apart_and_names_are_voc_s(voc):
+    dataset = VOCSegmentation(voc, "val")
+    assert dataset.has_instances
+    assert dataset.named_as_voc
+    (voc / f"SegmentationObject/{VAL[1]}.png").unlink()
+    assert not subset(cache(VOCSegmentation(voc, "val")), 1).has_instances
+    lists = voc / "ImageSets/Segmentation/val.txt"
+    for text in (f"{VAL[0]}.jpg\n", f"\ufeff{VAL[0]}\n"):
+        lists.write_text(text, encoding="utf-8")
+        assert not VOCSegmentation(voc, "val").named_as_voc
+    lists.write_text(VAL[0])
+    assert VOCSegmentation(voc, "val").named_as_voc
+    rename(voc, VAL[0], "my photo")
+    lists.write_text("my photo")
+    assert not VOCSegmentation(voc, "val").named_as_voc
+
+
+def test_a_c_locale_does_not_matter(voc):
+    rename(voc, VAL[0], "cafe\u0301 (1)")
+    (voc / "ImageSets/Segmentation/val.txt").write_text("caf\u00e9 (1)\n", encoding="utf-8")
+    code = (
+        "import sys; from labhelpers.data import VOCSegmentation; dataset = VOCSegmentation(sys.argv[1], 'val');"
+        "print(ascii(dataset.ids), dataset[0][1].sum().item(), dataset.fingerprint(), sys.getfilesystemencoding())"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run([sys.executable, "-c", code, voc], env=os.environ | plain, capture_output=True, text=True)
+    here = VOCSegmentation(voc, "val")
+    assert run.stdout == f"{ascii(here.ids)} {here[0][1].sum().item()} {here.fingerprint()} ascii\n", run.stderr
 
 
 def test_trainaug_takes_sbd_only_where_voc_has_nothing(voc):
@@ -131,6 +213,10 @@ def test_it_says_which_images_are_compared(voc, capsys):
 LISTS, LABELS, PHOTOS = "ImageSets/Segmentation", "SegmentationClass", "JPEGImages"
 
 
+def write_list(voc, text):
+    (voc / LISTS / "val.txt").write_text(text, encoding="utf-8")
+
+
 def save_as(path, mode, format):
     Image.new(mode, (24, 18)).save(path, format=format)
 
@@ -147,6 +233,18 @@ def save_as(path, mode, format):
         (lambda voc: (voc / LABELS / f"{VAL[1]}.png").unlink(), "val", FileNotFoundError,
          rf"{VAL[1]}\.png is missing \(1 of 2 label maps.*put the"),
         (lambda voc: shutil.rmtree(voc / LABELS), "val", FileNotFoundError, "2 of 2 label maps"),
+        (lambda voc: [rename(voc, VAL[0], "Img"), write_list(voc, "iMG\n")], "val", FileNotFoundError,
+         r"iMG\.jpg is missing \(1 of 1 .*; there is Img\.jpg, and upper and lower case must agree\)"),
+        (lambda voc: write_list(voc, f"\n{VAL[0]}  1\n{VAL[1]} -1\n"), "val", ValueError,
+         rf"Line 2 of .*val\.txt, '{VAL[0]}  1', has a flag behind the name .* ImageSets/Main do: list only"),
+        (lambda voc: write_list(voc, f"{VAL[0]}\n{VAL[1]}\n{VAL[0]}.jpg\n"), "val", ValueError,
+         rf"val\.txt names '{VAL[0]}' in lines 1 and 3: remove one"),
+        (lambda voc: save_photo(voc / PHOTOS / f"{VAL[0]}.JPG", 24, 18), "val", ValueError,
+         rf"{VAL[0]}\.jpg and {VAL[0]}\.JPG share a name.*remove one"),
+        (lambda voc: [rename(voc, VAL[0], "\u00e9"), save_photo(voc / PHOTOS / "e\u0301.jpg", 24, 18),
+                      write_list(voc, "\u00e9\n")], "val", ValueError, "share a name.*remove one"),
+        (lambda voc: (voc / LISTS / "val.txt").write_bytes("Straße".encode("cp1252")), "val", ValueError,
+         r"val\.txt is neither UTF-8 nor .* save it as UTF-8"),
     ],
 )  # fmt: skip
 def test_a_set_that_is_not_whole_is_refused_when_it_is_opened(voc, spoil, split, error, message):
@@ -229,7 +327,7 @@ def test_masks_of_0_and_255_alone_are_refused_when_the_set_is_opened(tmp_path, l
         if layout == "folder":
             return FolderSegmentation.from_root(root, "train")
         (root / LISTS).mkdir(parents=True)
-        (root / LISTS / "train.txt").write_text(" ".join(map(str, range(count))))
+        (root / LISTS / "train.txt").write_text("\n".join(map(str, range(count))))
         return VOCSegmentation(root, "train")
 
     with pytest.raises(ValueError, match=r"own/train .* hold 0 and 255 alone, .* save 1 instead .*labels // 255"):
@@ -299,6 +397,20 @@ def test_class_names_and_number(root):
     assert FolderSegmentation.from_root(root, "train", num_classes=7).num_classes == 7
     with pytest.raises(ValueError, match="num_classes is 5, but class_names has 6 names"):
         FolderSegmentation(*pair(root, "train"), class_names=names, num_classes=5)
+    with pytest.raises(ValueError, match="class_names calls the labels 1 and 4 'car': give every label a name of its"):
+        FolderSegmentation(*pair(root, "train"), class_names=[*names[:4], "car"])
+
+
+def test_pairs_are_found_whatever_the_form_of_their_names(root):
+    images, labels = pair(root, "val")
+    (images / "val_0.jpg").rename(images / "e\u0301.JPG")
+    (labels / "val_0.png").rename(labels / "\u00e9.PNG")
+    dataset = FolderSegmentation(images, labels, num_classes=5)
+    assert dataset.ids == ["val_1", "\u00e9"]
+    np.testing.assert_array_equal(dataset[1][1].numpy(), make_labels(24, 18, 0))
+    (labels / "val_1.png").rename(labels / "VAL_1.png")
+    with pytest.raises(FileNotFoundError, match=r"\(1 of 2 files have none; there is VAL_1\.png, and upper and lower"):
+        FolderSegmentation(images, labels)
 
 
 @pytest.mark.parametrize("void", ["void", " Void", "Unlabelled", "ignore"])
@@ -346,6 +458,8 @@ def test_palette_label_maps_png_images_and_other_files(root):
     save_labels(labels / "val_0.png", make_labels(24, 18, 3), mode="P")
     for ignored in ("Thumbs.db", ".hidden.png", "README.txt"):
         (labels / ignored).write_text("no image")
+    (root / "labels/.ipynb_checkpoints").mkdir()
+    assert FolderSegmentation.from_root(root, "val").num_classes == 5
     assert FolderSegmentation(images, labels)[0][1].unique().tolist() == [0, 3, 255]
 
 

@@ -45,3 +45,21 @@ def make_tiny_voc(root: Path, train=TRAIN, val=VAL, width: int = 24, height: int
         save_labels(root / "SegmentationClass" / f"{item}.png", make_labels(width, height, number + 1))
         save_labels(root / "SegmentationObject" / f"{item}.png", make_labels(width, height, 1))
     return root
+
+
+def make_small_voc(
+    root: Path, train: int, val: int, objects: bool, suffix: str = ".jpg", names: str = "2007_{:06}"
+) -> Path:
+    """Pictures of different sizes, each with one dog, the only class; `objects`: with SegmentationObject."""
+    everything = [names.format(number) for number in range(train + val)]
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, ids in (("train", everything[:train]), ("val", everything[train:])):
+        (lists / f"{split}.txt").write_text("".join(f"{item}\n" for item in ids))
+    for number, item in enumerate(everything):
+        width, height = ((128, 96), (60, 90), (100, 100))[number % 3]
+        save_photo(root / "JPEGImages" / f"{item}{suffix}", width, height, seed=number)
+        save_labels(root / "SegmentationClass" / f"{item}.png", make_labels(width, height, 12))
+        if objects:
+            save_labels(root / "SegmentationObject" / f"{item}.png", make_labels(width, height, 1))
+    return root

@@ -134,11 +134,11 @@ def check_notebooks() -> Iterator[Finding]:
         there = importlib.util.find_spec(module) is not None
         found = f"{module} {'is installed' if there else 'is missing'}"
         yield Finding(what, found, there, 'pip install "labhelpers[course]"')
-    for file in SHIPPED:
-        try:
-            yield Finding(f"Weights: {file}", f"{shipped_weights(file).stat().st_size / 1e6:.1f} MB")
-        except FileNotFoundError as error:
-            yield Finding(f"Weights: {file}", "missing", False, str(error))
+    try:
+        sizes = (f"{Path(file).stem} {shipped_weights(file).stat().st_size / 1e6:.1f} MB" for file in SHIPPED)
+        yield Finding("Weights of the course", ", ".join(sizes))
+    except FileNotFoundError as error:
+        yield Finding("Weights of the course", "missing", False, str(error))
 
 
 def minutes_table() -> str:

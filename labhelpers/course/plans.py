@@ -41,9 +41,13 @@ class Plan:
     title: str  # its row in the results table
     run: str  # what its training is called on the disk
 
-    def open(self, profile: Profile) -> Splits:
-        """The data; prints which they are."""
-        train_set, val_set = map(data.cache, data.open_course_data(profile))
+    def open(self, profile: Profile, objects: bool = False) -> Splits:
+        """The data; prints which they are.
+
+        Args:
+            objects: only data in which objects are told apart, see `data.open_course_data`.
+        """
+        train_set, val_set = map(data.cache, data.open_course_data(profile, objects))
         return Splits(train_set, val_set, val_set)
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
@@ -64,9 +68,14 @@ class DeepLab(Plan):
 
     lab = "03"
 
-    def open(self, profile: Profile) -> Splits:
+    def open(self, profile: Profile, objects: bool = False) -> Splits:
         """Scored after every epoch, so on few enough images that scoring takes less time than training."""
-        train_set, _, val_set = super().open(profile)
+        train_set, _, val_set = super().open(profile, objects)
+        if len(train_set) < 2:
+            raise ValueError(
+                f"{train_set.name}/{train_set.split} has one image, but DeepLab's batch norm after pooling needs "
+                "batches of at least two: add training images."
+            )
         return Splits(train_set, val_set if len(val_set) <= 200 else data.subset(val_set, 200), val_set)
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
@@ -87,7 +96,7 @@ class UNet(Plan):
     lab = "04"
     own_loss = True
 
-    def open(self, profile: Profile) -> Splits:
+    def open(self, profile: Profile, objects: bool = False) -> Splits:
         return Splits(*map(data.cache, data.open_splits("jigsaw", profile, jigsaw_size=profile.unet.jigsaw_size)))
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
@@ -132,8 +141,8 @@ class MiniSAM(Plan):
     own_loss = True
     prompted = True
 
-    def open(self, profile: Profile) -> Splits:
-        train_set, val_set = data.open_course_data(profile)
+    def open(self, profile: Profile, objects: bool = True) -> Splits:
+        train_set, val_set = data.open_course_data(profile, objects)
         most = profile.mini_sam.images
         if most is not None and len(train_set) > most:
             train_set = data.subset(train_set, most)
@@ -203,10 +212,10 @@ class Experiment:
     data: Splits
 
     @classmethod
-    def open(cls, name: str, profile: Profile) -> "Experiment":
-        """The experiment of `find_plan(name)`; prints which data it works on."""
+    def open(cls, name: str, profile: Profile, **options: bool) -> "Experiment":
+        """The experiment of `find_plan(name)`; prints which data it works on. Options are those of `Plan.open`."""
         plan = find_plan(name)
-        return cls(plan, profile, plan.open(profile))
+        return cls(plan, profile, plan.open(profile, **options))
 
     @property
     def recipe(self) -> Recipe:

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from labhelpers import config
+from labhelpers.data.names import refuse_repeats
 from labhelpers.data.reading import VOC_PALETTE, read_header, read_image, read_labels
+from labhelpers.files import file_hashes
 
 IGNORE_INDEX = 255
 """The label of void pixels: object rims, crowds, and what augmentation pulls in from outside the picture."""
@@ -41,9 +44,9 @@ class SegmentationDataset(Dataset):
     Attributes:
         name: the data set's name, as it appears in protocols and result tables.
         split: "train", "val", ...
-        class_names: one name per label, in label order.
+        class_names: one name per label, in label order, none of them twice (else a ValueError).
         num_classes: `len(class_names)`.
-        ids: one name per item, as in the split's list.
+        ids: one name per item, as in the split's list: no suffix, composed Unicode (NFC).
     """
 
     ignore_index = IGNORE_INDEX
@@ -59,6 +62,7 @@ class SegmentationDataset(Dataset):
         images: Sequence[Path],
         labels: Sequence[Path],
     ):
+        refuse_repeats(class_names, "class_names")
         self.name = name
         self.split = split
         self.class_names = tuple(class_names)
@@ -100,6 +104,11 @@ class SegmentationDataset(Dataset):
             )
         return torch.from_numpy(labels)
 
+    @property
+    def has_instances(self) -> bool:
+        """Whether `instances` can tell the objects of every item apart."""
+        return False
+
     def instances(self, index: int) -> torch.Tensor:
         """Read the objects of item `index`: uint8 (H, W), 0 background, 255 void, else the object's number.
 
@@ -135,14 +144,20 @@ class SegmentationDataset(Dataset):
             print(f"No label map of {self.name}/{self.split} holds anything but {which}: there is nothing to learn.")
 
     def fingerprint(self) -> str:
-        """Return a short hash of what the set holds: its name, classes, ids, and the sizes of its files.
+        """Return a short hash of what the set holds: its name, classes, ids, and the bytes of its files.
 
         The path is left out, so that the same files elsewhere have the same fingerprint.
         """
-        digest = hashlib.sha256(repr((self.name, self.split, self.class_names)).encode())
-        for item, image, label in zip(self.ids, self._images, self._labels, strict=True):
-            digest.update(repr((item, image.stat().st_size, label.stat().st_size)).encode())
-        return digest.hexdigest()[:16]
+        files = self._files()
+        cache = config.home() / "data" / "statistics" / "files.json"  # beside the data: they may be read-only
+        hashes = file_hashes([path for path in files if path is not None], cache)
+        content = [path and hashes[path] for path in files]
+        facts = (self.name, self.split, self.class_names, self.ids, content)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def _files(self) -> Sequence[Path | None]:
+        """All files that items are read from, in a fixed order; None for one that an item lacks."""
+        return [*self._images, *self._labels]
 
 
 def png(labels: np.ndarray, palette: bool = True) -> bytes:

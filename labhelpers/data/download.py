@@ -117,7 +117,7 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
     with tarfile.open(path) as tar:
         unpack(tar, fresh)
     files = {p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
-    _manifest(fresh, key).write_text(json.dumps(files))
+    _manifest(fresh, key).write_bytes(json.dumps(files).encode())
     _move_in(fresh, target, key)
     if not was_there:
         path.unlink()
@@ -186,7 +186,7 @@ def _other_release(tar: tarfile.TarFile, what: str) -> RuntimeError:
 
 
 def _read_list(folder: Path, split: str) -> list[str]:
-    return (folder / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()
+    return (folder / "ImageSets" / "Segmentation" / f"{split}.txt").read_text(encoding="utf-8").split()
 
 
 def _save(folder: Path, name: str, data: bytes) -> None:
@@ -212,7 +212,7 @@ def _intact(folder: Path, key: str) -> bool:
     if not manifest.is_file():
         return False
     try:
-        files = json.loads(manifest.read_text()).items()
+        files = json.loads(manifest.read_bytes()).items()
         damaged = (n for n, facts in files if not (folder / n).is_file() or _size_and_checksum(folder / n) != facts)
         first = next(damaged, None)
     except ValueError:

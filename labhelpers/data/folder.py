@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset, refuse_other_sizes
+from labhelpers.data.names import IMAGE_SUFFIXES, ImageFolder
 from labhelpers.data.reading import read_header, read_image, read_labels
 from labhelpers.data.voc import VOC_CLASSES
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 CAMVID_CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
@@ -37,9 +36,9 @@ class FolderSegmentation(SegmentationDataset):
 
     Raises:
         FileNotFoundError: a folder is missing, an image has no label map, or a label map has no image.
-        ValueError: a folder is empty, two images share a name, a label map is a JPEG or has several channels,
-            image and label map differ in size, a file is not an image, `class_names` and `num_classes` disagree,
-            or the label maps hold nothing but 0 and 255, or few labels of many up to the largest.
+        ValueError: a folder is empty, two images or two classes share a name, a label map is a JPEG or has several
+            channels, image and label map differ in size, a file is not an image, `class_names` and `num_classes`
+            disagree, or the label maps hold nothing but 0 and 255, or few labels of many up to the largest.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class FolderSegmentation(SegmentationDataset):
         name: str | None = None,
     ):
         images, labels = Path(images), Path(labels)
-        image_files, label_files = _files_by_stem(images), _files_by_stem(labels)
-        _refuse_unpaired(image_files, label_files, labels)
-        _refuse_unpaired(label_files, image_files, images)
+        image_files, label_files = _image_folder(images), _image_folder(labels)
+        _refuse_unpaired(image_files, label_files)
+        _refuse_unpaired(label_files, image_files)
         ids = sorted(image_files)
         pairs = [(image_files[item], label_files[item]) for item in ids]
         if tuple(class_names or ()) == VOC_CLASSES:
@@ -100,33 +99,27 @@ class FolderSegmentation(SegmentationDataset):
                 f"splits found: {known or 'none'}."
             )
         if class_names is None and num_classes is None and labels.is_dir():
-            folders = [folder for folder in labels.iterdir() if folder.is_dir()]
-            num_classes = _count_classes(path for folder in folders for path in _files_by_stem(folder).values())
+            folders = [folder for folder in labels.glob("[!.]*") if folder.is_dir()]
+            num_classes = _count_classes(path for folder in folders for path in ImageFolder(folder).values())
         name = name or root.resolve().name
         return cls(images / split, labels / split, class_names, num_classes, split, name)
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist. Make it, or correct the path.")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in files:
-            raise ValueError(f"{path} and {files[path.stem].name} share a name, so pairing is unclear: remove one.")
-        files[path.stem] = path
+def _image_folder(path: Path) -> ImageFolder:
+    if not path.is_dir():
+        raise FileNotFoundError(f"The folder {path} does not exist. Make it, or correct the path.")
+    files = ImageFolder(path)
     if not files:
-        raise ValueError(f"The folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there.")
+        raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there.")
     return files
 
 
-def _refuse_unpaired(files: dict[str, Path], partners: dict[str, Path], where: Path) -> None:
-    alone = [path for stem, path in files.items() if stem not in partners]
+def _refuse_unpaired(files: ImageFolder, partners: ImageFolder) -> None:
+    alone = [name for name in files if name not in partners]
     if alone:
         raise FileNotFoundError(
-            f"{alone[0]} has no partner called {alone[0].stem} in {where} ({len(alone)} of {len(files)} "
-            "files have none): add the missing file, or remove this one."
+            f"{files[alone[0]]} has no partner called {alone[0]} in {partners.path} ({len(alone)} of {len(files)} "
+            f"files have none{partners.like(alone[0])}): add the missing file, or remove this one."
         )
 
 

@@ -37,6 +37,10 @@ class SubsetDataset(SegmentationDataset):
     def load_target(self, index: int) -> torch.Tensor:
         return self.dataset.load_target(self.indices[index])
 
+    @property
+    def has_instances(self) -> bool:
+        return self.dataset.has_instances
+
     def instances(self, index: int) -> torch.Tensor:
         return self.dataset.instances(self.indices[index])
 
@@ -48,7 +52,8 @@ class CachedDataset(SubsetDataset):
     """A data set read into memory now, up to `max_mb` MB; what does not fit is read from disk when asked for.
 
     It is filled in the calling process, so that forked workers share it and do not copy it. 500x375 pixels take 0.7 MB.
-    The tensors are handed out as they are: do not change them in place.
+    The tensors are handed out as they are: do not change them in place. When the files have changed since,
+    `fingerprint` says so with a ValueError.
 
     Attributes:
         cached_mb: size of what is held, MB (2**20 bytes).
@@ -57,6 +62,7 @@ class CachedDataset(SubsetDataset):
 
     def __init__(self, dataset: SegmentationDataset, max_mb: float = 1024):
         super().__init__(dataset, range(len(dataset)))
+        self._fingerprint = dataset.fingerprint()
         self._items: list[Item] = []
         used = 0
         for index in range(len(dataset)):
@@ -80,7 +86,12 @@ class CachedDataset(SubsetDataset):
         return self[index][1] if index < len(self._items) else super().load_target(index)
 
     def fingerprint(self) -> str:
-        return self.dataset.fingerprint()
+        if self.dataset.fingerprint() != self._fingerprint:
+            raise ValueError(
+                f"The files of {self.name}/{self.split} have changed since they were read into memory: open the data "
+                "set again (run the cell that does)."
+            )
+        return self._fingerprint
 
 
 cache = CachedDataset

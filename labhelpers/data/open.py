@@ -1,9 +1,11 @@
 """Which data a notebook works on: decided in one place, and always said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from labhelpers import config
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
@@ -11,8 +13,9 @@ from labhelpers.data.download import DownloadError, fetch_voc
 from labhelpers.data.folder import CAMVID_CLASSES, VOID_NAMES, FolderSegmentation
 from labhelpers.data.jigsaw import JIGSAW_CLASSES, JIGSAW_SPLITS, make_jigsaw
 from labhelpers.data.loader import SubsetDataset, subset
+from labhelpers.data.names import read_class_names
 from labhelpers.data.scenes import make_scenes
-from labhelpers.data.voc import VOCSegmentation
+from labhelpers.data.voc import VOCSegmentation, visible_objects
 
 SOURCES = ("course", "voc", "scenes", "jigsaw")
 """What `open_splits` knows by name; anything else is the path of a folder."""
@@ -29,16 +32,21 @@ class Splits(NamedTuple):
     test: SegmentationDataset
 
 
-def open_course_data(profile: config.Profile) -> tuple[SegmentationDataset, SegmentationDataset]:
+def open_course_data(profile: config.Profile, objects: bool = False) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Open the training and validation sets for a profile, and print one sentence that says which they are.
 
     The folder in `LAB_VOC_ROOT` wins, if that is set. Otherwise the profile decides between the synthetic
     scenes and VOC 2012; when VOC 2012 cannot be fetched, a sentence says why and the scenes take its place.
 
+    Args:
+        objects: the lab is about objects: a folder in `LAB_VOC_ROOT` that does not tell any apart is passed over, and
+            a sentence says so.
+
     Raises:
-        FileNotFoundError, ValueError: `LAB_VOC_ROOT` does not hold a usable VOC-layout folder.
+        FileNotFoundError, ValueError: `LAB_VOC_ROOT` does not hold a usable VOC-layout folder, or nothing but
+            background is labelled there.
     """
-    what, train, val = _course(profile)
+    what, train, val = _course(profile, objects)
     print(f"Data: {what}: {len(train)} training and {len(val)} validation images.")
     return train, val
 
@@ -60,8 +68,8 @@ def open_splits(
     Args:
         source: `"course"` (what `open_course_data` opens), `"voc"` (PASCAL VOC 2012), `"scenes"`, `"jigsaw"`, or a
             folder: in VOC layout, or images/SPLIT beside labels/SPLIT with the splits train and val or test or both.
-            There a classes.txt, one name per line, names the labels, the last of them perhaps void; 11 labels in a
-            folder called after CamVid have CamVid's names, and a twelfth is void.
+            There a classes.txt, one name per line in label order, names the labels, the last of them perhaps void; 11
+            labels in a folder called after CamVid have CamVid's names, and a twelfth is void.
         profile: size and number of the scenes, and what `"course"` is.
         jigsaw_size, jigsaw_counts: see `make_jigsaw`.
 
@@ -95,11 +103,24 @@ Opened = tuple[str, SegmentationDataset, SegmentationDataset]
 """What it is, and the parts to train and to report on."""
 
 
-def _course(profile: config.Profile) -> Opened:
+def _course(profile: config.Profile, objects: bool = False) -> Opened:
     own = config.path_from("LAB_VOC_ROOT")
     if own:
         name, train, val = _voc_layout(own)
-        return f"{name} from LAB_VOC_ROOT", train, val
+        for part in (train, val):
+            if not any((part.load_target(index) % IGNORE_INDEX).any() for index in range(len(part))):
+                raise ValueError(
+                    f"The label maps of {name}/{part.split}, in {own}, hold nothing but background and void: label "
+                    "the objects of at least one image in SegmentationClass, or list images that have some."
+                )
+        side = profile.mini_sam.min_side if objects else 0
+        if _has_object(train, side) and _has_object(val, side):
+            return f"{name} from LAB_VOC_ROOT", train, val
+        print(
+            f"This lab needs objects that are told apart: a map in SegmentationObject for each image, and in train and "
+            f"in val an object of at least {side} x {side} pixels. {name} in LAB_VOC_ROOT lacks them, so other data "
+            "take its place."
+        )
     if profile.data == "voc":
         try:
             return _voc()
@@ -109,8 +130,25 @@ def _course(profile: config.Profile) -> Opened:
     return _scenes(profile)
 
 
+def _has_object(dataset: SegmentationDataset, side: int) -> bool:
+    """Whether objects are told apart and one has a box of at least `side` pixels a side; always where that is 0."""
+
+    def sides(index: int) -> Iterator[int]:
+        numbered = dataset.instances(index).numpy()
+        for number in visible_objects(numbered):
+            yield min(np.ptp(places) + 1 for places in (numbered == number).nonzero())
+
+    return not side or dataset.has_instances and any(max(sides(i), default=0) >= side for i in range(len(dataset)))
+
+
 def _voc_layout(root: str | Path, name: str | None = None) -> Opened:
     train, val = (VOCSegmentation(root, split, name=name) for split in ("train", "val"))
+    both = sorted(set(train.ids) & set(val.ids))
+    if both:
+        print(
+            f"{len(both)} of the {len(val)} validation images of {train.name} are training images too ({both[0]}), so "
+            "scores on them say nothing about new images: take them out of one of the lists."
+        )
     return train.name, train, val
 
 
@@ -133,7 +171,7 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             f"{root} has neither images/train (beside labels/train) nor ImageSets/Segmentation (VOC layout). Give the "
             "folder that holds one of them."
         )
-    names: Sequence[str] | None = _class_names(root)
+    names: Sequence[str] | None = read_class_names(root / "classes.txt") if (root / "classes.txt").is_file() else None
     train = FolderSegmentation.from_root(root, "train", names)
     if names is None and "camvid" in train.name.lower() and train.num_classes - len(CAMVID_CLASSES) in (0, 1):
         names = (*CAMVID_CLASSES, "void")[: train.num_classes]
@@ -149,16 +187,6 @@ def _folder(root: Path) -> Sequence[SegmentationDataset]:
             print(f"Label {label} of {train.name}, {name!r}, counts as a class: save it as 255 to leave it out.")
     names = names or train.class_names
     return train, *(FolderSegmentation.from_root(root, split, names) for split in found)
-
-
-def _class_names(root: Path) -> list[str] | None:
-    path = root / "classes.txt"
-    if not path.is_file():
-        return None
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} is empty: write one class name per line, in label order, or remove it.")
-    return names
 
 
 def _hold_out(train: SegmentationDataset) -> tuple[SegmentationDataset, SegmentationDataset]:

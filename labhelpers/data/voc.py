@@ -1,15 +1,16 @@
 """PASCAL VOC 2012 (Everingham et al., IJCV 2015) and every other folder with the same layout.
 
-    VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt   one image name per line
+    VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt   one image name per line, UTF-8
             JPEGImages/NAME.jpg                               the picture
             SegmentationClass/NAME.png                        palette PNG: 0 background, 1..20 class, 255 rim
             SegmentationObject/NAME.png                       palette PNG: 0 background, 1.. object, 255 rim
             SegmentationClassAug/NAME.png                     as SegmentationClass, from SBD (see `fetch_sbd`)
 
-The last two are optional.
+The last two are optional. Pictures and label maps may have the suffix of another format, in either case.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from labhelpers.data.base import SegmentationDataset, refuse_other_sizes
 from labhelpers.data.loader import SubsetDataset
+from labhelpers.data.names import ImageFolder, read_names
 from labhelpers.data.reading import read_header, read_labels
 
 VOC_CLASSES = (
@@ -41,33 +43,43 @@ class VOCSegmentation(SegmentationDataset):
 
     Raises:
         FileNotFoundError: the root, its layout, the split's list, or a file that the list names is missing.
-        ValueError: the split's list is empty, or the label maps hold nothing but 0 and 255.
+        ValueError: the split's list is empty or cannot be read, has a name twice or flags behind the names, two files
+            share a name that it has, or the label maps hold nothing but 0 and 255.
     """
 
     voc_labels = len(VOC_CLASSES)
 
     def __init__(self, root: str | Path, split: str, name: str | None = None):
         self.root = _find_layout(Path(root))
-        ids = _read_split(self.root, split)
-        images = [self.root / "JPEGImages" / f"{item}.jpg" for item in ids]
-        super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, self._find_labels(ids))
-        _refuse_missing(images, f"{self.root / 'ImageSets/Segmentation'}/{split}.txt")
+        listed = _find_list(self.root, split)
+        pictures, own, augmented, self._objects = (
+            ImageFolder(self.root / folder)
+            for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "SegmentationObject")
+        )
+        ids = read_names(listed, pictures)
+        _refuse_missing(ids, "images", ".jpg", listed, pictures)
+        _refuse_missing(ids, "label maps", ".png", listed, own, augmented)
+        images = [pictures[item] for item in ids]
+        # VOC's own label map where there is one, as it is more exact and has rims, else the one of SBD.
+        labels = [own[item] if item in own else augmented[item] for item in ids]
+        super().__init__(name or self.root.name, split, VOC_CLASSES, ids, images, labels)
         self.refuse_drawn_masks()
 
-    def _find_labels(self, ids: list[str]) -> list[Path]:
-        """VOC's own label map where there is one, as it is more exact and has rims, else the one of SBD."""
-        own, augmented = self.root / "SegmentationClass", self.root / "SegmentationClassAug"
-        in_own, in_augmented = _names(own), _names(augmented)
-        missing = [item for item in ids if f"{item}.png" not in in_own | in_augmented]
-        if missing:
-            raise FileNotFoundError(
-                f"{own / missing[0]}.png is missing ({len(missing)} of {len(ids)} label maps are): put the "
-                "label maps there, or take the names out of the split's list."
-            )
-        return [(own if f"{item}.png" in in_own else augmented) / f"{item}.png" for item in ids]
+    @property
+    def named_as_voc(self) -> bool:
+        """Whether a reader finds all with the list's words and the suffixes .jpg and .png, as lab 01 builds one."""
+        words = _find_list(self.root, self.split).read_bytes().split()
+        places = ("JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+        there = ((self.root / place.format(item)).is_file() for item in self.ids for place in places)
+        return words == [item.encode("utf-8", "replace") for item in self.ids] and all(there)
+
+    @property
+    def has_instances(self) -> bool:
+        return all(item in self._objects for item in self.ids)
 
     def instances(self, index: int) -> torch.Tensor:
-        path = self.root / "SegmentationObject" / f"{self.ids[index]}.png"
+        item = self.ids[index]
+        path = self._objects.get(item, self._objects.path / f"{item}.png")
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: this item has no instance mask. Use a split whose images have "
@@ -76,6 +88,9 @@ class VOCSegmentation(SegmentationDataset):
         objects = read_labels(path, voc_labels=255)
         refuse_other_sizes(self._images[index], path, read_header(self._images[index]).size[::-1], objects.shape)
         return torch.from_numpy(objects)
+
+    def _files(self) -> Sequence[Path | None]:
+        return [*super()._files(), *map(self._objects.get, self.ids)]
 
 
 def comparison_indices(dataset: SegmentationDataset, say: bool = True) -> list[int]:
@@ -106,29 +121,23 @@ def _find_layout(root: Path) -> Path:
     raise FileNotFoundError(f"{root} has no ImageSets/Segmentation, so it is not in VOC layout. {remedy}")
 
 
-def _read_split(root: Path, split: str) -> list[str]:
+def _find_list(root: Path, split: str) -> Path:
     lists = root / "ImageSets" / "Segmentation"
     path = lists / f"{split}.txt"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+        known = ", ".join(sorted(p.stem for p in lists.glob("[!.]*.txt"))) or "none"
         raise FileNotFoundError(f"{path} is missing: there is no split {split!r} here. Splits found: {known}.")
-    ids = path.read_text().split()
-    if not ids:
-        raise ValueError(f"{path} is empty: list at least one image name in it, one per line.")
-    return ids
+    return path
 
 
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _refuse_missing(files: list[Path], named_by: str) -> None:
-    present = _names(files[0].parent)
-    missing = [path for path in files if path.name not in present]
+def _refuse_missing(
+    names: list[str], what: str, suffix: str, listed: Path, folder: ImageFolder, *more: ImageFolder
+) -> None:
+    missing = [name for name in names if name not in folder and all(name not in other for other in more)]
     if missing:
         raise FileNotFoundError(
-            f"{missing[0]} is missing ({len(missing)} of {len(files)} images that {named_by} names are): put "
-            "the images there, or take their names out of the list."
+            f"{folder.path / missing[0]}{suffix} is missing ({len(missing)} of {len(names)} {what} that {listed} names "
+            f"are{folder.like(missing[0])}): put the {what} there, or take their names out of the list."
         )
 
 

@@ -75,7 +75,7 @@ def claim(root: Path, settings: dict[str, object], settings_name: str) -> None:
     record = root / settings_name
     if record.is_file():
         try:
-            found = json.loads(record.read_text())
+            found = json.loads(record.read_bytes())
         except ValueError:
             raise ValueError(f"{record} is damaged: delete the folder {root} and run this again.") from None
         if found != settings:
