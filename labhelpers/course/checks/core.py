@@ -11,6 +11,7 @@ import signal
 import sysconfig
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -246,20 +247,21 @@ class Exercise:
         unless that is a whole number or a truth value, which agree by chance.
         """
         unsure = ""
-        for answer, hint in dict(self.wrong).items():
-            given = self._outcome(Check(self.errors), answer, cases[number])
-            if not self._agree(found[number], given, words, expected):
-                continue
-            others = (
-                _agree_throughout(mine, self._outcome(Check(self.errors), answer, case), self._tolerance)
-                for other, (mine, case) in enumerate(zip(found, cases, strict=True))
-                if other != number
-            )
-            said = f"{_numbers_apart(found[number], words, expected)}{hint}"
-            if _agree_throughout(found[number], given, self._tolerance) and all(others):
-                return said
-            if isinstance(expected, (float, np.ndarray, torch.Tensor)):
-                unsure = unsure or said
+        with warnings.catch_warnings(action="ignore"):  # of the wrong answers, which are not the student's
+            for answer, hint in dict(self.wrong).items():
+                given = self._outcome(Check(self.errors), answer, cases[number])
+                if not self._agree(found[number], given, words, expected):
+                    continue
+                others = (
+                    _agree_throughout(mine, self._outcome(Check(self.errors), answer, case), self._tolerance)
+                    for other, (mine, case) in enumerate(zip(found, cases, strict=True))
+                    if other != number
+                )
+                said = f"{_numbers_apart(found[number], words, expected)}{hint}"
+                if _agree_throughout(found[number], given, self._tolerance) and all(others):
+                    return said
+                if isinstance(expected, (float, np.ndarray, torch.Tensor)):
+                    unsure = unsure or said
         return unsure
 
     def _agree(self, found: Parts | Mistake, wrong: Parts | Mistake, words: str, expected: Any) -> bool:
