@@ -18,8 +18,8 @@ os.environ["LAB_CHECKPOINTS"] = "build/benchmarks/camvid"
 
 import labhelpers  # noqa: F401, I001  (before torch)
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional
 
 from labhelpers.data import CAMVID_CLASSES, Augmentation, FolderSegmentation, SegmentationDataset, steps_per_epoch
 from labhelpers.evaluation import ConfusionMatrix, count_parameters, evaluate
@@ -36,8 +36,8 @@ class HalfSize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[-2:]
-        small = functional.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
-        return functional.interpolate(self.network(small), size, mode="bilinear", align_corners=False)
+        small = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+        return F.interpolate(self.network(small), size, mode="bilinear", align_corners=False)
 
 
 def position_prior(train: SegmentationDataset, val: SegmentationDataset) -> float:

@@ -19,7 +19,7 @@ import labhelpers  # noqa: F401  (before torch: it sets how OpenMP threads wait)
 
 import torch  # isort: skip
 from torch import Tensor  # isort: skip
-from torch.nn import functional  # isort: skip
+import torch.nn.functional as F
 
 from labhelpers.evaluation import peak_memory_mb  # isort: skip
 from labhelpers.training import build_loss  # isort: skip
@@ -29,7 +29,7 @@ LIMITS = {"focal": 1.3, "dice": 2.5}
 
 def one_hot_dice(logits: Tensor, target: Tensor) -> Tensor:
     valid = (target != 255)[:, None]
-    one_hot = functional.one_hot(torch.where(target == 255, 0, target).long(), logits.shape[1]).movedim(-1, 1)
+    one_hot = F.one_hot(torch.where(target == 255, 0, target).long(), logits.shape[1]).movedim(-1, 1)
     one_hot, p = one_hot.float() * valid, logits.softmax(1) * valid
     score = (2 * (p * one_hot).sum((0, 2, 3)) + 1) / (p.sum((0, 2, 3)) + one_hot.sum((0, 2, 3)) + 1)
     return (1 - score).mean()
@@ -83,7 +83,7 @@ def main() -> None:
 
     results = measure(
         {
-            "torch cross_entropy": lambda x, y: functional.cross_entropy(x, y.long(), ignore_index=255),
+            "torch cross_entropy": lambda x, y: F.cross_entropy(x, y.long(), ignore_index=255),
             **{name: build_loss(name) for name in ("ce", "focal", "exp_ce", "dice", "ce+dice", "ce+dice+focal")},
             "Dice by gather, autograd": gather_dice,
             "Dice by one-hot, autograd": one_hot_dice,

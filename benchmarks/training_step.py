@@ -10,7 +10,7 @@ ratios are medians over rounds. GFLOPs are of the forward pass, a multiplication
 - labhelpers: `TrainingState` and `forward_backward`, the training loop with all it decides by itself: precision "auto",
   memory layout, fused optimizer, loss, normalising uint8 images on the device.
 - labhelpers, torch.compile: the same with the network compiled, on a GPU only (on a CPU it took minutes for nothing).
-- plain fp32 loop: the same network, `functional.cross_entropy`, float32 (on a GPU with TF32 in convolutions, PyTorch's
+- plain fp32 loop: the same network, `F.cross_entropy`, float32 (on a GPU with TF32 in convolutions, PyTorch's
   default), contiguous, images normalised beforehand, an optimizer that is not fused but otherwise as PyTorch makes it.
 - labhelpers, separable: the 3x3 convolutions behind the encoder depthwise separable, as smp has them. Encoder, ASPP
   (rates 6, 12, 18), projection to 48 and the 304 -> 256 convolution at stride 4 are the same work as smp's. But smp's
@@ -35,8 +35,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from labhelpers.data import Augmentation, SegmentationDataset, VOCSegmentation, make_scenes, to_input, training_loader
@@ -79,7 +79,7 @@ def plain_step(model: nn.Module, recipe: Recipe, batch: tuple) -> Step:
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(model(x), y, ignore_index=255)
+        loss = F.cross_entropy(model(x), y, ignore_index=255)
         loss.backward()
         optimizer.step()
         return loss.item()

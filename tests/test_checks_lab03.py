@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from judging import assert_hint, assert_passes
 from torch import nn
-from torch.nn import functional
 
 from labhelpers import models
 
@@ -46,7 +46,7 @@ def by_taps(x, kernel, rate, turn=lambda kernel: kernel, pad=None):
     """Adds the shifted image once for each tap."""
     k = len(kernel)
     half = rate * (k - 1) // 2 if pad is None else pad
-    padded = functional.pad(x, (half,) * 4)
+    padded = F.pad(x, (half,) * 4)
     height, width = (n + 2 * half - rate * (k - 1) for n in x.shape)
     out = torch.zeros(height, width)
     for u, row in enumerate(turn(kernel)):
@@ -72,7 +72,7 @@ def by_pixels(x, kernel, rate):
 
 def by_unfold(x, kernel, rate):
     k = len(kernel)
-    columns = functional.unfold(x[None, None], k, dilation=rate, padding=rate * (k - 1) // 2)
+    columns = F.unfold(x[None, None], k, dilation=rate, padding=rate * (k - 1) // 2)
     return (kernel.flatten() @ columns[0]).view(x.shape)
 
 
@@ -94,7 +94,7 @@ def by_large_kernel(x, kernel, rate):
     side = (len(kernel) - 1) * rate + 1
     large = torch.zeros(side, side)
     large[::rate, ::rate] = kernel
-    padded = functional.pad(x, (side // 2,) * 4)
+    padded = F.pad(x, (side // 2,) * 4)
     return torch.einsum("ijuv,uv->ij", padded.unfold(0, side, 1).unfold(1, side, 1), large)
 
 
@@ -104,7 +104,7 @@ def test_atrous_conv_accepts(answer):
 
 
 def by_library(x, kernel, rate):
-    return functional.conv2d(x[None, None], kernel[None, None], padding=rate * (len(kernel) // 2), dilation=rate)[0, 0]
+    return F.conv2d(x[None, None], kernel[None, None], padding=rate * (len(kernel) // 2), dilation=rate)[0, 0]
 
 
 def by_layer(x, kernel, rate):
@@ -115,21 +115,21 @@ def by_layer(x, kernel, rate):
 
 def strided(x, kernel, rate):
     k = len(kernel)
-    windows = functional.pad(x, (k // 2,) * 4).unfold(0, k, rate).unfold(1, k, rate)
+    windows = F.pad(x, (k // 2,) * 4).unfold(0, k, rate).unfold(1, k, rate)
     return (windows * kernel).sum((2, 3))
 
 
 def corner(x, kernel, rate):
     """Tap (0, 0) reads the pixel itself."""
     reach = rate * (len(kernel) - 1)
-    return by_taps(functional.pad(x, (0, reach, 0, reach)), kernel, rate, pad=0)
+    return by_taps(F.pad(x, (0, reach, 0, reach)), kernel, rate, pad=0)
 
 
 def cut_short(padding, step=lambda rate: rate):
     """Slices as large as the output, whatever the padding."""
 
     def answer(x, kernel, rate):
-        padded, (height, width) = functional.pad(x, (padding(len(kernel), rate),) * 4), x.shape
+        padded, (height, width) = F.pad(x, (padding(len(kernel), rate),) * 4), x.shape
         out = torch.zeros_like(x)
         for u in range(len(kernel)):
             for v in range(len(kernel)):
@@ -236,7 +236,7 @@ class ASPP(nn.Module):
         return [self.conv1(x), *[branch(x) for branch in self.atrous_convs], self.enlarge(self.global_avg_pool(x), x)]
 
     def enlarge(self, pooled, x):
-        return functional.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=False)
 
     def combine(self, views):
         return torch.cat(views, 1)
@@ -274,11 +274,11 @@ class OwnModules(nn.Module):
         self.conv1 = Branch(in_channels, out_channels, 1)
 
     def forward(self, x):
-        views = [functional.relu(self.conv1(x))]
+        views = [F.relu(self.conv1(x))]
         for branch in self.atrous_convs:
             views.append(branch(x).relu_())
         views.append(self.global_avg_pool(x))
-        return functional.relu(self.conv_out(torch.cat(views, dim=1)))
+        return F.relu(self.conv_out(torch.cat(views, dim=1)))
 
 
 class OneByOne(ASPP):
@@ -303,7 +303,7 @@ class ByHand(ASPP):
 
     def forward(self, x):
         conv, norm, relu, dropout = self.conv_out
-        return dropout(relu(norm(functional.conv2d(self.combine(self.views(x)), conv.weight, conv.bias))))
+        return dropout(relu(norm(F.conv2d(self.combine(self.views(x)), conv.weight, conv.bias))))
 
 
 class DropoutApart(ASPP):
@@ -470,7 +470,7 @@ class FunctionalDropout(DropoutApart):
         del self.behind
 
     def forward(self, x):
-        return functional.dropout(ASPP.forward(self, x), 0.1, self.training)
+        return F.dropout(ASPP.forward(self, x), 0.1, self.training)
 
 
 class UnusedDropout(DropoutApart):
@@ -569,7 +569,7 @@ WRONG_ASPP = [
     (aspp_of(pool=nn.AdaptiveMaxPool2d), "takes the maximum over the map: take the mean"),
     (aspp_of(enlarge=lambda self, pooled, x: pooled), "the pooling branch is not enlarged", "16x14"),
     (
-        aspp_of(enlarge=lambda self, pooled, x: functional.interpolate(pooled, (x.shape[3], x.shape[2]))),
+        aspp_of(enlarge=lambda self, pooled, x: F.interpolate(pooled, (x.shape[3], x.shape[2]))),
         "the branches differ in size",
     ),
     (SkipsPooling, "16 channels, those of 4 of the 5 branches"),
@@ -658,7 +658,7 @@ class Head(nn.Module):
         return self.finish(self.classifier(self.refine(self.combine(x, self.project(low_level)))))
 
     def enlarge(self, x, low_level):
-        return functional.interpolate(x, size=low_level.shape[-2:], **self.resize)
+        return F.interpolate(x, size=low_level.shape[-2:], **self.resize)
 
     def combine(self, x, low):
         return torch.cat([x, low], 1)
@@ -691,7 +691,7 @@ class Flat(nn.Module):
         self.aspp = OwnASPP(in_channels, channels, rates)
 
     def forward(self, low_level, features):
-        low = functional.relu(self.project(low_level))
+        low = F.relu(self.project(low_level))
         up = nn.Upsample(size=low.shape[2:], mode="bilinear")
         return self.classifier(self.refine(torch.cat((up(self.aspp(features)), low), dim=1)).relu())
 
@@ -721,7 +721,7 @@ class Shrinks(Head):
 
     def forward(self, low_level, features):
         x = self.aspp(features)
-        low = functional.interpolate(self.project(low_level), x.shape[-2:], mode="bilinear")
+        low = F.interpolate(self.project(low_level), x.shape[-2:], mode="bilinear")
         return self.classifier(self.refine(torch.cat([x, low], 1)))
 
 
@@ -779,7 +779,7 @@ class OtherASPP(models.ASPP):
 
 def doubled(self, low_level, features):
     x = Head.forward(self, low_level, features)
-    return functional.interpolate(x, scale_factor=4)
+    return F.interpolate(x, scale_factor=4)
 
 
 def refine_once(self, channels, beside):
@@ -838,7 +838,7 @@ WRONG_HEADS = [
     # what evaluation mode alone would not show
     (ExtraDropout, "there is a dropout outside aspp (Dropout)"),
     (
-        head(finish=lambda self, x: functional.dropout(x, 0.5, self.training)),
+        head(finish=lambda self, x: F.dropout(x, 0.5, self.training)),
         "in training mode, with ASPP's dropout",
     ),
     (NormOnScores, "classifier holds BatchNorm2d"),
@@ -1094,12 +1094,12 @@ def exponential(
     valid = target != ignore_index
     labels = target.where(valid, torch.tensor(0))
     p_t = p(logits, labels)
-    ce = functional.cross_entropy(logits, labels, reduction="none")
+    ce = F.cross_entropy(logits, labels, reduction="none")
     return mean(weight(p_t, beta) * nll(p_t, ce), valid)
 
 
 def exponential_by_cross_entropy(logits, target, beta=1.0, ignore_index=255):
-    ce = functional.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    ce = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     return ((1 - (-ce).exp()) * beta).exp().mul(ce).sum() / max(1, int((target != ignore_index).sum()))
 
 
@@ -1124,9 +1124,7 @@ def exponential_of_one_hot(logits, target, beta=1.0, ignore_index=255):
 def exponential_by_image(logits, target, beta=1.0, ignore_index=255):
     total, valid = 0 * logits.mean(), 0
     for scores, labels in zip(logits, target, strict=True):
-        nll = functional.nll_loss(
-            scores.log_softmax(0)[None], labels[None], ignore_index=ignore_index, reduction="none"
-        )
+        nll = F.nll_loss(scores.log_softmax(0)[None], labels[None], ignore_index=ignore_index, reduction="none")
         total = total + torch.masked_select(nll * torch.exp(beta * (1 - torch.exp(-nll))), nll > 0).sum()
         valid += int((labels != ignore_index).sum())
     return total / max(valid, 1)
@@ -1150,7 +1148,7 @@ def picked(activation):
 
 def multiplied_in_place(logits, target, beta=1.0, ignore_index=255):
     """The right number, but what exp gave has changed before its gradient is asked for."""
-    nll = functional.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     losses = torch.exp(beta * (1 - torch.exp(-nll)))
     losses *= nll
     return losses.sum() / (target != ignore_index).sum().clamp_min(1)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch import nn
-from torch.nn import functional
 
 from labhelpers.course import checks
 
@@ -54,13 +54,13 @@ def by_layers(size):
     x = torch.zeros(1, 1, size, size)
     try:
         for level in range(5):
-            x = functional.max_pool2d(x, 2) if level else x
-            x = functional.avg_pool2d(functional.avg_pool2d(x, 3, 1), 3, 1)
+            x = F.max_pool2d(x, 2) if level else x
+            x = F.avg_pool2d(F.avg_pool2d(x, 3, 1), 3, 1)
             if level < 4 and x.shape[-1] % 2:
                 raise ValueError("odd")
         for _ in range(4):
-            x = functional.interpolate(x, scale_factor=2)
-            x = functional.avg_pool2d(functional.avg_pool2d(x, 3, 1), 3, 1)
+            x = F.interpolate(x, scale_factor=2)
+            x = F.avg_pool2d(F.avg_pool2d(x, 3, 1), 3, 1)
     except RuntimeError as error:
         raise ValueError(size) from error
     return x.shape[-1]
@@ -240,7 +240,7 @@ def test_double_conv_rejects(answer, hints):
 
 def by_remainder(images, multiple=16):
     height, width = images.shape[-2:]
-    return functional.pad(images, (0, -width % multiple, 0, -height % multiple), "replicate")
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), "replicate")
 
 
 def by_ceil(images, multiple=16):
@@ -269,7 +269,7 @@ def only_when_needed(images, multiple=16):
         return images
     bottom = multiple - h % multiple if h % multiple else 0
     right = (multiple - w % multiple) % multiple
-    return functional.pad(images, [0, right, 0, bottom], mode="replicate")
+    return F.pad(images, [0, right, 0, bottom], mode="replicate")
 
 
 @pytest.mark.parametrize("answer", [by_remainder, by_ceil, by_index, by_concatenation, only_when_needed])
@@ -280,27 +280,27 @@ def test_pad_accepts(answer):
 def padded(amounts, **mode):
     def pad_to_multiple(images, multiple=16):
         h, w = images.shape[-2:]
-        return functional.pad(images, amounts(-h % multiple, -w % multiple), **(mode or {"mode": "replicate"}))
+        return F.pad(images, amounts(-h % multiple, -w % multiple), **(mode or {"mode": "replicate"}))
 
     return pad_to_multiple
 
 
 def one_more(images, multiple=16):
     h, w = images.shape[-2:]
-    return functional.pad(images, (0, multiple - w % multiple, 0, multiple - h % multiple), mode="replicate")
+    return F.pad(images, (0, multiple - w % multiple, 0, multiple - h % multiple), mode="replicate")
 
 
 def resized(mode):
     def pad_to_multiple(images, multiple=16):
         h, w = images.shape[-2:]
-        return functional.interpolate(images, (h + -h % multiple, w + -w % multiple), mode=mode)
+        return F.interpolate(images, (h + -h % multiple, w + -w % multiple), mode=mode)
 
     return pad_to_multiple
 
 
 def to_remainder(images, multiple=16):
     h, w = images.shape[-2:]
-    return functional.pad(images, (0, w % multiple, 0, h % multiple), mode="replicate")
+    return F.pad(images, (0, w % multiple, 0, h % multiple), mode="replicate")
 
 
 def fixed(images, multiple=16):
@@ -340,7 +340,7 @@ def double_conv(a, b):
 
 
 def pad(images, multiple=16, mode="replicate"):
-    return functional.pad(images, (0, -images.shape[3] % multiple, 0, -images.shape[2] % multiple), mode=mode)
+    return F.pad(images, (0, -images.shape[3] % multiple, 0, -images.shape[2] % multiple), mode=mode)
 
 
 class UNet(nn.Module):
@@ -371,7 +371,7 @@ class UNet(nn.Module):
         return nn.Conv2d(a, num_classes, 1)
 
     def down(self, x):
-        return functional.max_pool2d(x, 2)
+        return F.max_pool2d(x, 2)
 
     def join(self, skip, x):
         return torch.cat([skip, x], 1)
@@ -633,7 +633,7 @@ class ForgetsTheSkips(UNet):
 
 class PoolsFirst(UNet):
     def forward(self, images):
-        return functional.interpolate(super().forward(self.down(self.pad(images))), scale_factor=2)
+        return F.interpolate(super().forward(self.down(self.pad(images))), scale_factor=2)
 
 
 class Interpolates(UNet):
@@ -645,7 +645,7 @@ class Interpolates(UNet):
             x = block(self.down(x) if level else x)
             skips.append(x)
         for block, skip in zip(self.expanding, skips[-2::-1], strict=True):
-            enlarged = functional.interpolate(x, scale_factor=2, mode="bilinear")
+            enlarged = F.interpolate(x, scale_factor=2, mode="bilinear")
             x = block(self.join(skip, enlarged[:, : skip.shape[1]]))
         return self.crop(self.score(x), images)
 
@@ -687,14 +687,14 @@ class PadsTheMap(UNet):
 
 
 def pad_to(x, like):
-    return functional.pad(x, (0, like.shape[3] - x.shape[3], 0, like.shape[2] - x.shape[2]))
+    return F.pad(x, (0, like.shape[3] - x.shape[3], 0, like.shape[2] - x.shape[2]))
 
 
 def fill(amounts, crop=None, **mode):
     """A network that pads by these amounts of (down, right), and crops in this way."""
 
     def padded(self, images):
-        return functional.pad(images, amounts(-images.shape[2] % 16, -images.shape[3] % 16), **mode)
+        return F.pad(images, amounts(-images.shape[2] % 16, -images.shape[3] % 16), **mode)
 
     return unet_with(pad=padded, **({"crop": crop} if crop else {}))
 
@@ -793,14 +793,14 @@ def test_unet_rejects(answer, hints):
 
 
 def one_hot(target, k):
-    return functional.one_hot(target, k).movedim(-1, 1).float()
+    return F.one_hot(target, k).movedim(-1, 1).float()
 
 
 def library(logits, target, ignore_index=255):
     """With torch's own function, whose logarithms end at -100."""
     valid = target != ignore_index
     y = one_hot(torch.where(valid, target, 0), logits.shape[1]).to(logits)
-    losses = functional.binary_cross_entropy(logits.softmax(1), y, reduction="none")
+    losses = F.binary_cross_entropy(logits.softmax(1), y, reduction="none")
     return (losses * valid[:, None]).sum() / (valid.sum() * logits.shape[1]).clamp_min(1)
 
 
@@ -810,7 +810,7 @@ def selected(logits, target, ignore_index=255):
     if not valid.any():
         return (logits * 0).sum()
     p = torch.softmax(logits, dim=1).permute(0, 2, 3, 1)[valid]
-    return functional.binary_cross_entropy(p, functional.one_hot(target[valid], logits.shape[1]).to(p.dtype))
+    return F.binary_cross_entropy(p, F.one_hot(target[valid], logits.shape[1]).to(p.dtype))
 
 
 def clamped(logits, target, ignore_index=255):
@@ -848,7 +848,7 @@ def by_logits(logits, target, ignore_index=255):
     k, valid = logits.shape[1], target != ignore_index
     y = one_hot(torch.where(valid, target, 0), k)
     others = torch.stack([logits[:, [i for i in range(k) if i != c]].logsumexp(1) for c in range(k)], 1)
-    losses = functional.binary_cross_entropy_with_logits(logits - others, y, reduction="none").mean(1)
+    losses = F.binary_cross_entropy_with_logits(logits - others, y, reduction="none").mean(1)
     return (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
@@ -884,13 +884,13 @@ def changed(
 
 def first_map_only(logits, target, ignore_index=255, labels=lambda target: target == 1):
     valid = target != ignore_index
-    return functional.binary_cross_entropy(logits.softmax(1)[:, 1][valid], labels(target[valid]).float())
+    return F.binary_cross_entropy(logits.softmax(1)[:, 1][valid], labels(target[valid]).float())
 
 
 def nan_when_void(logits, target, ignore_index=255):
     valid = target != ignore_index
     p = logits.softmax(1).movedim(1, -1)[valid]
-    return functional.binary_cross_entropy(p, functional.one_hot(target[valid], logits.shape[1]).float())
+    return F.binary_cross_entropy(p, F.one_hot(target[valid], logits.shape[1]).float())
 
 
 def constant_when_void(logits, target, ignore_index=255):
@@ -916,7 +916,7 @@ WRONG_LOSSES = [
     (changed(negative=False), "(1 - y) log(1 - p) is missing"),
     (first_map_only, "only map 1 is compared"),
     (
-        lambda logits, target, ignore_index=255: functional.binary_cross_entropy(logits.softmax(1), target.float()),
+        lambda logits, target, ignore_index=255: F.binary_cross_entropy(logits.softmax(1), target.float()),
         "it needs a map for each class",
     ),
     (changed(finite=False), "and the loss nan: take log_softmax"),
@@ -927,7 +927,7 @@ WRONG_LOSSES = [
     (lambda logits, target, ignore_index=255: library(logits, target, ignore_index).item(), "expected a torch tensor"),
     (lambda logits, target, ignore_index=255: one_hot(target, 2), "void (255) goes into one_hot"),
     (
-        lambda logits, target, ignore_index=255: functional.binary_cross_entropy(logits, logits),
+        lambda logits, target, ignore_index=255: F.binary_cross_entropy(logits, logits),
         "binary_cross_entropy takes probabilities",
     ),
     (lambda logits, target, ignore_index=255: library(logits, target, ignore_index)[None], "has shape (1,)"),
@@ -951,7 +951,7 @@ def test_reference_loss_is_that_of_torch_and_cross_entropy_for_two_maps(k, seed)
     loss = checks.binary_cross_entropy.reference(logits, target)
     torch.testing.assert_close(loss, library(logits, target))
     if k == 2:
-        torch.testing.assert_close(loss, functional.cross_entropy(logits, target, ignore_index=255))
+        torch.testing.assert_close(loss, F.cross_entropy(logits, target, ignore_index=255))
 
 
 # -------------------------------------------------------------- binary_scores

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
-from torch.nn import functional
 
 from labhelpers.course import checks
 from labhelpers.evaluation import scores
@@ -322,7 +322,7 @@ def votes_by_counter(predictions, num_classes):
 
 
 def votes_by_one_hot(predictions, num_classes):
-    return 1 - functional.one_hot(predictions.to(torch.int64), num_classes).float().mean(0).max(-1).values
+    return 1 - F.one_hot(predictions.to(torch.int64), num_classes).float().mean(0).max(-1).values
 
 
 def votes_by_bincount(predictions, num_classes):
@@ -364,7 +364,7 @@ WRONG_VOTES = [
     (of_votes(lambda v, m: (1 - v.amax(0) / m)[None]), "shape"),
     (of_votes(lambda v, m: (1 - v.amax(0) / m).T), "axes in another order"),
     (lambda p, k: votes_by_mode(p, k) + 0.001, "differs in 30 of 30"),
-    (lambda p, k: 1 - functional.one_hot(p, k).float().mean(0).amax(-1), "predictions.long()"),
+    (lambda p, k: 1 - F.one_hot(p, k).float().mean(0).amax(-1), "predictions.long()"),
     (lambda p, k: p if p[0] == p[1] else p, "take its mean"),
     (in_place, "in place"),
 ]

@@ -150,7 +150,7 @@ def test_a_wrong_recipe_names_the_argument(change, message):
 SOURCE = """
 import functools, math, torch
 from types import SimpleNamespace
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 BETA = 2.0
 WEIGHTS = torch.tensor([1.0, 2.0])
