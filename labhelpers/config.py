@@ -173,6 +173,7 @@ class Profile:
     pretrained: bool = True  # the encoder; for this width by drawings, for ResNet-50 by ImageNet
     steps: int = 120  # optimizer steps of one training run ...
     epochs: int | None = None  # ... unless this many passes over the training set are asked for
+    watched: int = 48  # validation images scored while a network of lab 02 trains; reported is the whole set
     recipe: RecipeConfig = RecipeConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     deeplab: DeepLabConfig = DeepLabConfig()
@@ -253,6 +254,7 @@ _LAB = Profile(
     backbone="resnet50",
     width=64,
     steps=2000,
+    watched=200,
     recipe=_COURSE_RECIPE,
     augmentation=_COURSE_AUGMENTATION,
     deeplab=DeepLabConfig(rates=(3, 6, 9), channels=256, crop=256),
