@@ -197,7 +197,7 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 1, "02": 3, "03": 2.7, "04": 2, "05": 3, "06": 2, "07": 1},
+    minutes={"01": 1, "02": 2.5, "03": 2.7, "04": 2, "05": 3, "06": 2, "07": 1},
 )
 _TINY = replace(
     _SMOKE,
