@@ -23,6 +23,7 @@ from labhelpers.evaluation import (
     costs,
     count_flops,
     count_parameters,
+    edges_of_found,
     evaluate,
     object_recall,
     predict,
@@ -266,6 +267,27 @@ def test_sizes_are_shares_of_the_picture():
     assert found[:2] == [(1, 1, 1), (1, 0, 0)]
     assert found[2][0] == 0
     assert np.isnan(found[2][1])
+
+
+def test_edges_are_scored_of_the_objects_that_all_models_found():
+    scene = Pictures(sizes=[(40, 40)])
+    _, target = scene.items[0]
+    target[:] = 0
+    target[4:12, 4:12], target[24:34, 24:34] = 1, 2
+    exact, thick = torch.zeros(2, 40, 40, dtype=torch.int64)
+    exact[4:12, 4:12] = 1  # and the second object is missed
+    thick[3:13, 3:13] = 1
+    thick[24:34, 24:34] = 2
+    models = {
+        name: Constant(lambda x, labels=labels: F.one_hot(labels, 3).movedim(-1, 0)[None].float())
+        for name, labels in {"exact": exact, "thick": thick}.items()
+    }
+    edges = edges_of_found(models, scene, (1, 3))
+    assert (edges.objects, edges.found) == (2, 1)
+    assert edges.band_foreground_iou["exact"] == {1: 1.0, 3: 1.0}
+    # Of the band of one pixel, 28 pixels lie inside the object and 36 outside, where it was drawn too thick.
+    assert edges.band_foreground_iou["thick"] == pytest.approx({1: 28 / 64, 3: 60 / 96})
+    assert edges_of_found({"thick": models["thick"]}, scene, (1,)).found == 2
 
 
 # --- costs ---

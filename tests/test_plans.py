@@ -10,7 +10,7 @@ from tiny_voc import TRAIN, make_tiny_voc
 from torch import nn
 from training_toys import assert_same, own_ce
 
-from labhelpers import config, models, training
+from labhelpers import config, data, models, training
 from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -63,6 +63,16 @@ def test_deeplab_says_that_one_training_image_is_too_few(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="own/train has one image, but DeepLab's .* at least two: add training images"):
         find_plan("deeplabv3").open(config.PROFILES["tiny"])
     assert len(find_plan("fcn8s").open(config.PROFILES["tiny"]).train) == 1
+
+
+def test_a_network_of_lab_02_is_scored_on_some_images_while_it_trains(monkeypatch, tmp_path):
+    profile = dataclasses.replace(course_toys.use_short_profile(monkeypatch, tmp_path), watched=4)
+    experiment = Experiment.open("fcn8s", profile)
+    train_set, watched, val_set = experiment.data
+    assert (len(watched), len(val_set)) == (4, 6)
+    assert "val 4 " in experiment.train().facts["val_set"]
+    whole = Experiment(experiment.plan, profile, data.Splits(train_set, val_set, val_set))  # as lab 03 has it
+    assert whole.find() is not None
 
 
 def test_names_are_those_of_models_build():

@@ -274,6 +274,8 @@ def test_ticks_and_axes_fit_the_values():
     for first, scale in ((2.0, "linear"), (200.0, "log")):  # a loss that jumps
         rows = [{"step": 1, "val_loss": first}, {"step": 2, "val_loss": 0.5}]
         assert plots.curves({"a": rows}, y=("val_loss",)).axes[0].get_yscale() == scale
+    for axes in FIGURES["curves"]().axes:
+        assert axes.get_xticks().tolist() == [2, 4, 6, 8]  # the evaluated steps, for both quantities
     signed, positive = plots.heat_images([[[-1.0, 3.0]], [[1.0, 3.0]]], ["a", "b"]).axes[:2]
     assert (signed.images[0].get_clim(), positive.images[0].get_clim()) == ((-3, 3), (1, 3))  # zero in the middle
     first, second = plots.heat_images([[[-1.0, 3.0]], [[1.0, np.nan]]], ["a", "b"], shared=True).axes[:2]

@@ -24,8 +24,10 @@ from labhelpers.evaluation.costs import (
 )
 from labhelpers.evaluation.evaluator import (
     Evaluation,
+    FoundEdges,
     Protocol,
     SizeScore,
+    edges_of_found,
     evaluate,
     inference,
     object_recall,
@@ -46,9 +48,9 @@ from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 
 __all__ = [
     "COURSE_MODELS", "METRICS", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation", "FinalTable",
-    "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap", "boundary_band",
+    "FoundEdges", "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap", "boundary_band",
     "boundary_counts", "boundary_iou", "confusion_matrix", "costs", "count_flops", "course_model",
-    "count_parameters", "edge_distance", "evaluate", "expected_table", "foreground_iou", "inference",
+    "count_parameters", "edge_distance", "edges_of_found", "evaluate", "expected_table", "foreground_iou", "inference",
     "inference_memory_mb", "object_recall", "paired_bootstrap", "peak_memory_mb", "predict", "predict_tiles",
     "scores", "scores_by_size", "tile_starts", "tiled_logits", "time_inference",
 ]  # fmt: skip

@@ -335,11 +335,20 @@ def object_recall(prediction: torch.Tensor, target: torch.Tensor, instances: tor
             f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)} and instances "
             f"{tuple(instances.shape)} differ in size; all must be (H, W) at the label's own resolution."
         )
-    right = torch.bincount(instances.flatten()[(prediction == target).flatten()], minlength=256)
-    area = torch.bincount(instances.flatten()[(target != 255).flatten()], minlength=256)
-    objects = torch.arange(1, 255)
-    objects = objects[area[objects] > 0]
+    area, right = _object_pixels(prediction, target, instances)
+    objects = area > 0
     return torch.stack([area[objects] / target.numel(), right[objects] / area[objects]], 1).double().numpy()
+
+
+def _object_pixels(
+    prediction: torch.Tensor, target: torch.Tensor, instances: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scored pixels of each object, and those with the right label, int64 (256,): 0 where there is no object."""
+    right = torch.bincount(instances[prediction == target], minlength=256)
+    area = torch.bincount(instances[target != 255], minlength=256)
+    for counts in (area, right):
+        counts[[0, 255]] = 0
+    return area, right
 
 
 def scores_by_size(model: nn.Module, dataset: SegmentationDataset, *, precision: str = "no") -> dict[str, SizeScore]:
@@ -360,3 +369,40 @@ def scores_by_size(model: nn.Module, dataset: SegmentationDataset, *, precision:
         size: SizeScore(len(r), float(r.mean()), float((r >= 0.5).mean())) if len(r) else SizeScore(0, np.nan, np.nan)
         for size, r in by_size.items()
     }
+
+
+@dataclass(frozen=True)
+class FoundEdges:
+    """How well models draw the edges of objects that all of them found."""
+
+    objects: int
+    found: int  # of these, by every model
+    band_foreground_iou: dict[str, dict[int, float]]  # model -> width in pixels -> score
+
+
+def edges_of_found(models: Mapping[str, nn.Module], dataset: SegmentationDataset, widths: Sequence[int]) -> FoundEdges:
+    """Score models in bands around true edges, as `evaluate` does, but without the objects that one of them missed.
+
+    A model has found an object if at least half of its pixels got their class. The pixels of a missed object become
+    void: that it is missing says nothing about where edges were drawn, and every model is scored on the same pixels.
+
+    Raises:
+        FileNotFoundError: the data set has no instance masks.
+    """
+    shape = (len(widths), dataset.num_classes, dataset.num_classes)
+    matrices = {name: torch.zeros(shape, dtype=torch.int64) for name in models}
+    objects = found = 0
+    for index in range(len(dataset)):
+        image, target = dataset[index]
+        instances = torch.as_tensor(dataset.instances(index))
+        predictions = {name: predict(model, image) for name, model in models.items()}
+        pixels = [_object_pixels(prediction, target, instances) for prediction in predictions.values()]
+        area = pixels[0][0]
+        by_all = torch.stack([2 * right >= area for _, right in pixels]).all(0)
+        objects += int((area > 0).sum())
+        found += int((by_all & (area > 0)).sum())
+        target = target.masked_fill(~by_all[instances.long()], dataset.ignore_index)
+        for name, prediction in predictions.items():
+            matrices[name] += band_matrices(prediction, target, dataset.num_classes, widths, dataset.ignore_index)
+    scored = {name: band_scores(widths, matrix.numpy())[1] for name, matrix in matrices.items()}
+    return FoundEdges(objects, found, scored)

@@ -34,6 +34,7 @@ _LABELS = {
     "click_iou": "validation IoU, one click",
 }
 _FEW_POINTS = 6
+_MOST_TICKS = 10
 _WIDE = 50  # a loss that spans such a factor is drawn on a logarithmic axis
 _MANY_POINTS = 60  # beyond this a series is shown faint, with a running mean on top
 _MOST_RUNS = 3  # side by side in a notebook's width
@@ -45,7 +46,7 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
     """Draw training histories against the optimizer step, one panel per quantity.
 
     A series of more than 60 points is drawn faint, with the mean of the last twentieth of them on top as a line. A loss
-    that varies more than fifty-fold is on a logarithmic axis.
+    that varies more than fifty-fold is on a logarithmic axis. Where there are 3 to 10 evaluations, ticks stand at them.
 
     Args:
         histories: name -> rows (dicts), or an object with `.rows`, such as `History`. Rows without a quantity, or with
@@ -56,8 +57,10 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
         ValueError: no history has one of the quantities; the message lists those there are.
     """
     figure = new_figure(3.8)
-    for axes, quantity in zip(figure.subplots(1, len(y), squeeze=False)[0], y, strict=True):
-        series = {name: _columns(history, "step", quantity) for name, history in histories.items()}
+    drawn = [[_columns(history, "step", quantity) for history in histories.values()] for quantity in y]
+    evaluated = min(({float(step) for each in panel for step in each[0]} for panel in drawn), key=len)
+    for axes, quantity, panel in zip(figure.subplots(1, len(y), squeeze=False)[0], y, drawn, strict=True):
+        series = dict(zip(histories, panel, strict=True))
         values = np.concatenate([each[1] for each in series.values()])
         if not len(values):
             known = sorted({key for history in histories.values() for row in _rows(history) for key in row})
@@ -73,7 +76,10 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
         if quantity.endswith("loss") and 0 < _WIDE * values.min() < values.max():  # one jump would flatten the rest
             axes.set(yscale="log", ylabel=f"{axes.get_ylabel()}, log scale")
             axes.yaxis.set_major_formatter("{x:g}")
-        integer_ticks(axes.xaxis)
+        if 3 <= len(evaluated) <= _MOST_TICKS:
+            axes.set_xticks(sorted(evaluated))
+        else:
+            integer_ticks(axes.xaxis)
         if quantity.endswith("iou"):
             axes.set_ylim(bottom=0)
         axes.legend()
@@ -193,6 +199,7 @@ def trimap_curve(curves: Mapping[str, Mapping[int, float]], ylabel: str = "mean 
     series = {name: np.array(sorted(scores.items())).reshape(-1, 2).T for name, scores in curves.items()}
     figure, axes = _one_panel(series)
     axes.set(xlabel="width of the band around true edges (pixels)", ylabel=ylabel)
+    integer_ticks(axes.xaxis)
     figure.set_label(f"Trimap curve: {ylabel} against the band's width for {', '.join(curves)}")
     return figure
 
