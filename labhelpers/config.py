@@ -197,13 +197,13 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 1, "02": 2.5, "03": 2.7, "04": 2, "05": 3, "06": 2, "07": 1},
+    minutes={"01": 1, "02": 2.5, "03": 2.6, "04": 1.7, "05": 3.1, "06": 1.9, "07": 1},
 )
 _TINY = replace(
     _SMOKE,
     name="tiny",
     purpose="a handful of steps: every cell runs, nothing is learned",
-    minutes={"01": 0.5, "02": 0.5, "03": 0.5, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5},
+    minutes={"01": 0.5, "02": 0.6, "03": 0.4, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5},
     scenes=(100, 12),
     width=8,
     pretrained=False,  # of this width there are no weights
@@ -246,7 +246,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 3, "02": 47, "03": 52, "04": 16, "05": 77, "06": 45, "07": 25},
+    minutes={"01": 2.4, "02": 47, "03": 52, "04": 16, "05": 76, "06": 45, "07": 25},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -313,7 +313,7 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 3, "02": 189, "03": 230, "04": 82, "05": 640, "06": 120, "07": 40},
+    minutes={"01": 2.4, "02": 189, "03": 227, "04": 82, "05": 640, "06": 120, "07": 40},
     scene_size=513,
     epochs=50,
     deeplab=DeepLabConfig(rates=(6, 12, 18), channels=256, crop=513, steps=5000, recipe=_PUBLISHED_RECIPE),

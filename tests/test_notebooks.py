@@ -107,6 +107,15 @@ def test_deterministic_cells_are_checked(cells):
     assert all(cell.outputs for cell in marked)
 
 
+@in_labs
+def test_the_minutes_at_the_top_are_those_that_are_announced(path):
+    text = nbformat.read(path, as_version=4).cells[0].source
+    header, together = (re.findall(rf"^\|(.*{word}.*)\|$", text, re.MULTILINE)[0] for word in ("smoke", "together"))
+    found = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (header, together)), strict=True))
+    for name, profile in config.PROFILES.items():
+        assert float(found[name]) == profile.minutes[path.stem[:2]], name
+
+
 @pytest.mark.parametrize(
     ("labs", "train", "said", "not_said"),
     [
