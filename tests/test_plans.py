@@ -10,7 +10,7 @@ from tiny_voc import TRAIN, make_tiny_voc
 from torch import nn
 from training_toys import assert_same, own_ce
 
-from labhelpers import config, models, training
+from labhelpers import config, data, models, training
 from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -44,6 +44,18 @@ def test_every_profile_makes_a_valid_recipe(plan, profile):
 def test_published_recipes(name, profile, numbers):
     recipe = find_plan(name).recipe(config.PROFILES[profile], VOC)
     assert {key: getattr(recipe, key) for key in numbers} == numbers
+
+
+def test_aspp_is_tested_on_whole_drawn_scenes_in_every_profile(monkeypatch):
+    opened = []
+    monkeypatch.setattr(data, "open_splits", lambda *what: opened.append(what) or (VOC, JIGSAW, JIGSAW))
+    monkeypatch.setattr(data, "cache", lambda split: split)
+    for profile in config.PROFILES.values():
+        drawn, scenes, recipe = find_plan("deeplabv3plus").context(profile)
+        assert drawn.data == "scenes"
+        assert scenes.train == VOC
+        assert (recipe.augmentation.crop, recipe.steps) == (drawn.scene_size, drawn.deeplab.context_steps)
+        assert opened.pop() == ("scenes", drawn)
 
 
 def test_notebooks_train_by_the_plans():
