@@ -1,12 +1,15 @@
 """What DeepLab's parts buy on the synthetic scenes, over several seeds, with the recipe of the smoke profile.
 
-    python benchmarks/deeplab.py compare [--steps 400] [--seeds 0 1 2 3 4]
-    python benchmarks/deeplab.py ablation [--steps 400] [--seeds 0 1 2]
+    python benchmarks/deeplab.py compare [--steps 120] [--seeds 0 1 2 3 4]
+    python benchmarks/deeplab.py ablation [--steps 120] [--seeds 0 1 2 3 4]
+    python benchmarks/deeplab.py context [--steps 80] [--seeds 0 1 2 3 4]
 
-``compare``: FCN-8s, DeepLabV3 and DeepLabV3+ at equal steps, then FCN-8s with as many more steps as fit into the time
-that V3+ takes. ``ablation``: V3+ without ASPP (its 1x1 branch only), without ASPP's pooling branch, with small rates
-that fit the map of the crop, and with the published rates, which do not. Beside mean IoU stand the classes that need
-context: bus and train (the same drawing on a road and on rails), chair and sofa (the same cloth, another extent).
+``compare``: FCN-32s, FCN-8s, DeepLabV3 and DeepLabV3+ at equal steps, then FCN-8s with as many more steps as fit into
+the time that V3+ takes. ``ablation``: V3+ without ASPP (its 1x1 branch only), without ASPP's pooling branch, with small
+rates that fit the map of the crop, and with the published rates, which do not. ``context``: V3+ on an encoder that ends
+at stride 8 and sees little, behind it the 1x1 branch only, that and pooling, or ASPP with two sets of rates; whole
+scenes. Beside mean IoU stand the classes that need context: bus and train (the same drawing on a road and on rails),
+chair and sofa (the same cloth, another extent). Without ``--steps`` they are those of the profile `smoke`.
 
 Prints Markdown; the numbers are kept in build/benchmarks/deeplab_*.json, trained models too, so that an interrupted run
 goes on where it stopped.
@@ -17,6 +20,7 @@ import json
 import os
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,10 +32,11 @@ import torch
 from torch import Tensor, nn
 
 from labhelpers import config
-from labhelpers.data import Augmentation, cache, open_course_data, to_input, training_loader
+from labhelpers.course import plans
+from labhelpers.data import Splits, to_input, training_loader
 from labhelpers.evaluation import count_parameters, evaluate
-from labhelpers.models import ASPP, build
-from labhelpers.models.deeplab import initialize
+from labhelpers.models import ASPP, build, build_encoder
+from labhelpers.models.deeplab import DeepLabV3Plus, initialize
 from labhelpers.training import Recipe, build_loss, build_optimizer, train_or_load
 
 SCORES = {
@@ -66,15 +71,45 @@ def without_pooling(model: nn.Module) -> nn.Module:
     return model
 
 
+class ShallowEncoder(nn.Module):
+    """The first two stages of an encoder: features of strides 4 and 8."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
+        self.layer1, self.layer2 = encoder.layer1, encoder.layer2
+        self.channels = encoder.channels[:2]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) float -> features of stride 4 and of stride 8."""
+        low_level = self.layer1(self.stem(images))
+        return [low_level, self.layer2(low_level)]
+
+
+def shallow(num_classes: int, rates: tuple[int, ...]) -> nn.Module:
+    """V3+ on the encoder of the profile `smoke`, cut after its second stage."""
+    profile = config.profile()
+    encoder = ShallowEncoder(build_encoder(**profile.model_options))
+    return DeepLabV3Plus(encoder, num_classes, rates, profile.deeplab.channels)
+
+
 def contenders(mode: str) -> dict[str, dict]:
     """name -> model's name, its options, and what is done to it."""
     smoke = config.profile().deeplab.model_options
     if mode == "compare":
         return {
+            "FCN-32s": {"model": "fcn32s", "options": {}},
             "FCN-8s": {"model": "fcn8s", "options": {}},
             "DeepLabV3": {"model": "deeplabv3", "options": smoke},
             "DeepLabV3+": {"model": "deeplabv3plus", "options": smoke},
             "FCN-8s, equal time": {"model": "fcn8s", "options": {}, "time_of": "DeepLabV3+"},
+        }
+    if mode == "context":
+        return {
+            "1x1 only": {"rates": (2, 4, 6), "change": without_aspp},
+            "1x1 and pooling": {"rates": ()},
+            "ASPP, rates (1, 2, 3)": {"rates": (1, 2, 3)},
+            "ASPP, rates (2, 4, 6)": {"rates": (2, 4, 6)},
         }
     return {
         "without ASPP": {"model": "deeplabv3plus", "options": smoke, "change": without_aspp},
@@ -84,16 +119,44 @@ def contenders(mode: str) -> dict[str, dict]:
     }
 
 
-def time_ratio(slow: dict, fast: dict, train_set) -> float:
+# better, worse: which of each mode's contenders are compared seed by seed
+PAIRS = {
+    "compare": [
+        ("FCN-8s", "FCN-32s"),
+        ("DeepLabV3", "FCN-32s"),
+        ("DeepLabV3+", "FCN-8s"),
+        ("DeepLabV3+", "FCN-8s, equal time"),
+    ],
+    "ablation": [
+        ("rates (1, 2, 3)", "without ASPP"),
+        ("rates (1, 2, 3)", "without the pooling branch"),
+        ("rates (1, 2, 3)", "rates (6, 12, 18)"),
+    ],
+    "context": [
+        ("ASPP, rates (2, 4, 6)", "1x1 only"),
+        ("ASPP, rates (2, 4, 6)", "1x1 and pooling"),
+        ("ASPP, rates (2, 4, 6)", "ASPP, rates (1, 2, 3)"),
+    ],
+}
+
+
+def new_model(contender: dict, num_classes: int, seed: int) -> nn.Module:
+    """The contender before training, from the same random numbers every time."""
+    torch.manual_seed(seed)
+    if "rates" in contender:
+        model = shallow(num_classes, contender["rates"])
+    else:
+        model = build(contender["model"], num_classes, **config.profile().model_options, **contender["options"])
+    return contender.get("change", lambda m: m)(model)
+
+
+def time_ratio(slow: dict, fast: dict, recipe: Recipe, scenes: Splits) -> float:
     """Seconds of a training step of one contender over those of another, taking turns; rounded to a tenth."""
-    profile = config.profile()
-    numbers = {**vars(profile.recipe), "warmup_steps": 0}
-    recipe = Recipe(steps=1, augmentation=Augmentation(**vars(profile.augmentation)), **numbers)
-    images, targets, _ = next(iter(training_loader(train_set, recipe.augmentation, recipe.batch_size, steps=1)))
+    images, targets, _ = next(iter(training_loader(scenes.train, recipe.augmentation, recipe.batch_size, steps=1)))
     seconds = {"slow": [], "fast": []}
     steps = {}
     for key, contender in (("slow", slow), ("fast", fast)):
-        model = build(contender["model"], **profile.model_options, **contender["options"])
+        model = new_model(contender, scenes.train.num_classes, seed=0)
         steps[key] = (model, build_optimizer(model, recipe))
     loss = build_loss(recipe.loss)
     for _ in range(12):
@@ -106,30 +169,19 @@ def time_ratio(slow: dict, fast: dict, train_set) -> float:
     return round(statistics.median(seconds["slow"][2:]) / statistics.median(seconds["fast"][2:]), 1)
 
 
-def measure(name: str, contender: dict, seed: int, steps: int, train_set, val_set) -> dict[str, float]:
+def measure(name: str, contender: dict, recipe: Recipe, scenes: Splits) -> dict[str, float]:
     """Train one model, or load it, and score it on the whole validation set."""
-    profile = config.profile()
-    recipe = Recipe(
-        steps=steps,
-        seed=seed,
-        save_every=50,
-        augmentation=Augmentation(**vars(profile.augmentation)),
-        **vars(profile.recipe),
-    )
-    torch.manual_seed(seed)
-    model = build(contender["model"], **profile.model_options, **contender["options"])
-    run = train_or_load(
-        contender.get("run", name), contender.get("change", lambda m: m)(model), train_set, val_set, recipe
-    )
-    found = evaluate(run.model, val_set, batch_size=25, bands=(5,))
-    context = [float(found.scores.class_iou[val_set.class_names.index(label)]) for label in CONTEXT]
+    model = new_model(contender, scenes.train.num_classes, recipe.seed)
+    run = train_or_load(contender.get("run", name), model, scenes.train, scenes.val, recipe)
+    found = evaluate(run.model, scenes.test, batch_size=25, bands=(5,))
+    context = [float(found.scores.class_iou[scenes.test.class_names.index(label)]) for label in CONTEXT]
     return {
         "mean_iou": found.scores.mean_iou,
         "context_iou": statistics.mean(context),
         "band_mean_iou": found.band_mean_iou[5],
         "band_foreground_iou": found.band_foreground_iou[5],
         "seconds": 60 * run.minutes,
-        "steps": steps,
+        "steps": recipe.steps,
         "parameters": count_parameters(model),
         "class_iou": found.scores.class_iou.tolist(),
     }
@@ -164,28 +216,32 @@ def wins(rows: dict[str, dict[str, dict[str, float]]], better: str, worse: str) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("compare", "ablation"))
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("mode", choices=("compare", "ablation", "context"))
+    parser.add_argument("--steps", type=int, help="those of the profile smoke")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
-    seeds = options.seeds or {"compare": [0, 1, 2, 3, 4], "ablation": [0, 1, 2]}[options.mode]
     torch.set_num_threads(1)
-    train_set, val_set = (cache(split) for split in open_course_data(config.profile()))
+    profile, plan = config.profile(), plans.find_plan("deeplabv3plus")
+    if options.mode == "context":
+        _, scenes, recipe = plan.context(profile)
+    else:
+        scenes = plan.open(profile)
+        recipe = plan.recipe(profile, scenes.train)
+    recipe = replace(recipe, steps=options.steps or recipe.steps, eval_every=0, save_every=50)
     todo = contenders(options.mode)
-    equal_time = {n: time_ratio(todo[c["time_of"]], c, train_set) for n, c in todo.items() if "time_of" in c}
-    for name, ratio in equal_time.items():
+    ratios = {n: time_ratio(todo[c["time_of"]], c, recipe, scenes) for n, c in todo.items() if "time_of" in c}
+    for name, ratio in ratios.items():
         print(f"{name}: {ratio} times the steps")
     rows = {name: {} for name in todo}
-    for seed in seeds:
+    for seed in options.seeds:
         for name, contender in todo.items():
-            steps = round(options.steps * equal_time.get(name, 1))
-            rows[name][str(seed)] = scores = measure(name, contender, seed, steps, train_set, val_set)
+            own = replace(recipe, seed=seed, steps=round(recipe.steps * ratios.get(name, 1)))
+            rows[name][str(seed)] = scores = measure(name, contender, own, scenes)
             print(f"seed {seed} {name}: " + ", ".join(f"{k} {scores[k]:.3f}" for k in SCORES), flush=True)
     print("\n" + table(rows) + "\n")
-    names = list(rows)
-    for worse in (names[0], names[1], names[3]):  # the third is V3+ in either mode
-        print(wins(rows, names[2], worse), end="\n\n")
-    output = Path("build/benchmarks") / f"deeplab_{options.mode}_{options.steps}.json"
+    for better, worse in PAIRS[options.mode]:
+        print(wins(rows, better, worse), end="\n\n")
+    output = Path("build/benchmarks") / f"deeplab_{options.mode}_{recipe.steps}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(rows, indent=1) + "\n")
 

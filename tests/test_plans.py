@@ -46,6 +46,18 @@ def test_published_recipes(name, profile, numbers):
     assert {key: getattr(recipe, key) for key in numbers} == numbers
 
 
+def test_aspp_is_tested_on_whole_drawn_scenes_in_every_profile(monkeypatch):
+    opened = []
+    monkeypatch.setattr(data, "open_splits", lambda *what: opened.append(what) or (VOC, JIGSAW, JIGSAW))
+    monkeypatch.setattr(data, "cache", lambda split: split)
+    for profile in config.PROFILES.values():
+        drawn, scenes, recipe = find_plan("deeplabv3plus").context(profile)
+        assert drawn.data == "scenes"
+        assert scenes.train == VOC
+        assert (recipe.augmentation.crop, recipe.steps) == (drawn.scene_size, drawn.deeplab.context_steps)
+        assert opened.pop() == ("scenes", drawn)
+
+
 def test_notebooks_train_by_the_plans():
     for plan in PLANS.values():
         (path,) = NOTEBOOKS.glob(f"{plan.lab}_*.ipynb")

@@ -81,7 +81,7 @@ class DeepLab(Plan):
     lab = "03"
 
     def open(self, profile: Profile, objects: bool = False) -> Splits:
-        """Scored after every epoch, so on few enough images that scoring takes less time than training."""
+        """Scored after every epoch or more often, so on so few images that scoring takes less time than training."""
         train_set, _, val_set = super().open(profile, objects)
         if len(train_set) < 2:
             raise ValueError(
@@ -96,7 +96,21 @@ class DeepLab(Plan):
         steps = settings.steps or profile.training_steps(len(train_set))
         augmentation = Augmentation(**vars(dataclasses.replace(profile.augmentation, crop=settings.crop)))
         epoch = max(15, len(train_set) // numbers.batch_size)  # a tiny set is not scored every few steps
-        return Recipe(steps, augmentation=augmentation, eval_every=min(epoch, steps), **vars(numbers))
+        eval_every = min(epoch, max(1, steps // 3))  # a short run has a curve too
+        return Recipe(steps, augmentation=augmentation, eval_every=eval_every, **vars(numbers))
+
+    def context(self, profile: Profile) -> tuple[Profile, Splits, Recipe]:
+        """The test of ASPP behind an encoder that sees little: on drawn scenes, whole ones, whatever the profile.
+
+        Returns:
+            The profile whose encoder has seen drawings, its scenes, and the recipe: few steps, scored at the end.
+        """
+        drawn = profile if profile.data == "scenes" else config.PROFILES["smoke"]
+        scenes = Splits(*map(data.cache, data.open_splits("scenes", drawn)))
+        recipe = self.recipe(drawn, scenes.train)
+        whole = dataclasses.replace(recipe.augmentation, crop=drawn.scene_size)
+        steps = drawn.deeplab.context_steps
+        return drawn, scenes, dataclasses.replace(recipe, steps=steps, augmentation=whole, eval_every=0)
 
     def options(self, profile: Profile) -> dict[str, Any]:
         return {**profile.model_options, **profile.deeplab.model_options}
