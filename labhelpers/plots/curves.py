@@ -46,7 +46,7 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
     """Draw training histories against the optimizer step, one panel per quantity.
 
     A series of more than 60 points is drawn faint, with the mean of the last twentieth of them on top as a line. A loss
-    that varies more than fifty-fold is on a logarithmic axis. Where there are 3 to 10 evaluations, ticks stand at them.
+    that varies more than fifty-fold is on a logarithmic axis. Ticks stand at 3 to 10 evaluations.
 
     Args:
         histories: name -> rows (dicts), or an object with `.rows`, such as `History`. Rows without a quantity, or with
@@ -58,7 +58,7 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
     """
     figure = new_figure(3.8)
     drawn = [[_columns(history, "step", quantity) for history in histories.values()] for quantity in y]
-    evaluated = min(({float(step) for each in panel for step in each[0]} for panel in drawn), key=len)
+    evaluated = sorted(min(({float(step) for each in panel for step in each[0]} for panel in drawn), key=len))
     for axes, quantity, panel in zip(figure.subplots(1, len(y), squeeze=False)[0], y, drawn, strict=True):
         series = dict(zip(histories, panel, strict=True))
         values = np.concatenate([each[1] for each in series.values()])
@@ -76,8 +76,8 @@ def curves(histories: Mapping[str, Any], y: Sequence[str] = ("loss", "mean_iou")
         if quantity.endswith("loss") and 0 < _WIDE * values.min() < values.max():  # one jump would flatten the rest
             axes.set(yscale="log", ylabel=f"{axes.get_ylabel()}, log scale")
             axes.yaxis.set_major_formatter("{x:g}")
-        if 3 <= len(evaluated) <= _MOST_TICKS:
-            axes.set_xticks(sorted(evaluated))
+        if len(evaluated) >= 3 and _MOST_TICKS * np.diff(evaluated).min() >= evaluated[-1]:
+            axes.set_xticks(evaluated)
         else:
             integer_ticks(axes.xaxis)
         if quantity.endswith("iou"):
