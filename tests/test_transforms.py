@@ -243,8 +243,12 @@ def test_to_input_normalises_in_float32(precision):
 
 @quick
 @given(seed=seeds)
+@example(seed=3991)
 def test_colour_is_brightness_then_contrast_then_saturation(seed):
-    """As PIL's operations in that order, on colours that do not reach 0 or 255; PIL rounds three times."""
+    """As PIL's operations in that order, on colours that do not reach 0 or 255.
+
+    PIL cuts fractions off three times, and a later factor of 1.3 enlarges what was cut: below 1.3 (1.3 + 1) + 1 = 4.
+    """
     rng = np.random.default_rng(seed)
     images = rng.integers(90, 150, (3, 8, 8, 3), dtype=np.uint8)
     colour = rng.uniform(0.7, 1.3, (3, 3))
@@ -253,7 +257,7 @@ def test_colour_is_brightness_then_contrast_then_saturation(seed):
         expected = ImageEnhance.Brightness(Image.fromarray(image)).enhance(brightness)
         expected = ImageEnhance.Contrast(expected).enhance(contrast)
         expected = ImageEnhance.Color(expected).enhance(saturation)
-        assert np.abs(result.astype(int) - np.asarray(expected).astype(int)).max() <= 3
+        assert np.abs(result.astype(int) - np.asarray(expected).astype(int)).max() <= 4
 
 
 VIEW = Augmentation(crop=8).sample(20, 30, sample_rng(0, 0, 0))
