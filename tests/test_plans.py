@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import course_toys
 import nbformat
@@ -85,6 +86,21 @@ def test_a_network_of_lab_02_is_scored_on_some_images_while_it_trains(monkeypatc
     assert "val 4 " in experiment.train().facts["val_set"]
     whole = Experiment(experiment.plan, profile, data.Splits(train_set, val_set, val_set))  # as lab 03 has it
     assert whole.find() is not None
+
+
+@pytest.mark.parametrize(("name", "stride"), [("fcn8s", 32), ("deeplabv3plus", 16)])
+@pytest.mark.parametrize("profile", ["tiny", "smoke"])
+def test_a_network_on_the_plans_encoder_has_the_weights_of_a_new_model(name, stride, profile):
+    plan, profile = find_plan(name), config.PROFILES[profile]
+    encoder = plan.encoder(profile)
+    assert (encoder.strides[3], encoder.weights) == (stride, "drawings" if profile.pretrained else "random")
+    settings = profile.deeplab
+    model = {
+        "fcn8s": lambda: models.FCN8s(encoder, 21),
+        "deeplabv3plus": lambda: models.DeepLabV3Plus(encoder, 21, settings.rates, settings.channels),
+    }[name]()
+    train_set = SimpleNamespace(num_classes=21)
+    assert_same(model, Experiment(plan, profile, data.Splits(train_set, train_set, train_set)).new_model())
 
 
 def test_names_are_those_of_models_build():

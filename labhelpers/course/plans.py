@@ -66,6 +66,16 @@ class Plan:
         """Of `models.build`."""
         return profile.model_options
 
+    def encoder(self, profile: Profile) -> nn.Module:
+        """The encoder of a network of lab 02 or 03 before training, the same every time: torch is seeded with 0.
+
+        A network of the library built on it next has the weights of `Experiment.new_model`.
+        """
+        _, of_encoder = models.MODELS[self.name]
+        options = of_encoder | self.options(profile)
+        torch.manual_seed(0)
+        return models.build_encoder(**{name: options[name] for name in (*of_encoder, "pretrained")})
+
 
 class FCN(Plan):
     """Lab 02, scored eight times in a training: on few enough images that this takes less time than training."""
