@@ -87,8 +87,9 @@ def _checked(matrices: np.ndarray | None, metric: str) -> np.ndarray:
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}.")
     if matrices is None or np.ndim(matrices) != 3 or len(matrices) == 0:
+        found = "none" if matrices is None else np.shape(matrices)
         raise ValueError(
-            f"the bootstrap needs one matrix per image, (N, K, K), got {'none' if matrices is None else np.shape(matrices)}. "
+            f"the bootstrap needs one matrix per image, (N, K, K), got {found}. "
             "Call evaluate with per_image=True and pass its matrices."
         )
     return np.asarray(matrices, dtype=np.int64)
