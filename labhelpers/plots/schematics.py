@@ -143,11 +143,11 @@ Drawing = tuple[dict[str, Block], Arrows, str]
 IO, ENCODER, NEW, JOIN = "in and out", "encoder", "what this network adds", "joined"
 
 
-def _encoder(levels: int = 4, first: int = 4, step: float = 2.4) -> tuple[dict[str, Block], list[tuple[str, str]]]:
+def _encoder() -> tuple[dict[str, Block], list[tuple[str, str]]]:
     """The image and an encoder's stages in a row, each half as large as the one before."""
     blocks = {"image": Block("image", 0, 0, 1.4, kind=IO)}
-    for i in range(levels):
-        blocks[f"layer{i + 1}"] = Block(f"stage {i + 1}\nstride {first << i}", 2.2 + i * step, 0, 1.8, kind=ENCODER)
+    for i in range(1, 5):
+        blocks[f"layer{i}"] = Block(f"layer{i}\nstride {2 << i}", 2.4 * i - 0.2, 0, 1.8, kind=ENCODER)
     names = list(blocks)
     return blocks, list(zip(names, names[1:], strict=False))
 
@@ -172,8 +172,8 @@ def _fcn8s() -> Drawing:
 def _deeplabv3plus() -> Drawing:
     blocks = {
         "image": Block("image", 0, 0, 1.4, kind=IO),
-        "low": Block("stage 1\nstride 4", 2.4, 0, 1.8, kind=ENCODER),
-        "last": Block("stages 2 to 4\nstride 16", 5.2, 0, 2.2, kind=ENCODER),
+        "low": Block("layer1\nstride 4", 2.4, 0, 1.8, kind=ENCODER),
+        "last": Block("layer2 to layer4\nstride 16", 5.2, 0, 2.2, kind=ENCODER),
         "aspp": Block("ASPP", 8.2, 0, 1.8, kind="head"),
         "up": Block("enlarge × 4", 8.2, -1.7, 1.8, kind="head"),
         "project": Block("project\n1×1 to 48", 2.4, -1.7, 1.8, kind="head"),
@@ -225,9 +225,9 @@ def _pspnet() -> Drawing:
 def _segformer() -> Drawing:
     blocks, chain = _encoder()
     for i in range(1, 5):
-        stage = blocks[f"layer{i}"]
-        blocks[f"layer{i}"] = Block(stage.text.replace("stage", "attention"), stage.x, 0, 1.8, kind=NEW)
-        blocks[f"mlp{i}"] = Block("1×1, enlarged\nto stride 4", stage.x, -1.5, 2.0, kind="decoder")
+        x = blocks[f"layer{i}"].x
+        blocks[f"layer{i}"] = Block(f"attention {i}\nstride {2 << i}", x, 0, 1.8, kind=NEW)
+        blocks[f"mlp{i}"] = Block("1×1, enlarged\nto stride 4", x, -1.5, kind="decoder")
     blocks["join"] = Block("concatenate, 1×1", 5.8, -3.0, 9.0, kind=JOIN)
     blocks["logits"] = Block("logits", 0, -3.0, 1.4, kind=IO)
     arrows: list = [*chain, ("join", "logits")]
