@@ -36,9 +36,7 @@ SHOWN = ("person", "cat", "dog", "diningtable", "train", "bottle")
 PROFILES = {
     "ImageNet, frozen": config.PHOTOGRAPHS,
     "random, all trained": replace(
-        config.PHOTOGRAPHS,
-        pretrained=False,
-        recipe=replace(config.PHOTOGRAPHS.recipe, freeze_encoder_steps=0, backbone_factor=1.0),
+        config.PHOTOGRAPHS, pretrained=False, recipe=replace(config.PHOTOGRAPHS.recipe, backbone_factor=1.0)
     ),
     "slim ResNet-18, drawings": config.WITHOUT_WEIGHTS,
 }
@@ -63,7 +61,8 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     lines = [f"| network | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for network, by_seed in rows.items():
         values = {name: [scores[name] for scores in by_seed.values()] for name in names}
-        cells = [f"{statistics.mean(v):.3g}" for v in values.values()]
+        digits = {"steps": 0, "minutes": 1}
+        cells = [f"{statistics.mean(found):.{digits.get(name, 3)}f}" for name, found in values.items()]
         if len(by_seed) > 1:
             cells[names.index("mIoU")] += f" ({min(values['mIoU']):.3f} to {max(values['mIoU']):.3f})"
         lines.append(f"| {network} | {' | '.join(cells)} |")

@@ -36,7 +36,6 @@ class RecipeConfig:
     backbone_factor: float = 0.3  # the encoder has seen drawings: it changes less than what is new
     schedule: str = "poly"
     warmup_steps: int = 10
-    freeze_encoder_steps: int = 0
     momentum: float = 0.9  # of sgd
     step_size: int = 0  # of the schedule "step": the rate is multiplied by gamma every so many steps
     gamma: float = 0.1
@@ -174,6 +173,7 @@ class Profile:
     backbone: str = "resnet18"
     width: int = 24  # channels of the encoder's first stage
     pretrained: bool = True  # the encoder; for this width by drawings, for ResNet-50 by ImageNet
+    frozen: bool = False  # the encoder stays as it comes, if it is pretrained
     encoder: str = ""  # where it is not the one that the notebooks speak of: which it is and why, for the first lines
     steps: int = 120  # optimizer steps of one training run ...
     epochs: int | None = None  # ... unless this many passes over the training set are asked for
@@ -189,7 +189,7 @@ class Profile:
     @property
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments for `labhelpers.models.build`."""
-        return {"backbone": self.backbone, "width": self.width, "pretrained": self.pretrained}
+        return {name: getattr(self, name) for name in ("backbone", "width", "pretrained", "frozen")}
 
     def training_steps(self, num_images: int) -> int:
         """Optimizer steps of one run over `num_images` training images (an epoch drops the last partial batch)."""
@@ -345,10 +345,10 @@ PHOTOGRAPHS = replace(
     data="own",
     backbone="efficientnet_lite0",
     width=64,
+    frozen=True,
     encoder="EfficientNet-Lite0 with ImageNet's weights, frozen: it has seen photographs, the slim ResNet-18 drawings",
     steps=300,
     watched=16,
-    recipe=RecipeConfig(freeze_encoder_steps=300),
     augmentation=AugmentationConfig(crop=160),
     deeplab=DeepLabConfig(crop=160),
 )

@@ -10,7 +10,7 @@ on a CPU.
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +84,25 @@ class Encoder(nn.Module):
         channels: channels of the four features, for ResNet-50 `(256, 512, 1024, 2048)`.
         strides: their strides, `(4, 8, 16, 32)`, none above the output stride.
         weights: `"imagenet"`, `"drawings"` or `"random"`.
+        frozen: it stays as it is, see `freeze`.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     weights: str
+    frozen: bool = False
+
+    def freeze(self) -> None:
+        """From now on it stays as it is, batch-norm statistics included, whatever loop trains the network around it."""
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    def extra_repr(self) -> str:
+        return "frozen" if self.frozen else ""  # which tells its runs from others, see `train_or_load`
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -233,15 +247,28 @@ class EfficientNetLiteEncoder(Encoder):
 
 
 def build_encoder(
-    backbone: str = "resnet50", pretrained: bool | str = False, width: int = 64, output_stride: int = 32
+    backbone: str = "resnet50",
+    pretrained: bool | str = False,
+    width: int = 64,
+    output_stride: int = 32,
+    frozen: bool = False,
 ) -> Encoder:
-    """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do."""
-    if backbone not in MOBILENETS and backbone not in LITES:
-        return ResNetEncoder(backbone, pretrained, width, output_stride)
-    if width != 64:
-        raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
-    encoder = MobileNetV3Encoder if backbone in MOBILENETS else EfficientNetLiteEncoder
-    return encoder(backbone, pretrained, output_stride)
+    """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do.
+
+    Args:
+        frozen: pretrained weights are kept as they are (see `Encoder.freeze`); random ones learn all the same.
+    """
+    encoder: Encoder
+    if backbone in MOBILENETS or backbone in LITES:
+        if width != 64:
+            raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
+        kind = MobileNetV3Encoder if backbone in MOBILENETS else EfficientNetLiteEncoder
+        encoder = kind(backbone, pretrained, output_stride)
+    else:
+        encoder = ResNetEncoder(backbone, pretrained, width, output_stride)
+    if frozen and encoder.weights != "random":
+        encoder.freeze()
+    return encoder
 
 
 def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
