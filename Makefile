@@ -1,5 +1,6 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
 # make test   lint and types, unit tests, and the notebooks through nbval in the profile tiny
+# make story  run labs 02 and 03 in the profile smoke, and test that their scores tell the story (5 minutes)
 # make lab    open JupyterLab
 # make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, into build/release
@@ -12,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test lint lab demo release refresh clean
+.PHONY: labs test story lint lab demo release refresh clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -21,6 +22,12 @@ test: lint
 	rm -rf build/test-home
 	OMP_NUM_THREADS=1 LAB_PROFILE=tiny LAB_HOME=$(CURDIR)/build/test-home WANDB_MODE=disabled \
 	  $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+
+story: $(STAMP)
+	rm -rf build/story
+	LAB_HOME=$(CURDIR)/build/story LAB_PROFILE=smoke WANDB_MODE=disabled \
+	  $(BIN)/python -m labhelpers.course.run notebooks/02_fcn.ipynb notebooks/03_deeplabv3plus.ipynb --out build/story
+	LAB_STORY=$(CURDIR)/build/story $(BIN)/python -m pytest tests/test_story.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

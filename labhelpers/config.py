@@ -206,7 +206,7 @@ _SMOKE = Profile(
 _TINY = replace(
     _SMOKE,
     name="tiny",
-    purpose="a handful of steps: every cell runs, nothing is learned",
+    purpose="a handful of steps: every cell runs, nothing is learned, no number is a result",
     minutes={"01": 0.5, "02": 0.6, "03": 0.4, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5},
     scenes=(100, 12),
     width=8,

@@ -78,7 +78,7 @@ def test_train_then_find_then_evaluate(short, capsys):
     assert "scenes val, 6 images, 128x128 pixels, 21 classes" in capsys.readouterr().out
     (path,) = config.checkpoints_root().glob("results-*.json")
     (row,) = ResultsTable(path).rows
-    assert (row.name, row.expected) == ("FCN-8s", "63.1 (VOC)")
+    assert row.name == "FCN-8s"
     assert row.mean_iou is not None
 
 

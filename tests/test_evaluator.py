@@ -29,6 +29,7 @@ from labhelpers.evaluation import (
     predict,
     predict_tiles,
     scores_by_size,
+    side_by_side,
 )  # fmt: skip
 from labhelpers.evaluation.boundary import band_matrices, band_scores, boundary_counts, boundary_iou
 from labhelpers.evaluation.costs import inference_memory_mb, peak_memory_mb, time_inference
@@ -131,6 +132,17 @@ def test_a_model_that_is_right_scores_one():
     assert evaluation.scores.mean_iou == evaluation.scores.pixel_accuracy == 1
     assert evaluation.band_foreground_iou == {5: 1.0}
     assert scores_by_size(bright, dataset)["large"].recall == 1
+
+
+def test_models_side_by_side_are_columns_of_a_grid():
+    pictures, models = Pictures(), {"a": Constant(lambda x: x), "b": Constant(lambda x: -x)}
+    columns = side_by_side(models, pictures, [3, 0])
+    assert list(columns) == ["image", "truth", "a", "b"]
+    for row, index in enumerate((3, 0)):
+        image, target = pictures[index]
+        assert torch.equal(columns["image"][row], image)
+        assert torch.equal(columns["truth"][row], target)
+        assert torch.equal(columns["b"][row], predict(models["b"], image))
 
 
 def test_modes_come_back_even_after_an_error():

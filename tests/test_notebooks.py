@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LABS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]  # the others, such as the demo, have no exercises
 SETUP_CELL = ROOT / "labhelpers" / "course" / "setup_cell.py"
+WORDS: dict[str, int] = {}  # at most, answers included, of each lab that was shortened
 EXERCISES = {"01": 5, "02": 6, "03": 6, "04": 8, "05": 4, "06": 9, "07": 4}
 
 
@@ -80,12 +81,18 @@ def test_opens_and_closes_as_every_lab_does(cells):
 
 
 @in_labs
-def test_exercises_have_nbgrader_metadata(path):
+def test_exercises_and_questions_have_nbgrader_metadata(path):
     nb = nbgrader_read(str(path), as_version=nbformat.NO_CONVERT)  # validates nbgrader's schema
     graded = {"solution": [], "grade": []}
+    before = ""
     for cell in nb.cells:
         meta = cell.metadata.get("nbgrader", {})
-        if meta.get("solution"):
+        if meta.get("solution") and cell.cell_type == "markdown":
+            assert meta["grade"]
+            assert meta["points"] > 0
+            assert re.search(r"\*\*Question \d+ \(\d points?\)", before), f"no question above {meta['grade_id']}"
+            assert cell.source.startswith("<details><summary>Model answer</summary>\n\n")
+        elif meta.get("solution"):
             assert cell.source.count("### BEGIN SOLUTION") == cell.source.count("### END SOLUTION") >= 1
             graded["solution"].append(meta["grade_id"])
         elif meta.get("grade"):
@@ -95,8 +102,36 @@ def test_exercises_have_nbgrader_metadata(path):
             graded["grade"].append(meta["grade_id"].removesuffix("-grade"))
         else:
             assert "BEGIN SOLUTION" not in cell.source
+        before = cell.source
     assert graded["solution"] == graded["grade"]
     assert len(graded["solution"]) >= EXERCISES[path.stem[:2]]
+
+
+@in_labs
+def test_a_lab_is_short_and_a_quarter_of_its_code_is_the_students(path, cells):
+    if path.stem[:2] not in WORDS:
+        pytest.skip("not yet reworked")
+    prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert len(prose.split()) <= WORDS[path.stem[:2]]
+    written = [cell for cell in code(cells)[1:] if "checks." not in cell.source]  # no setup, checks and grading
+    lines = [line for line in lines_of(written) if not line.startswith("#") or line.startswith("### ")]
+    marks = [i for i, line in enumerate(lines) if line.startswith("### ")]
+    own = sum(end - begin - 1 for begin, end in zip(marks[::2], marks[1::2], strict=True))
+    assert own >= (len(lines) - len(marks)) / 4
+
+
+@in_labs
+def test_headings_are_alike_in_all_labs(path, cells):
+    if path.stem[:2] not in WORDS:
+        pytest.skip("not yet reworked")
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    title, *headings = re.findall(r"^#+ .*$", prose, re.MULTILINE)
+    assert re.match(rf"# Lab {path.stem[:2]}: ", title)
+    numbers = [re.match(r"## (\d+) \S", heading) for heading in headings if heading.startswith("## ")]
+    assert [int(number[1]) for number in numbers if number] == list(range(1, 1 + sum(map(bool, numbers))))
+    for heading in headings:
+        if "Exercise" in heading:
+            assert re.match(r"### Exercise \d+: .+ \(\d+ minutes, \d points?\)$", heading), heading
 
 
 @in_labs
@@ -185,15 +220,20 @@ def test_answers_and_outputs_are_taken_out_and_a_mark_without_an_end_is_refused(
 
 @in_labs
 def test_no_answer_of_the_course_leaks(path, cells):
-    """Every line between the marks is gone, unless the same line also stands elsewhere in the notebook."""
+    """Every line between the marks and of a model answer is gone, unless it also stands elsewhere in the notebook."""
     answers, elsewhere, inside = set(), set(), False
-    for line in lines_of(cells):
-        if "### BEGIN" in line or "### END" in line:
-            inside = "### BEGIN" in line
-        else:
-            (answers if inside else elsewhere).add(line)
+    for cell in cells:
+        whole = cell.cell_type == "markdown" and cell.metadata.get("nbgrader", {}).get("solution", False)
+        for line in lines_of([cell]):
+            if "### BEGIN" in line or "### END" in line:
+                inside = "### BEGIN" in line
+            else:
+                (answers if inside or whole else elsewhere).add(line)
     assert answers
-    assert not (answers - elsewhere) & set(lines_of(release.student_version(path).cells))
+    student = release.student_version(path).cells
+    assert not (answers - elsewhere) & set(lines_of(student))
+    questions = [cell for cell in student if cell.cell_type == "markdown" and "nbgrader" in cell.metadata]
+    assert all(cell.source == "YOUR ANSWER HERE" for cell in questions)
 
 
 # --- running them all ---

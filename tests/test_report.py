@@ -154,11 +154,6 @@ def test_skips_and_decoder_are_judged_by_the_numbers():
     assert "changes the mean IoU of DeepLabV3 by -5.0 points" in worse
 
 
-def test_expected_values_of_another_data_set_are_not_compared():
-    assert "cannot be compared" in said(row("FCN-8s", 0.5, expected="63.1 (VOC)"), row("B", 0.4))
-    assert "cannot be compared" not in said(row("FCN-8s", 0.5), row("B", 0.4))
-
-
 def test_a_network_that_still_improves_is_named_and_its_gap_said():
     last = {"step": 10, "mean_iou": 0.2, "train_mean_iou": 0.5}
     history = SimpleNamespace(evaluations=[{"step": 5, "mean_iou": 0.1}, last])

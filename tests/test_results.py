@@ -21,7 +21,17 @@ from hypothesis import strategies as st
 from lab_browser import browser, why_no_browser
 
 from labhelpers import plots
-from labhelpers.evaluation import Evaluation, FinalTable, Protocol, ResultsTable, Table, count_parameters, scores
+from labhelpers.evaluation import (
+    METRICS,
+    Evaluation,
+    FinalTable,
+    Protocol,
+    ResultsTable,
+    Table,
+    compare,
+    count_parameters,
+    scores,
+)
 from labhelpers.evaluation.results import COURSE_MODELS, NOTE, course_model, expected_table
 from labhelpers.models import build
 
@@ -142,7 +152,7 @@ def test_a_click_sorts_numbers_as_numbers_and_dashes_last():
 
 def test_rows_survive_on_disk_in_order_and_are_replaced_by_name(table):
     table.add("FCN-32s", evaluation(40), seed=1, minutes=0.5)
-    table.add("FCN-8s", evaluation(80, per_image=False), expected="63.1 mIoU")
+    table.add("FCN-8s", evaluation(80, per_image=False))
     table.add("FCN-32s", evaluation(50))
     again = ResultsTable(table.path)
     assert again.rows == table.rows
@@ -230,12 +240,12 @@ def test_untrained_models_have_no_result(table, monkeypatch):
 def test_frame_and_csv_hold_every_field_unrounded(table):
     assert len(table.frame) == 0
     table.add("a|b", evaluation(40), flops=5_400_000_000, inference_ms=0.1 + 0.2, seed=3)
-    table.add("b", evaluation(80), expected="59.4 % mIoU")
+    table.add("b", evaluation(80))
     lines = records(table).values()
-    fields = ("name", "flops", "seed", "inference_ms", "expected", "dataset", "band_foreground_iou")
+    fields = ("name", "flops", "seed", "inference_ms", "dataset", "band_foreground_iou")
     assert [[line[field] for field in fields] for line in lines] == [
-        ["a|b", "5400000000", "3", repr(0.1 + 0.2), "", "scenes", ""],
-        ["b", "", "", "", "59.4 % mIoU", "scenes", ""],
+        ["a|b", "5400000000", "3", repr(0.1 + 0.2), "scenes", ""],
+        ["b", "", "", "", "scenes", ""],
     ]
     assert [float(line["mean_iou"]) for line in lines] == [row.mean_iou for row in table.rows]
     assert table.frame.sort_values("mean_iou", ascending=False)["name"].tolist() == ["b", "a|b"]
@@ -248,21 +258,21 @@ def test_whole_formats(table):
     table.add("FCN_8s", evaluation(), seed=1, minutes=0.5, parameters=1_234_567, inference_ms=12.34, memory_mb=56.7)
     columns = (
         "Model | mIoU | Pixel accuracy | mIoU, 5 px band | Foreground IoU, 5 px band | Parameters (M) | "
-        "Inference (ms) | Memory (MB) | Training (min) | Seed | Device | The course expects"
+        "Inference (ms) | Memory (MB) | Training (min) | Seed | Device"
     )
-    cells = "FCN_8s | 65.7 [65.7, 65.7] | 80.0 | 40.0 | – | 1.23 | 12.3 | 57 | 0.5 | 1 | cpu, fp32 | –"
+    cells = "FCN_8s | 65.7 [65.7, 65.7] | 80.0 | 40.0 | – | 1.23 | 12.3 | 57 | 0.5 | 1 | cpu, fp32"
     caption = (
         "scenes val, 30 images, 128x128 pixels, 3 classes, 255 ignored; one matrix over the whole set, mean over the "
         "classes that occur. Scores in percent, 95 % intervals over the choice of images."
     )
-    rule = " | ".join(["---"] + ["---:"] * 11)
+    rule = " | ".join(["---"] + ["---:"] * 10)
     assert table.to_markdown() == f"| {columns} |\n| {rule} |\n| {cells} |\n\n{caption}\n" == repr(table)
 
     def latex(text):
         return text.replace("_", r"\_").replace("%", r"\%").replace("–", "--").replace(" | ", " & ")
 
     assert table.to_latex() == (
-        "\\begin{tabular}{lrrrrrrrrrrr}\n\\hline\n"
+        "\\begin{tabular}{lrrrrrrrrrr}\n\\hline\n"
         f"{latex(columns)} \\\\\n\\hline\n{latex(cells)} \\\\\n\\hline\n\\end{{tabular}}\n\n{latex(caption)}\n"
     )
     page = table._repr_html_()
@@ -313,6 +323,39 @@ def test_a_file_that_is_no_table_is_named(tmp_path, text):
         ResultsTable(path)
 
 
+def test_a_table_of_version_0_1_is_read(table):
+    table.add("FCN-8s", evaluation(60))
+    stored = json.loads(table.path.read_text())
+    for row in stored["rows"]:
+        del row["class_iou"]
+        row["expected"] = "63.1 (VOC)"
+    table.path.write_text(json.dumps(stored))
+    (row,) = ResultsTable(table.path).rows
+    assert (row.name, row.class_iou) == ("FCN-8s", None)
+
+
+def test_the_iou_of_each_class_is_kept(table):
+    table.add("a", evaluation(60))
+    shares = evaluation(60).scores.class_iou
+    kept = ResultsTable(table.path).rows[0].class_iou
+    assert kept == [None if np.isnan(iou) else pytest.approx(iou) for iou in shares]
+    assert None in kept
+
+
+def test_two_models_are_compared_on_the_same_images(table):
+    measured = {}
+    for name, right in {"a": 80, "b": 60}.items():
+        measured[name] = evaluation(right)
+        measured[name].band_matrices[5] = measured[name].matrices
+    (row,) = compare(measured, [("a", "b")]).rows
+    gain = 100 * (METRICS["mean_iou"](measured["a"].matrix) - METRICS["mean_iou"](measured["b"].matrix))
+    assert row[:3] == ["a − b", f"{gain:+.1f} [{gain:+.1f}, {gain:+.1f}]", "100%"]  # all images are alike
+    assert [float(cell) for cell in re.findall(r"[+-][\d.]+", row[3])] == pytest.approx([20.0] * 3)
+    measured["c"] = evaluation(per_image=False)
+    with pytest.raises(ValueError, match="per_image=True"):
+        compare(measured, [("a", "c")])
+
+
 # --- what the course expects ---
 
 
@@ -361,6 +404,21 @@ def test_what_the_note_says_about_networks_that_are_built_here(words, name):
     assert words in NOTE
 
 
+def test_the_courses_figures_stand_in_the_table_only_beside_scores_on_its_images(tmp_path):
+    courses = replace(PROTOCOL, dataset="VOC2012", images=1449)
+    for protocol in (PROTOCOL, courses):
+        table = ResultsTable(tmp_path / f"results-{protocol.key}.json")
+        for name in ("FCN-8s", "FCN-8s, CE + Dice"):
+            table.add(name, evaluation(60, protocol))
+        (shown,) = table.sections()
+        alike = protocol is courses
+        assert [row[-1] for row in shown.rows] == (["63.1", "–"] if alike else ["cpu, fp32"] * 2)
+        assert ("no comparison for these scores, the course expects FCN-8s 63.1 %." in shown.caption) is not alike
+    scenes, voc = sorted(FinalTable(tmp_path).sections()[:2], key=lambda section: section.title, reverse=True)
+    assert "Course, VOC: mIoU" not in scenes.header
+    assert [cells(voc)["FCN-8s"][name] for name in voc.header[-3:]] == ["63.1", "140", "42"]
+
+
 # --- all models ---
 
 
@@ -390,11 +448,9 @@ def test_each_protocol_has_columns_of_its_own(folder):
     texts = cells(plain)["FCN-8s"]
     dash = "–"  # no Boundary IoU: a result from before it was measured
     ours = ["FCN-8s", "02", "65.7 [65.7, 65.7]", "80.0", dash, "2.00", "5.4", "1,180.5", "70", "0.4"]
-    assert list(texts.values()) == [*ours, "63.1", "140", "42"]
+    assert list(texts.values()) == ours
     named = ("mIoU", "Boundary IoU", "Parameters (M)", "FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)")
     assert [name for name in texts if name in named] == list(named)
-    assert cells(plain)["own idea"]["Course, VOC: mIoU"] == "–"
-    assert cells(boxes)["SAM (zero-shot)"]["Course: inference (ms)"] == "1,050"
     run = {"FCN-8s", "DeepLabV3+", "SAM (zero-shot)"}
     assert list(cells(missing)) == [m.name for m in COURSE_MODELS if m.name not in run]
     assert [cells(missing)["Mini-SAM"][name] for name in ("mIoU", "Course, VOC: mIoU")] == ["–", "65 to 68"]

@@ -287,6 +287,16 @@ def test_what_is_wrong_with_a_notebook_is_said(tmp_path, books, problem):
     compile(source, "student", "exec")
 
 
+@pytest.mark.parametrize(("text", "unwritten"), [("YOUR ANSWER HERE\n", True), ("", True), ("Because.", False)])
+def test_questions_without_words_are_listed(text, unwritten, tmp_path, monkeypatch):
+    cell = nbformat.v4.new_markdown_cell(text, metadata={"nbgrader": {"grade_id": "02-question-1", "solution": True}})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "02_fcn.ipynb")
+    monkeypatch.setattr(submit, "examine", examine_here)
+    contents = submit.Contents()
+    submit._add_answers(contents, gathering.gather(tmp_path / "02_fcn.ipynb"))
+    assert ("02_fcn.ipynb: no words yet: 02-question-1; write them" in contents.missing) is unwritten
+
+
 # --- what became of each exercise ---
 
 

@@ -28,6 +28,7 @@ _IN_NOTEBOOK = {"time", "capture", "prun", "wandb"}
 # A statement that is only a call of one of these shows or checks something.
 _SHOW = {"print", "display", "plots", "plt", "get_ipython", "checks"}
 _TAKING = {"pop", "popitem", "popleft", "setdefault"}  # methods that change a value and are called for their result
+UNWRITTEN = "YOUR ANSWER HERE"  # what nbgrader puts in the place of a model answer
 _DONE_NOTHING = {"", "pass", "...", "return", "return None", "return ...", "raise NotImplementedError()"}
 
 
@@ -65,6 +66,7 @@ class Notebook:
     empty: set[str] = field(default_factory=set)  # exercises in whose place is nothing, or what the student version has
     broken: dict[str, str] = field(default_factory=dict)  # exercises whose cell is not Python, and why
     problems: list[str] = field(default_factory=list)  # each with its remedy
+    unwritten: list[str] = field(default_factory=list)  # questions without an answer in words, by grade_id
 
     def pieces(self, name: str | None = None) -> list[Piece]:
         """All pieces, or those that make a name what it is."""
@@ -90,11 +92,15 @@ def gather(path: Path) -> Notebook:
     everything: dict[str, list[Piece]] = {}
     chosen: list[Piece] = []
     seen: set[str] = set()
-    cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
-    for number, cell in enumerate(cells, 1):
+    number = 0
+    for cell in read_notebook(path).cells:
         about = cell.metadata.get("nbgrader")
         about = about if isinstance(about, dict) else {}
         given, solution = str(about.get("grade_id", "")), bool(about.get("solution"))
+        if cell.cell_type != "code":
+            notebook.unwritten += [given] if solution and cell.source.strip() in ("", UNWRITTEN) else []
+            continue
+        number += 1
         where = f"{path.name}, code cell {number}"
         if given and given in seen:
             notebook.problems.append(f"{where}: a copy of {given} stands above; this one is taken, delete the other")

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +19,6 @@ from labhelpers import config, data, evaluation, models, prompting
 from labhelpers.config import Profile
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
-from labhelpers.evaluation.costs import costs
-from labhelpers.evaluation.results import course_model
 from labhelpers.prompting import load_mini_sam
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import Recipe, Run, load_finished, train_or_load
@@ -321,22 +320,9 @@ class Experiment:
         return {"train_set": self.data.train, "val_set": watched, "recipe": self.recipe, "task": self.task}
 
     def add_to_table(self, run: FinishedRun, model: nn.Module) -> evaluation.ResultsTable:
-        """Scores the network on the images that its lab reports on, and puts its row into the results table.
-
-        The row is the one that the notebook writes. In the profile `tiny` nothing is stored.
-        """
+        """Scores the network on the images that its lab reports on, and files it as the lab's notebook does."""
         measured = evaluation.evaluate(model, self.data.test, batch_size=8)
-        expected = course_model(self.plan.title)
-        table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{measured.protocol.key}.json")
-        table.add(
-            self.plan.title,
-            measured,
-            seed=self.recipe.seed,
-            minutes=run.minutes,
-            **costs(model, SIZE, warmup=1, runs=5),
-            expected=f"{expected.mean_iou} (VOC)" if expected and expected.mean_iou else "",
-        )
-        return table
+        return file_results({self.plan.title: Run(**vars(run), model=model, loaded=True)}, {self.plan.title: measured})
 
     def predictor(self, model: Any) -> prompting.MiniSamPredictor:
         """The network as lab 06 asks it: one look at the whole image, reduced to the size of a training crop."""
@@ -357,6 +343,22 @@ class Experiment:
         step = -(-len(of_image) // settings.judged_images)
         judged = [item for items in list(of_image.values())[::step] for item in items]
         return prompting.evaluate_prompts(self.predictor(model), judged, PROMPTS)
+
+
+def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Evaluation]) -> evaluation.ResultsTable:
+    """Measures what each network costs and puts its row, named as here, into the results table on the disk.
+
+    In the profile `tiny` nothing is stored.
+
+    Args:
+        measured: the evaluation of each run, all under one protocol, which says which table it is.
+    """
+    key = next(iter(measured.values())).protocol.key
+    table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{key}.json")
+    for name, run in runs.items():
+        costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
+        table.add(name, measured[name], seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
+    return table
 
 
 def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:

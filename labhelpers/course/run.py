@@ -185,7 +185,7 @@ def serve_demo(folder: Path | None) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute notebooks in order and stop at the first failing cell.")
-    parser.add_argument("folder", type=Path, help="folder with the notebooks, or one notebook")
+    parser.add_argument("sources", type=Path, nargs="+", help="folder with the notebooks, or single notebooks")
     parser.add_argument("--out", type=Path, default=Path("build/labs"), help="where executed notebooks and HTML go")
     parser.add_argument("--in-place", action="store_true", help="also store the outputs in the notebooks themselves")
     parser.add_argument(
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     os.environ |= {name: str(path) for name, path in paths.items() if path}
     profile = config.profile()
-    notebooks = find_notebooks(options.folder) if options.folder.is_dir() else [options.folder]
+    notebooks = [path for where in options.sources for path in (find_notebooks(where) if where.is_dir() else [where])]
     expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)
     print(f"{len(notebooks)} notebooks in profile {profile.name}, about {expected:g} minutes", flush=True)
     start = time.perf_counter()

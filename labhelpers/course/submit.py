@@ -199,6 +199,8 @@ def _add_answers(contents: Contents, notebook: Notebook) -> None:
     for kind, remedy in remedies.items():
         if kinds[kind]:
             contents.missing.append(f"{notebook.path.name}: {kind}: {', '.join(kinds[kind])}; {remedy}")
+    if notebook.unwritten:
+        contents.missing.append(f"{notebook.path.name}: no words yet: {', '.join(notebook.unwritten)}; write them")
     contents.missing += notebook.problems
 
 

@@ -33,6 +33,7 @@ from labhelpers.evaluation.evaluator import (
     object_recall,
     predict,
     scores_by_size,
+    side_by_side,
 )
 from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, paired_bootstrap
 from labhelpers.evaluation.results import (
@@ -41,6 +42,7 @@ from labhelpers.evaluation.results import (
     FinalTable,
     ResultsTable,
     Table,
+    compare,
     course_model,
     expected_table,
 )
@@ -49,8 +51,8 @@ from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
 __all__ = [
     "COURSE_MODELS", "METRICS", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation", "FinalTable",
     "FoundEdges", "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap", "boundary_band",
-    "boundary_counts", "boundary_iou", "confusion_matrix", "costs", "count_flops", "course_model",
+    "boundary_counts", "boundary_iou", "compare", "confusion_matrix", "costs", "count_flops", "course_model",
     "count_parameters", "edge_distance", "edges_of_found", "evaluate", "expected_table", "foreground_iou", "inference",
     "inference_memory_mb", "object_recall", "paired_bootstrap", "peak_memory_mb", "predict", "predict_tiles",
-    "scores", "scores_by_size", "tile_starts", "tiled_logits", "time_inference",
+    "scores", "scores_by_size", "side_by_side", "tile_starts", "tiled_logits", "time_inference",
 ]  # fmt: skip

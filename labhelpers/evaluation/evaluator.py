@@ -211,6 +211,15 @@ def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> 
         return to_labels(logits, logits.shape[1], ["the image"])[0].cpu()
 
 
+def side_by_side(
+    models: Mapping[str, nn.Module], dataset: SegmentationDataset, indices: Sequence[int]
+) -> dict[str, list[torch.Tensor]]:
+    """Columns for `plots.image_grid`: "image", "truth", and what each model says to these images, by its name."""
+    items = [dataset[i] for i in indices]
+    columns = {"image": [image for image, _ in items], "truth": [target for _, target in items]}
+    return columns | {name: [predict(model, image) for image, _ in items] for name, model in models.items()}
+
+
 @contextmanager
 def inference(
     model: nn.Module, precision: str = "no", device: torch.device | str | None = None

@@ -60,7 +60,7 @@ def bootstrap(matrices: np.ndarray, metric: str = "mean_iou", n: int = 1000, see
 
 
 def paired_bootstrap(
-    a: np.ndarray, b: np.ndarray, metric: str = "mean_iou", n: int = 1000, seed: int = 0
+    a: np.ndarray | None, b: np.ndarray | None, metric: str = "mean_iou", n: int = 1000, seed: int = 0
 ) -> Comparison:
     """Compare two models on the same images, resampled together.
 
@@ -83,12 +83,13 @@ def paired_bootstrap(
     return Comparison(metric, _interval(difference, value), float(np.mean(difference > 0)))
 
 
-def _checked(matrices: np.ndarray, metric: str) -> np.ndarray:
+def _checked(matrices: np.ndarray | None, metric: str) -> np.ndarray:
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}.")
     if matrices is None or np.ndim(matrices) != 3 or len(matrices) == 0:
+        found = "none" if matrices is None else np.shape(matrices)
         raise ValueError(
-            f"the bootstrap needs one matrix per image, (N, K, K), got {np.shape(matrices)}. "
+            f"the bootstrap needs one matrix per image, (N, K, K), got {found}. "
             "Call evaluate with per_image=True and pass its matrices."
         )
     return np.asarray(matrices, dtype=np.int64)

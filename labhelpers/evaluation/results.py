@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
-from labhelpers.evaluation.intervals import bootstrap
+from labhelpers.evaluation.intervals import Comparison, bootstrap, paired_bootstrap
 from labhelpers.files import locked, write_atomic
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ BAND = 5
 """Width in pixels of the boundary band shown in the table."""
 
 DASH = "–"
+EXPECTED = "The course expects"
 
 # One handler for the whole head, as an attribute: a script would need an id that is unique in the page, and is not run
 # everywhere. Where attributes are taken off as well, a plain table stays.
@@ -197,9 +198,37 @@ def course_model(name: str) -> CourseModel | None:
 
 def expected_table() -> Table:
     """The course's figures by themselves, with what they describe."""
-    header = ["The course expects", "Lab", "mIoU (%)", "Parameters (M)", "Inference (ms)", "These figures describe"]
+    header = [EXPECTED, "Lab", "mIoU (%)", "Parameters (M)", "Inference (ms)", "These figures describe"]
     rows = [[value or DASH for value in astuple(model)] for model in COURSE_MODELS if model.mean_iou]
     return Table(header, rows, NOTE, "What the course expects")
+
+
+def compare(measured: Mapping[str, Evaluation], pairs: Iterable[tuple[str, str]]) -> Table:
+    """Whether the second model of each pair is worse on resampled images, by more than the noise between images.
+
+    Args:
+        measured: each model's evaluation, all on the same images, with `per_image` and the band of 5 pixels.
+
+    Raises:
+        ValueError: two were not measured on the same images.
+    """
+    rows = []
+    for better, worse in pairs:
+        a, b = measured[better], measured[worse]
+        whole = paired_bootstrap(a.matrices, b.matrices)
+        band = paired_bootstrap(a.band_matrices[BAND], b.band_matrices[BAND], metric="foreground_iou")
+        rows.append([f"{better} − {worse}", *_gain(whole), *_gain(band)])
+    header = ["Difference", "mIoU", "above 0 in", f"Foreground IoU, {BAND} px band", "above 0 in"]
+    caption = (
+        "Points, 95 % interval, and share of 1,000 resamples of the same images for both. These images do not tell "
+        "which is better where the interval contains 0."
+    )
+    return Table(header, rows, caption)
+
+
+def _gain(found: Comparison) -> list[str]:
+    gain = found.difference
+    return [f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]", f"{found.share:.0%}"]
 
 
 # The results of the labs.
@@ -224,7 +253,27 @@ class Row:
     memory_mb: float | None = None
     cost_size: str = ""
     """Width x height of the image for which flops, inference_ms and memory_mb were measured; "" where not stated."""
-    expected: str = ""
+    class_iou: list[float | None] | None = None
+    """Of each label; None where it does not occur."""
+
+    @property
+    def expected(self) -> str:
+        """The mean IoU in percent that the course expects of this model on VOC 2012 val; "" where it states none."""
+        model = course_model(self.name)
+        return model.mean_iou if model and model.name == self.name else ""
+
+
+def measured_as_the_course(protocol: Protocol) -> bool:
+    """Whether scores can stand beside those that the course expects: of all images of VOC 2012 val."""
+    return (protocol.dataset, protocol.split, protocol.images) == ("VOC2012", "val", 1449)
+
+
+def course_note(rows: Sequence[Row]) -> str:
+    """What the course expects of these models, as a sentence; "" where it states nothing or was measured alike."""
+    stated = [f"{row.name} {row.expected}" for row in rows if row.expected]
+    if not stated or measured_as_the_course(rows[0].protocol):
+        return ""
+    return f"On VOC 2012 val, which is no comparison for these scores, the course expects {', '.join(stated)} %."
 
 
 class _Sections:
@@ -275,6 +324,8 @@ class ResultsTable(_Sections):
     def _read(self) -> dict[str, Row]:
         try:
             stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"] if self.path.exists() else []
+            for row in stored:
+                row.pop("expected", None)  # that version 0.1 wrote into each row
             rows = [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -295,7 +346,6 @@ class ResultsTable(_Sections):
         trained: bool = True,
         seed: int | None = None,
         minutes: float | None = None,
-        expected: str = "",
         **costs: Any,
     ) -> Row:
         """Add a model's line, or replace the one of that name.
@@ -303,14 +353,13 @@ class ResultsTable(_Sections):
         Args:
             trained: False when the weights have learned nothing; the scores are then left out.
             seed, minutes: of the training.
-            expected: what the course expects here, as text.
             costs: what `costs` returns: any of parameters, flops, inference_ms, memory_mb, cost_size.
 
         Raises:
             ValueError: the scores cannot be compared with those in the table; the message names what differs.
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
-        row = Row(name, protocol, expected=expected, **costs)
+        row = Row(name, protocol, **costs)
         if not trained or config.profile().name == "tiny":
             self._untrained[name] = row
             return row
@@ -338,23 +387,30 @@ class ResultsTable(_Sections):
 
     @property
     def frame(self) -> "DataFrame":
-        """One line per row, every field of the row and of its protocol, unrounded; missing where undefined."""
+        """One line per row, every number of the row and its protocol, unrounded; missing where undefined."""
         return _frame(
             [asdict(row) | asdict(row.protocol) for row in self.rows], [*_ROW_FIELDS, *Protocol.__dataclass_fields__]
         )
 
     def sections(self) -> list[Table]:
-        """One: the rows as text, and their protocol below."""
-        columns = _columns(self.rows, [name for name in _CELLS if name not in ("Lab", "Boundary IoU", "FLOPs (G)")])
+        """One: the rows as text, and their protocol below.
+
+        What the course expects is a column only where it was measured alike, else a note.
+        """
+        left_out = {"Lab", "Boundary IoU", "FLOPs (G)"}
         if not self.rows:
-            return [_table(columns, "No results yet.")]
+            return [_table(_columns([], [name for name in _CELLS if name not in left_out]), "No results yet.")]
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
+        if not measured_as_the_course(shared):
+            left_out.add(EXPECTED)
+        columns = _columns(self.rows, [name for name in _CELLS if name not in left_out])
         caption = f"{shared}. Scores in percent, 95 % intervals over the choice of images."
         sizes = sorted({row.cost_size for row in self.rows if row.cost_size})
         if sizes:
             caption += f" Inference and memory: one image of {' or '.join(sizes)} pixels."
         if self._untrained.keys() - self._stored.keys():
             caption += f" {DASH} in the scores: the model was not trained, so it has no result."
+        caption += f" {course_note(self.rows)}".rstrip()
         return [_table(columns, caption)]
 
 
@@ -370,10 +426,12 @@ def _scores(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.matrices is not None:
         interval = bootstrap(evaluation.matrices)
         scores |= {"mean_iou_low": interval.low, "mean_iou_high": interval.high}
-    return {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
+    known = {key: None if value is None or math.isnan(value) else float(value) for key, value in scores.items()}
+    class_iou = [None if math.isnan(value) else float(value) for value in evaluation.scores.class_iou]
+    return {**known, "class_iou": class_iou}
 
 
-_ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name != "protocol"]
+_ROW_FIELDS = [name for name in Row.__dataclass_fields__ if name not in ("protocol", "class_iou")]
 
 
 def _frame(records: list[dict[str, Any]], columns: list[str]) -> "DataFrame":
@@ -416,7 +474,7 @@ _CELLS: dict[str, Callable[[Row], str]] = {
     "Training (min)": lambda row: _shown(row.protocol.minutes, 1),
     "Seed": lambda row: DASH if row.protocol.seed is None else str(row.protocol.seed),
     "Device": lambda row: row.protocol.device_text,
-    "The course expects": lambda row: row.expected or DASH,
+    EXPECTED: lambda row: row.expected or DASH,
 }
 
 
@@ -486,7 +544,7 @@ class FinalTable(_Sections):
             model = course_model(record["name"])
             record |= {column: getattr(model, field) for column, field in fields.items()} if model else {}
         columns = ["lab", *_ROW_FIELDS, "protocol_key", *Protocol.__dataclass_fields__, *list(fields)[1:]]
-        return _frame(records, columns).drop(columns="expected")
+        return _frame(records, columns)
 
     def sections(self) -> list[Table]:
         """One a protocol in the order of the labs, the models that have not been run, and the course's figures."""
@@ -564,9 +622,8 @@ def _section(rows: list[Row]) -> Table:
         for name in _COSTS:
             columns[name + where] = [_CELLS[name](row) if _condition(row) == condition else DASH for row in rows]
     columns |= _columns(rows, ["Training (min)"])
-    for name, field in _EXPECTED.items():
-        if any(model and getattr(model, field) for model in models):
-            columns[name] = [_stated(model, field) for model in models]
+    if measured_as_the_course(protocol):
+        columns |= {name: [_stated(model, field) for model in models] for name, field in _EXPECTED.items()}
     title = f"{protocol.dataset} {protocol.split}, {protocol.images} images"
     if protocol.prompts != "none":
         title += f", prompted with {protocol.prompts}"

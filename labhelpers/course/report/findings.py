@@ -47,7 +47,7 @@ def gather(profile: config.Profile) -> Results:
 def discuss(results: Results) -> list[Paragraph]:
     """Best against second best under each protocol, skips, the decoder, and how the course's values are to be read."""
     texts = [text for rows in results.tables for text in _best(rows)]
-    texts += [*_fcn(results), *_decoder(results), *_expected(results), *_gaps(results)]
+    texts += [*_fcn(results), *_decoder(results), *_gaps(results)]
     return [Paragraph(text, "item") for text in texts]
 
 
@@ -127,16 +127,6 @@ def _band(found: list[tuple[float, Row]]) -> str:
     if len(values) < len(found):
         return "."
     return f"; the foreground IoU within {BAND} pixels of true edges: {', '.join(map(_percent, values))}."
-
-
-def _expected(results: Results) -> Iterator[str]:
-    rows = [row for rows in results.tables for row in rows if row.expected]
-    others = sorted({row.protocol.dataset for row in rows} - {"VOC2012"})
-    if others:
-        yield (
-            "The course's values are for PASCAL VOC 2012 and encoders with ImageNet weights. The scores here are on "
-            f"{listed(others)}, so the two columns cannot be compared."
-        )
 
 
 def _gaps(results: Results) -> Iterator[str]:

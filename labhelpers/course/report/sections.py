@@ -8,7 +8,7 @@ from labhelpers.course.plans import Experiment, FinishedRun
 from labhelpers.course.report.document import Block, Document, Paragraph, Picture, Section
 from labhelpers.course.report.findings import Results, discuss, suggest
 from labhelpers.data.voc import visible_objects
-from labhelpers.evaluation.results import Row
+from labhelpers.evaluation.results import Row, course_note, measured_as_the_course
 from labhelpers.plots.output import encode
 from labhelpers.training import DamagedCheckpoint, History
 
@@ -101,7 +101,7 @@ def _tables(results: Results) -> list[Block]:
 
 def _table(rows: list[Row]) -> evaluation.Table:
     header = ["Network", "mIoU [95 %]", "Pixel accuracy", "Boundary IoU", "Parameters (M)"]
-    header += ["FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)", "Course expects"]
+    header += ["FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)"]
     cells = [
         [
             row.name,
@@ -113,12 +113,15 @@ def _table(rows: list[Row]) -> evaluation.Table:
             _number(row.inference_ms, 0),
             _number(row.memory_mb, 0),
             _number(row.protocol.minutes, 1),
-            row.expected or "–",
         ]
         for row in rows
     ]
     devices = ", ".join(dict.fromkeys(row.protocol.device for row in rows))
     caption = f"{rows[0].protocol}. Scores in percent, 95 % intervals over the choice of images; measured on {devices}."
+    if measured_as_the_course(rows[0].protocol):
+        header.append("Course expects")
+        cells = [[*line, row.expected or "–"] for line, row in zip(cells, rows, strict=True)]
+    caption += f" {course_note(rows)}".rstrip()
     return evaluation.Table(header, cells, caption)
 
 
