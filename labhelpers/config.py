@@ -250,7 +250,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 2.4, "02": 47, "03": 56, "04": 16, "05": 76, "06": 45, "07": 25},
+    minutes={"01": 2, "02": 54, "03": 56, "04": 16, "05": 76, "06": 45, "07": 25},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -317,7 +317,7 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 2.4, "02": 189, "03": 231, "04": 82, "05": 640, "06": 120, "07": 40},
+    minutes={"01": 2, "02": 220, "03": 231, "04": 82, "05": 640, "06": 120, "07": 40},
     scene_size=513,
     epochs=50,
     deeplab=DeepLabConfig(rates=(6, 12, 18), channels=256, crop=513, steps=5000, recipe=_PUBLISHED_RECIPE),

@@ -180,6 +180,12 @@ def test_a_grid_of_label_maps_keeps_the_exact_colours():
         assert (pixels == colour).all(axis=1).sum() > 200
 
 
+def test_pixels_that_can_be_counted_have_lines_between_them():
+    few, many = (np.zeros((3, side), dtype=np.uint8) for side in (4, 40))
+    tiles = plots.image_grid({"few": [few], "picture": [few[..., None].repeat(3, 2)], "many": [many]}).axes
+    assert [len(axes.lines) for axes in tiles] == [3 + 2, 0, 0]
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.sets(st.sampled_from([*range(21), 255]), min_size=1, max_size=22))
 def test_the_legend_holds_the_classes_present_and_no_others(labels):
