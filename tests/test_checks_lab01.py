@@ -9,13 +9,28 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import assert_hint, assert_passes, rows
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
 from labhelpers import data
 from labhelpers.course import checks
 from labhelpers.course.checks.lab01 import _SPLITS, _write_voc
 from labhelpers.evaluation import ConfusionMatrix
+
+# ---------------------------------------------------------- has_two_of_a_kind
+
+
+def two_by_pairs(target, objects):
+    pairs = {(a, b) for a, b in zip(target.flatten().tolist(), objects.flatten().tolist(), strict=True) if b % 255}
+    labels = [label for label, _ in pairs]
+    return len(labels) > len(set(labels))
+
+
+def two_by_first_pixel(target, objects):
+    numbers = [n for n in objects.unique().tolist() if n not in (0, 255)]
+    labels = [target[objects == n][0].item() for n in numbers]
+    return len(set(labels)) < len(labels)
+
 
 # ------------------------------------------------- voc_palette, decode_target
 
@@ -130,6 +145,24 @@ def one_label_off(self, mask):
     return target
 
 
+# --------------------------------------------------------------- label_counts
+
+
+def counts_by_loop(dataset):
+    counts = torch.zeros(len(dataset), 256, dtype=torch.long)
+    for index, (_, target) in enumerate(dataset):
+        for label in target.flatten().tolist():
+            counts[index, label] += 1
+    return counts
+
+
+def counts_by_bincount(dataset, minlength=256):
+    counts = torch.zeros(len(dataset), 256, dtype=torch.long)
+    for index in range(len(dataset)):
+        counts[index] = torch.bincount(dataset[index][1].flatten(), minlength=minlength)
+    return counts
+
+
 # ------------------------------------------------------------ joint_crop_flip
 
 
@@ -172,6 +205,16 @@ def crop_one_pixel_off(*given):
     image, target = crop_by_padding(*given)
     target[0, 0] = 77
     return image, target
+
+
+def points_by_column(points, top, left, size, flip):
+    x, y = points[:, 0] - left, points[:, 1] - top
+    return torch.stack([size - 1 - x if flip else x, y], dim=1)
+
+
+def points_in_place(points, top, left, size, flip):
+    points -= torch.tensor([left, top])
+    return points
 
 
 # ------------------------------------ mean_iou, confusion_matrix, class_weights
@@ -254,7 +297,93 @@ def weights_one_off(pixels):
     return weights
 
 
+# ------------------------------------------- pixel_scores, mean_of_batches
+
+
+def scores_by_loop(matrix):
+    m, recalls, weighted = matrix.numpy(), [], 0.0
+    for k in range(len(m)):
+        row, column, hit = m[k].sum(), m[:, k].sum(), m[k, k]
+        if row + column:
+            recalls.append(hit / row if row else 0.0)
+            weighted += row / m.sum() * hit / (row + column - hit)
+    return {"pixel accuracy": m.trace() / m.sum(), "mean accuracy": np.mean(recalls), "FreqW IoU": weighted}
+
+
+def scores_by_formula(matrix):
+    hit, row, column = parts(matrix)
+    occurs = row + column > 0
+    return {
+        "FreqW IoU": torch.nansum(row / row.sum() * hit / (row + column - hit)).item(),
+        "mean accuracy": (hit / row.clamp(min=1))[occurs].mean().item(),
+        "pixel accuracy": (hit.sum() / row.sum()).item(),
+    }
+
+
+def scores_with(**changed):
+    return lambda matrix: scores_by_formula(matrix) | {name: f(*parts(matrix)) for name, f in changed.items()}
+
+
+def batches_by_split(matrices, size):
+    scores = [iou_nanmean(batch.sum(0)) for batch in matrices.split(size)]
+    return sum(scores) / len(scores)
+
+
+def batches_by_range(matrices, size):
+    return np.mean([iou_loop(matrices[i : i + size].sum(0)) for i in range(0, len(matrices), size)])
+
+
+# ------------------------------------- normalise, labels_from_colours, draw_labels
+
+
+def normalised_by_channel(images):
+    channels = zip(images.unbind(1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    return torch.stack([(x / 255 - mean) / std for x, mean, std in channels], dim=1)
+
+
+def labels_by_class(rgb):
+    labels, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
+    for label, colour in enumerate(palette()):
+        same = (rgb == colour).all(2)
+        labels[same] = label
+        known |= same
+    if not known.all():
+        raise ValueError("unknown colour")
+    return labels
+
+
+def labels_by_dictionary(rgb):
+    table = {tuple(colour): label for label, colour in enumerate(palette().tolist())}
+    try:
+        return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()], dtype=np.uint8)
+    except KeyError as error:
+        raise ValueError(f"no label has the colour {error}") from error
+
+
+def labels_nearest(rgb):
+    distance = np.abs(rgb[:, :, None].astype(int) - palette().astype(int)).sum(3)
+    return distance.argmin(2).astype(np.uint8)
+
+
+def drawn(outlines, size, rim, mode="L", close=True):
+    sheet = Image.new(mode, size, 0)
+    pen = ImageDraw.Draw(sheet)
+    for label, outline in outlines:
+        pen.polygon(outline, fill=label)
+        if rim:
+            pen.line(outline + outline[:1] * close, fill=255, width=rim)
+    return sheet
+
+
 RIGHT = {
+    "has_two_of_a_kind": [two_by_pairs, two_by_first_pixel],
+    "label_counts": [counts_by_loop, counts_by_bincount],
+    "move_points": [points_by_column],
+    "pixel_scores": [scores_by_loop, scores_by_formula],
+    "mean_of_batches": [batches_by_split, batches_by_range],
+    "normalise": [normalised_by_channel],
+    "labels_from_colours": [labels_by_class, labels_by_dictionary],
+    "draw_labels": [lambda *given: np.array(drawn(*given)), lambda *given: np.asarray(drawn(*given, mode="P"))],
     "voc_palette": [palette, palette_by_strings],
     "decode_target": [decode_by_index, decode_by_loop],
     "voc_dataset": [VOCDataset, ListOfFiles],
@@ -264,6 +393,65 @@ RIGHT = {
     "class_weights": [weights_by_mask, weights_by_list],
 }
 WRONG = {
+    "has_two_of_a_kind": [
+        (lambda target, objects: len(objects.unique()) > 3, "of two classes"),
+        (lambda target, objects: not two_by_pairs(target, objects), "the other way round"),
+        (lambda target, objects: torch.tensor(two_by_pairs(target, objects)), "expected"),
+        (lambda target, objects: True, "is True, expected False"),
+    ],
+    "label_counts": [
+        (lambda dataset: counts_by_bincount(dataset, minlength=21), "use minlength=256"),
+        (lambda dataset: counts_by_loop(dataset)[:, :21], "255 is not counted"),
+        (lambda dataset: counts_by_loop(dataset).sum(0), "keep a row for each"),
+        (lambda dataset: counts_by_loop(dataset).numpy(), "torch.from_numpy"),
+        (lambda dataset: counts_by_loop(dataset).float(), "expected torch.int64"),
+        (lambda dataset: counts_by_loop(dataset) + 1, "first at [0, 0]: expected 4, found 5"),
+    ],
+    "move_points": [
+        (points_in_place, "in place"),
+        (lambda points, top, left, size, flip: points_by_column(points, left, top, size, flip), "left belongs to x"),
+        (
+            lambda points, top, left, size, flip: points_by_column(points, top, left, size + flip, flip),
+            "one pixel too far right",
+        ),
+        (lambda points, *where: points_by_column(points, *where[:3], False), "stay where they were"),
+        (lambda points, *where: points_by_column(points, *where[:3], True), "although flip is False"),
+        (lambda *given: points_by_column(*given).long(), "expected torch.float32"),
+    ],
+    "pixel_scores": [
+        (scores_with(**{"mean accuracy": lambda i, r, c: (i / r).nanmean().item()}), "class 4 of this matrix"),
+        (scores_with(**{"mean accuracy": lambda i, r, c: (i / r).mean().item()}), "0 / 0"),
+        (scores_with(**{"FreqW IoU": lambda i, r, c: (r * i / (r + c - i)).nansum().item()}), "add up to 1"),
+        (scores_with(**{"FreqW IoU": lambda i, r, c: (r * i / (r + c - i)).sum().item() / 92}), "occurs nowhere"),
+        (scores_with(**{"pixel accuracy": lambda i, r, c: i.sum() / r.sum()}), "`.item()`"),
+        (scores_with(IoU=lambda i, r, c: 0.0), "expected a dictionary with the keys pixel accuracy, mean accuracy"),
+        (lambda matrix: tuple(scores_by_formula(matrix).values()), "expected a dictionary"),
+    ],
+    "mean_of_batches": [
+        (lambda matrices, size: batches_by_split(matrices, 1), "each image alone"),
+        (lambda matrices, size: iou_loop(matrices.sum(0)), "one matrix over all images"),
+        (lambda matrices, size: batches_by_split(matrices[: len(matrices) // size * size], size), "the last batch"),
+        (lambda matrices, size: torch.tensor(batches_by_split(matrices, size)), "`.item()`"),
+    ],
+    "normalise": [
+        (lambda images: normalised_by_channel(images * 255.0), "divided by 255"),
+        (lambda images: normalised_by_channel(images.flip(1)), "first at [0, 0, 0, 0]"),
+        (lambda images: normalised_by_channel(images).double(), "expected torch.float32"),
+        (lambda images: (images / 255 - torch.tensor(data.IMAGENET_MEAN)) / 0.225, "the shape (3, 1, 1)"),
+    ],
+    "labels_from_colours": [
+        (labels_nearest, "it gives a NumPy array: `raise ValueError"),
+        (lambda rgb: labels_by_class(rgb).astype(int), "expected uint8"),
+        (lambda rgb: torch.from_numpy(labels_by_class(rgb)), "`.numpy()`"),
+        (lambda rgb: labels_by_dictionary(rgb[:, ::-1]), "first at [0, 0]"),
+        (lambda rgb: labels_by_class(rgb[..., ::-1]), "each of its colours has a label"),
+    ],
+    "draw_labels": [
+        (drawn, "a value of type Image, expected a NumPy array"),
+        (lambda *given: np.array(drawn(*given, close=False)), "the rim is open"),
+        (lambda outlines, size, rim: np.array(drawn(outlines[::-1], size, rim)), "the order is reversed"),
+        (lambda outlines, size, rim: np.array(drawn(outlines, size[::-1], rim)), "(width, height)"),
+    ],
     "voc_palette": [
         (lambda: palette(shift=0), "again"),
         (lambda: palette(rows=21), "all 256"),

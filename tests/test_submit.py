@@ -93,7 +93,7 @@ def test_every_exercise_is_in_the_module(unpacked):
         cell.metadata.nbgrader.grade_id.split("-", 1)[1]
         for path in NOTEBOOKS.glob("0*.ipynb")
         for cell in nbformat.read(path, as_version=4).cells
-        if cell.metadata.get("nbgrader", {}).get("solution")
+        if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("solution")
     ]
     assert len(names) > 40
     defined = re.findall(r"(?:def|class) (\w+)\(", (unpacked / "lab05_student.py").read_text())

@@ -143,14 +143,15 @@ def check_notebooks() -> Iterator[Finding]:
 
 def minutes_table() -> str:
     """Minutes of each lab in each profile."""
-    names = [name for name in config.PROFILES if name != "tiny"]
-    labs = sorted({lab for name in names for lab in config.PROFILES[name].minutes})
+    here = config.profile()
+    profiles = (here if profile.name == here.name else profile for profile in config.PROFILES.values())
+    shown = {profile.name: profile.minutes for profile in profiles if profile.name != "tiny"}
+    labs = sorted({lab for minutes in shown.values() for lab in minutes})
     lines = [f"{'Minutes of lab':22}" + "".join(f"{lab:>7}" for lab in labs) + f"{'all':>8}"]
-    for name in names:
-        minutes = config.PROFILES[name].minutes
+    for name, minutes in shown.items():
         cells = "".join(f"{minutes[lab]:7g}" if lab in minutes else f"{'–':>7}" for lab in labs)
-        here = " *" if name == config.profile().name else ""
-        lines.append(f"  {name + here:20}{cells}{sum(minutes.values()):8g}")
+        mark = " *" if name == here.name else ""
+        lines.append(f"  {name + mark:20}{cells}{sum(minutes.values()):8g}")
     lines.append("smoke: measured on 2 CPU cores. lab and full: estimates for a T4, not measured. * what runs here.")
     return "\n".join(lines)
 
@@ -173,7 +174,9 @@ def inventory(profile: config.Profile) -> str:
         lines += [f"  {name:7} {path.name:22} {_megabytes(path):8,.1f} MB" for path in found]
         if not found:
             lines.append(f"  {name:7} not here         labhelpers data {name}")
+    own = config.path_from("LAB_VOC_ROOT")
     what = "PASCAL VOC 2012" if profile.data == "voc" else f"synthetic scenes of {profile.scene_size} px"
+    what = f"the photographs in {own}" if own else what
     lines.append(f"The profile {profile.name} works on {what}; jigsaw pictures in lab 04.")
     return "\n".join(lines)
 

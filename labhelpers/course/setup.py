@@ -51,6 +51,8 @@ def begin(lab: str) -> config.Profile:
     measured = "measured on 2 CPU cores" if profile.name in ("tiny", "smoke") else "an estimate for a T4, not measured"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
     precision = resolve_precision("auto")
+    if profile.encoder and lab in ("02", "03"):
+        print(f"Encoder    {profile.encoder}")
     print(f"Device     {device}; training precision {'fp32' if precision == 'no' else precision}")
     minutes = profile.minutes[lab]
     print(f"Time       about {minutes:g} minute{'s' * (minutes != 1)} ({measured})")

@@ -50,7 +50,7 @@ __all__ = [
     "published_deeplabv3",
 ]
 
-_RESNET = {"backbone": "resnet50", "width": 64}
+_RESNET = {"backbone": "resnet50", "width": 64, "frozen": False}
 _DILATED = {**_RESNET, "output_stride": 16}
 # name: the class, and which options go to its encoder, with their defaults; U-Nets have none
 MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
@@ -72,8 +72,8 @@ def build(name: str, num_classes: int = 21, pretrained: bool | str = False, **op
         name: one of `MODELS`.
         num_classes: K.
         pretrained: weights for the encoder, see `Encoder`: ImageNet's, or for narrow ones those that saw drawings.
-        **options: the encoder's, see `build_encoder` (`backbone`, `width`, of DeepLab also `output_stride`), and the
-            model's own, such as U-Net's `base_channels`.
+        **options: the encoder's, see `build_encoder` (`backbone`, `width`, `frozen`, of DeepLab `output_stride` too),
+            and the model's own, such as U-Net's `base_channels`.
 
     Raises:
         ValueError: for an unknown name, the message lists the known ones; for pretrained weights of a U-Net; and as

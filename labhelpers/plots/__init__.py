@@ -21,8 +21,10 @@ from labhelpers.plots.maps import (
 from labhelpers.plots.output import save, show
 from labhelpers.plots.prompts import prompt_grid
 from labhelpers.plots.scatter import calibration_plot, scatter
+from labhelpers.plots.schematics import architecture
 
 __all__ = [
+    "architecture",
     "augmentation_grid",
     "bars",
     "calibration_plot",

@@ -21,6 +21,7 @@ _TITLE = 0.3  # inches above a row of tiles
 _MAX_TILE = 3.2  # inches: two columns need not fill the page
 _MAX_TALL = 1.25  # height over width of a tile; taller pictures stand narrower in it
 _MAX_HEIGHT = 10.0  # inches of all rows together
+_COUNTABLE = 24  # pixels a side up to which lines stand between the pixels of a label map, so that they can be counted
 
 
 @styled
@@ -205,6 +206,10 @@ def draw_tile(axes: "Axes", tile: np.ndarray, labels: bool) -> None:
     # Smoothing would invent colours between two classes; a photograph needs it when it shrinks.
     axes.imshow(tile, interpolation="nearest" if labels else "antialiased")
     axes.autoscale(False)  # points and boxes beyond the picture must not widen the view
+    if labels and max(tile.shape[:2]) <= _COUNTABLE:
+        for line, side in ((axes.axvline, tile.shape[1]), (axes.axhline, tile.shape[0])):
+            for edge in range(1, side):
+                line(edge - 0.5, color=FAINT, linewidth=0.6)
 
 
 def draw_box(axes: "Axes", box: np.ndarray, colour: str, width: float) -> None:

@@ -1,8 +1,8 @@
-"""Checks of lab 01: colours, reading VOC, joint augmentation; confusion matrix, mean IoU, class weights."""
+"""Checks of lab 01: colours, reading VOC, what is in the data, the scores, joint augmentation."""
 
 import operator
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,56 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from labhelpers import data, evaluation
-from labhelpers.course.checks.core import Case, Check, Exercise, Parts, kind_of
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, kind_of, variants
 from labhelpers.evaluation.confusion import scores
+
+# ---------------------------------------------------------- has_two_of_a_kind
+
+
+def _has_two_of_a_kind(target: Tensor, objects: Tensor) -> bool:
+    """Label maps uint8 (H, W) of classes and of objects: whether a class has two objects or more."""
+    return len(objects.unique()) > len(target.unique())  # each object has one class, and so have background and void
+
+
+_WRONG_KINDS: list[tuple[Callable, str]] = [
+    (
+        lambda target, objects: len(objects[objects % 255 > 0].unique()) > 1,
+        "two objects are there, but of two classes: look up the class of each object in the target.",
+    ),
+    (
+        lambda target, objects: len(target[target % 255 > 0].unique()) > 1,
+        "it counts the classes: count how often each of them occurs among the objects.",
+    ),
+    (
+        lambda target, objects: len(objects.unique()) <= len(target.unique()),
+        "it answers the other way round: True if a class occurs twice, False if each occurs once.",
+    ),
+    (
+        lambda target, objects: _has_two_of_a_kind(target, objects) or bool((target % 255 > 0).any()),
+        "it is True for every picture with an object: one object alone has no second of its kind.",
+    ),
+]
+
+
+def _kinds() -> Iterator[Case]:
+    """Rows of (classes, objects): 8 and 16 are classes, 0 background, 255 the rims."""
+    for when, classes, objects in (
+        ("with two objects of one class", [0, 255, 8, 255, 8, 255], [0, 255, 1, 255, 2, 255]),
+        ("with one object of each of two classes", [0, 255, 8, 255, 16, 255], [0, 255, 1, 255, 2, 255]),
+        ("with one object", [0, 255, 8, 8, 255, 0], [0, 255, 1, 1, 255, 0]),
+        ("with background alone", [0] * 6, [0] * 6),
+        ("with three objects, two of them of class 16", [8, 8, 16, 16, 255, 16], [1, 1, 2, 2, 255, 3]),
+        ("that an object fills", [8] * 6, [1] * 6),
+    ):
+        maps = (torch.tensor(row, dtype=torch.uint8).view(2, 3) for row in (classes, objects))
+        yield Case(tuple(maps), f"for a picture {when}", "the answer")
+
+
+has_two_of_a_kind = Exercise("has_two_of_a_kind", _has_two_of_a_kind, cases=_kinds, wrong=_WRONG_KINDS)
 
 # ---------------------------------------------------------------- voc_palette
 
@@ -240,6 +284,53 @@ voc_dataset = Exercise(
     wrong=_WRONG_READERS,
 )
 
+# --------------------------------------------------------------- label_counts
+
+
+def _label_counts(dataset: Any) -> Tensor:
+    """A data set of N pairs (image, target) -> int64 (N, 256): how often each value occurs in each target."""
+    return torch.stack([torch.bincount(dataset[i][1].flatten(), minlength=256) for i in range(len(dataset))])
+
+
+def _pairs() -> Iterator[Case]:
+    """Three targets of different sizes, with void and with labels that occur once or nowhere."""
+    targets = [[[0, 0, 0], [0, 15, 255]], [[3, 3], [3, 0], [255, 255]], [[20, 0, 0, 20, 0]]]
+    labels = [torch.tensor(target, dtype=torch.uint8) for target in targets]
+    yield Case(([(torch.full((3, *x.shape), 7, dtype=torch.uint8), x) for x in labels],), what="the counts")
+
+
+_WRONG_COUNTS: list[tuple[Callable, str]] = [
+    (lambda pairs: _label_counts(pairs)[:, :21], "255 is not counted: make 256 columns, one for each value of a byte."),
+    (
+        lambda pairs: _label_counts(pairs).sum(0),
+        "it adds up the pictures: keep a row for each, the sum over all is taken later.",
+    ),
+    (
+        lambda pairs: (_label_counts(pairs) > 0).long(),
+        "it says whether a label occurs (0 or 1), not in how many pixels: count them.",
+    ),
+    (lambda pairs: _label_counts(pairs).cumsum(0), "each row includes those before it: start every picture at 0."),
+    (
+        lambda pairs: _label_counts([(target, image) for image, target in pairs]),
+        "it counts the values of the image: an item is the pair (image, target).",
+    ),
+    (
+        lambda pairs: F.normalize(_label_counts(pairs).double(), 1),
+        "these are shares: return the counts, as integers.",
+    ),
+]
+
+label_counts = Exercise(
+    "label_counts",
+    _label_counts,
+    cases=_pairs,
+    errors={
+        "must match the existing size": "bincount counts only up to the largest value it meets: use minlength=256.",
+        "equal size": "bincount counts only up to the largest value it meets: use minlength=256.",
+    },
+    wrong=_WRONG_COUNTS,
+)
+
 # ------------------------------------------------------------ joint_crop_flip
 
 
@@ -350,7 +441,80 @@ joint_crop_flip = Exercise(
     ],
 )
 
+# ---------------------------------------------------------------- move_points
+
+
+def _points(
+    move: Callable[[Tensor, int, int], Tensor] = lambda xy, top, left: xy - torch.tensor([left, top]),
+    mirror: Callable[[Tensor, int], Tensor] = lambda xy, size: torch.stack([size - 1 - xy[:, 0], xy[:, 1]], 1),
+    first: bool = False,
+) -> Callable:
+    """The answer that moves points (N, 2) by its way to cut and its way to mirror, mirrored first or last."""
+
+    def answer(points: Tensor, top: int, left: int, size: int, flip: bool) -> Tensor:
+        if first and flip:
+            points = mirror(points, size)
+        points = move(points, top, left)
+        return mirror(points, size) if flip and not first else points
+
+    return answer
+
+
+def _move_points(points: Tensor, top: int, left: int, size: int, flip: bool) -> Tensor:
+    """Points (x, y), float (N, 2), of the image -> of the window that `joint_crop_flip` cuts: float (N, 2)."""
+    return _points()(points, top, left, size, flip)
+
+
+_WRONG_POINTS = [
+    *variants(
+        _points,
+        move=[
+            (
+                lambda xy, top, left: xy - torch.tensor([top, left]),
+                "top and left are exchanged: a point is (x, y), and left belongs to x.",
+            ),
+            (
+                lambda xy, top, left: xy + torch.tensor([left, top]),
+                "it adds the window's corner: what lies at (left, top) in the image is at (0, 0) in the window.",
+            ),
+            (lambda xy, top, left: xy, "the points are not moved: subtract the window's corner (left, top)."),
+        ],
+        mirror=[
+            (
+                lambda xy, size: torch.stack([size - xy[:, 0], xy[:, 1]], 1),
+                "mirrored, x lies one pixel too far right: the columns are 0 to size - 1, and 0 becomes size - 1.",
+            ),
+            (
+                lambda xy, size: torch.stack([xy[:, 0], size - 1 - xy[:, 1]], 1),
+                "it mirrors y, top to bottom: flip left to right, which is x.",
+            ),
+            (lambda xy, size: size - 1 - xy, "it mirrors x and y: only x changes in a flip left to right."),
+            (
+                lambda xy, size: torch.stack([-xy[:, 0], xy[:, 1]], 1),
+                "mirrored, x is negative: it becomes size - 1 - x.",
+            ),
+            (lambda xy, size: xy, "with flip the points stay where they were: x becomes size - 1 - x."),
+        ],
+        first=[(True, "it mirrors before it cuts: the image was cut first, then flipped.")],
+    ),
+    (lambda xy, *where: _move_points(xy, *where[:3], True), "it mirrors although flip is False: only if asked to."),
+]
+
+move_points = Exercise(
+    "move_points",
+    _move_points,
+    cases=lambda: [
+        Case((torch.tensor([[4.0, 1.0], [8.0, 5.0], [0.0, 9.0]]), top, left, 6, flip), when, "the points")
+        for top, left in ((1, 3), (-2, 5))
+        for flip in (False, True)
+        for when in [f"for top {top}, left {left}, size 6, flip {flip}"]
+    ],
+    wrong=_WRONG_POINTS,
+)
+
 # ------------------------------------------------------------------- mean_iou
+
+_Formula = Callable[[Tensor, Tensor, Tensor], Tensor]  # of the diagonal, the row sums and the column sums
 
 
 def _mean_iou(matrix: Tensor) -> float:
@@ -358,7 +522,7 @@ def _mean_iou(matrix: Tensor) -> float:
     return scores(matrix.numpy()).mean_iou
 
 
-def _score(formula: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Tensor], float]:
+def _score(formula: _Formula) -> Callable[[Tensor], float]:
     """The answer that makes its score of the diagonal, the row sums and the column sums, each float64 (K,)."""
     return lambda matrix: float(formula(matrix.diagonal().double(), matrix.sum(1).double(), matrix.sum(0).double()))
 
@@ -370,7 +534,7 @@ def _iou(hit: Tensor, row: Tensor, column: Tensor) -> Tensor:
 # class 2 occurs nowhere, classes 3 and 5 are never predicted, class 4 is predicted but never there
 _COUNTS = [[50, 3, 0, 0, 2, 0], [4, 20, 0, 0, 1, 0], [0] * 6, [6, 2, 0, 0, 0, 0], [0] * 6, [3, 0, 0, 0, 1, 0]]
 
-_WRONG_IOU: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = [
+_WRONG_IOU: list[tuple[_Formula, str]] = [
     (
         lambda i, r, c: _iou(i, r, c).mean(),
         "it counts the absent class (neither in target nor prediction) as 0: leave it out of the mean.",
@@ -429,6 +593,151 @@ mean_iou = Exercise(
     ],
     wrong=[(_score(formula), hint) for formula, hint in _WRONG_IOU],
 )
+
+# --------------------------------------------------------------- pixel_scores
+
+
+def _mean_recall(hit: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    return (hit / row.clamp_min(1))[row + column > 0].mean()
+
+
+def _by_frequency(hit: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    return (row * _iou(hit, row, column)).sum() / row.sum()
+
+
+def _three_scores(
+    accuracy: _Formula = lambda hit, row, column: hit.sum() / row.sum(),
+    mean: _Formula = _mean_recall,
+    weighted: _Formula = _by_frequency,
+) -> Callable[[Tensor], dict[str, float]]:
+    formulas = {"pixel accuracy": accuracy, "mean accuracy": mean, "FreqW IoU": weighted}
+    return lambda matrix: {name: _score(formula)(matrix) for name, formula in formulas.items()}
+
+
+def _pixel_scores(matrix: Tensor) -> dict[str, float]:
+    """matrix (K, K) int64, rows target -> pixel accuracy, mean accuracy and frequency-weighted IoU."""
+    found = scores(matrix.numpy())
+    names = {"pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy", "FreqW IoU": "freq_weighted_iou"}
+    return {name: getattr(found, field) for name, field in names.items()}
+
+
+def _take_scores(check: Check, answer: Callable, case: Case) -> Parts:
+    found = check.call(answer, *case.args, when=case.when)
+    names = list(_three_scores()(case.args[0]))
+    given = isinstance(found, dict) and set(found) == set(names)
+    check.that(given, f"it returns {kind_of(found)}, expected a dictionary with the keys {', '.join(names)}.")
+    return Parts({f"the {name} {case.when}": found[name] for name in names})
+
+
+_PERCENT = "it is in percent: return a fraction between 0 and 1."
+_WRONG_SCORES = variants(
+    _three_scores,
+    accuracy=[
+        (_mean_recall, "this is mean accuracy: pixel accuracy divides all hits by all pixels, once."),
+        (
+            lambda i, r, c: i.sum() / (r + c - i).sum(),
+            "it divides by the sum of the unions: divide the hits by the number of pixels, the sum of the matrix.",
+        ),
+        (lambda i, r, c: 100 * i.sum() / r.sum(), _PERCENT),
+    ],
+    mean=[
+        (
+            lambda i, r, c: (i / c.clamp_min(1))[r + c > 0].mean(),
+            "it divides by the columns, which gives precision: divide each hit by its row sum.",
+        ),
+        (
+            lambda i, r, c: (i / r).mean(),
+            "it is nan, because 0 / 0 for a class without target pixels enters the mean: it counts 0 if predicted, "
+            "and is left out if not.",
+        ),
+        (
+            lambda i, r, c: (i / r).nanmean(),
+            "class 4 of this matrix is predicted but not in the target: it counts, as 0.",
+        ),
+        (
+            lambda i, r, c: (i / r.clamp_min(1)).mean(),
+            "it counts the absent class (neither in target nor prediction) as 0: leave it out of the mean.",
+        ),
+        (lambda i, r, c: _iou(i, r, c)[r + c > 0].mean(), "this is mean IoU: divide by the row sum, not by the union."),
+        (lambda i, r, c: i.sum() / r.sum(), "this is pixel accuracy: divide for each class first, then take the mean."),
+    ],
+    weighted=[
+        (lambda i, r, c: _iou(i, r, c)[r + c > 0].mean(), "this is mean IoU: weight each class by its row sum."),
+        (
+            lambda i, r, c: (c * _iou(i, r, c)).sum() / c.sum(),
+            "it weights by the columns, how often a class is predicted: weight by the rows, how often it is true.",
+        ),
+        (
+            lambda i, r, c: (r * _iou(i, r, c)).sum(),
+            "the weights do not add up to 1: divide the row sums by the number of pixels.",
+        ),
+        (
+            lambda i, r, c: (r * (i / (r + c - i))).sum() / r.sum(),
+            "it is nan, because the class that occurs nowhere has IoU 0 / 0: leave it out of the sum, its weight is 0.",
+        ),
+        (
+            lambda i, r, c: (i * _iou(i, r, c)).sum() / r.sum(),
+            "it weights by the hits: weight by the row sums, all true pixels of the class.",
+        ),
+    ],
+)
+
+pixel_scores = Exercise(
+    "pixel_scores",
+    _pixel_scores,
+    cases=lambda: [
+        Case((torch.tensor(_COUNTS),), f"of the matrix {_COUNTS}"),
+        Case((torch.diag(torch.tensor([7, 0, 2])),), "of a perfect prediction"),
+    ],
+    run=_take_scores,
+    wrong=_WRONG_SCORES,
+)
+
+# ------------------------------------------------------------ mean_of_batches
+
+
+def _mean_of_batches(matrices: Tensor, size: int) -> float:
+    """Matrices (N, K, K) of N images -> mean over batches of `size` images (the last may be smaller) of mean IoU."""
+    return float(np.mean([_mean_iou(batch.sum(0)) for batch in matrices.split(size)]))
+
+
+def _batches_of_images() -> Iterator[Case]:
+    matrices = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (5, 3, 3)))
+    matrices[1, 2] = matrices[1, :, 2] = 0  # a class that this image does not have
+    for size in (2, 1, 5, 3):
+        yield Case((matrices, size), f"for five images in batches of {size}", "the mean")
+
+
+_WRONG_BATCHES: list[tuple[Callable, str]] = [
+    (
+        lambda matrices, size: _mean_iou(matrices.sum(0)),
+        "this is the score of one matrix over all images: score each batch, then take the mean.",
+    ),
+    (
+        lambda matrices, size: _mean_of_batches(matrices[: len(matrices) // size * size], size),
+        "the last batch is left out when it is smaller: it counts as the others do.",
+    ),
+    (
+        lambda matrices, size: _mean_of_batches(matrices, 1),
+        "it scores each image alone: add up the matrices of a batch first.",
+    ),
+    (
+        lambda matrices, size: float(
+            sum(len(batch) * _mean_iou(batch.sum(0)) for batch in matrices.split(size)) / len(matrices)
+        ),
+        "it weights batches by their size: each batch counts the same here.",
+    ),
+    (
+        lambda matrices, size: sum(_mean_iou(batch.sum(0)) for batch in matrices.split(size)),
+        "this is the sum over batches: divide by their number.",
+    ),
+    (
+        lambda matrices, size: sum(_mean_iou(batch.sum(0)) for batch in matrices.split(size)) / len(matrices),
+        "it divides by the number of images: divide by the number of batches.",
+    ),
+]
+
+mean_of_batches = Exercise("mean_of_batches", _mean_of_batches, cases=_batches_of_images, wrong=_WRONG_BATCHES)
 
 # ----------------------------------------------------------- confusion_matrix
 
@@ -568,4 +877,173 @@ class_weights = Exercise(
         ]
     ],
     wrong=_WRONG_WEIGHTS,
+)
+
+# ------------------------------------------------------------------ normalise
+
+
+def _normalise(images: Tensor) -> Tensor:
+    """Images uint8 (B, 3, H, W) -> float32, by the mean and standard deviation of ImageNet's channels."""
+    return data.to_input(images)
+
+
+def _normalised(
+    shape: tuple[int, ...] = (3, 1, 1),
+    scale: float = 255,
+    mean: Sequence[float] = data.IMAGENET_MEAN,
+    std: Sequence[float] = data.IMAGENET_STD,
+) -> Callable[[Tensor], Tensor]:
+    return lambda images: (images / scale - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+
+
+normalise = Exercise(
+    "normalise",
+    _normalise,
+    cases=lambda: [
+        Case((torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)),), when, "the input")
+        for shape, when in (((2, 3, 4, 5), "for two images"), ((3, 3, 3, 3), "for a batch whose sides are all 3"))
+    ],
+    errors={
+        "must match the size of tensor": "give mean and deviation the shape (3, 1, 1), so that they meet channels."
+    },
+    wrong=variants(
+        _normalised,
+        scale=[(1, "the bytes are not divided by 255: mean and deviation are those of colours from 0 to 1.")],
+        shape=[((3,), "mean and deviation meet the columns: give them the shape (3, 1, 1), to meet the channels.")],
+        mean=[
+            ((0, 0, 0), "the mean is not subtracted: (x / 255 - mean) / std."),
+            (data.IMAGENET_MEAN[::-1], "the means of red and blue are exchanged: colours are RGB here."),
+        ],
+        std=[
+            ((1, 1, 1), "it does not divide by the standard deviation: (x / 255 - mean) / std."),
+            (tuple(x**2 for x in data.IMAGENET_STD), "it divides by the square: divide by the standard deviation."),
+        ],
+    ),
+)
+
+# -------------------------------------------------------- labels_from_colours
+
+
+def _labels_from_colours(rgb: np.ndarray) -> np.ndarray:
+    """Colours uint8 (H, W, 3) -> labels uint8 (H, W).
+
+    Raises:
+        ValueError: a pixel has a colour that no label has.
+    """
+    same = (rgb[..., None, :] == data.voc_palette()).all(-1)
+    if not same.any(-1).all():
+        raise ValueError("a pixel has a colour that no label has")
+    return same.argmax(-1).astype(np.uint8)
+
+
+def _coloured() -> Iterator[Case]:
+    """All 256 colours, a label map that is not square, and one with a pixel that is off by one."""
+    yield Case((data.voc_palette().reshape(16, 16, 3),), "for a picture with all 256 colours", "the labels")
+    few = data.decode_target(np.array([[0, 15, 255], [20, 8, 8]], np.uint8))
+    yield Case((few,), "for a picture of 2 x 3 pixels", "the labels")
+    few = few.copy()
+    few[1, 1, 2] += 1
+    yield Case((few,), _UNKNOWN)
+
+
+_UNKNOWN = "for a picture with a colour that no label has"
+
+
+def _decode(check: Check, answer: Callable, case: Case) -> Any:
+    def without_error(rgb: np.ndarray) -> Any:
+        try:
+            return answer(rgb)
+        except (ValueError, AssertionError) as error:
+            return error
+
+    found = check.call(without_error, *case.args, when=case.when)
+    if case.when == _UNKNOWN:
+        kind = "AssertionError" if isinstance(found, AssertionError) else kind_of(found)
+        remedy = "`raise ValueError(...)`: such a colour is the trace of JPEG or smoothing, not the nearest class."
+        check.that(isinstance(found, ValueError), f"{case.when} it gives {kind}: {remedy}")
+        return Parts()
+    if isinstance(found, Exception):
+        raise Mistake(f"{case.when} it raises {type(found).__name__} ({found}): each of its colours has a label.")
+    return found
+
+
+labels_from_colours = Exercise(
+    "labels_from_colours",
+    _labels_from_colours,
+    cases=_coloured,
+    run=_decode,
+    wrong=[
+        (
+            lambda rgb: (rgb[..., None, :] == data.voc_palette()).any(-1).argmax(-1).astype(np.uint8),
+            "one channel that agrees is enough for it: all three must, `(rgb == colour).all(2)`.",
+        ),
+        (
+            lambda rgb: np.where((rgb == data.voc_palette()[255]).all(2), 0, _labels_from_colours(rgb)).astype(
+                np.uint8
+            ),
+            "the rim's colour (224, 224, 192) becomes background: it is label 255.",
+        ),
+        (lambda rgb: rgb.max(2), "these are values of the colours: look up which label has the colour of each pixel."),
+    ],
+)
+
+# ---------------------------------------------------------------- draw_labels
+
+
+def _draw_labels(outlines: Sequence[tuple[int, list]], size: tuple[int, int], rim: int) -> np.ndarray:
+    """Polygons (label, [(x, y), ...]) filled on background, later ones in front, each with a rim of 255 `rim` wide."""
+    return _drawn()(outlines, size, rim)
+
+
+def _drawn(
+    order: Callable = list,
+    points: Callable = list,
+    fill: Callable[[int], int] = lambda label: label,
+    line: Callable = lambda outline: [*outline, outline[0]],
+    rim: Callable[[int], int] = lambda rim: rim,
+    size: Callable = tuple,
+) -> Callable:
+    def answer(outlines: Sequence[tuple[int, list]], shape: tuple[int, int], width: int) -> np.ndarray:
+        sheet = Image.new("L", size(shape), 0)
+        pen = ImageDraw.Draw(sheet)
+        for label, outline in order(outlines):
+            pen.polygon(points(outline), fill=fill(label))
+            if rim(width):
+                pen.line(points(line(outline)), fill=255, width=rim(width))
+        return np.array(sheet)
+
+    return answer
+
+
+draw_labels = Exercise(
+    "draw_labels",
+    _draw_labels,
+    cases=lambda: [
+        Case((outlines, (24, 16), rim), f"for two outlines and a rim of {rim}", "the label map")
+        for outlines in [[(2, [(2, 2), (14, 3), (12, 12), (3, 13)]), (1, [(9, 5), (20, 6), (16, 14)])]]
+        for rim in (0, 3)
+    ],
+    wrong=variants(
+        _drawn,
+        order=[
+            (
+                lambda outlines: list(outlines)[::-1],
+                "the order is reversed: later outlines lie in front of earlier ones.",
+            )
+        ],
+        points=[
+            (
+                lambda outline: [(y, x) for x, y in outline],
+                "x and y are exchanged: PIL's points are (x, y), as these are.",
+            )
+        ],
+        fill=[(lambda label: 1, "every polygon is filled with 1: fill it with its own label.")],
+        line=[(list, "the rim is open between the last point and the first: close it with `[*outline, outline[0]]`.")],
+        rim=[
+            (lambda rim: 0, "the rim is missing: draw the outline with 255, `width=rim`."),
+            (lambda rim: max(rim, 1), "with rim 0 there is still a line of 255: draw none then."),
+            (lambda rim: min(rim, 1), "the rim is 1 wide: give the line `width=rim`."),
+        ],
+        size=[(lambda size: size[::-1], "its sides are exchanged: size is (width, height), as in PIL.")],
+    ),
 )

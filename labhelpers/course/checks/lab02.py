@@ -1,7 +1,8 @@
-"""Checks of lab 02: convolutions by hand, transposed convolutions, FCN, the Dice loss, one step of training."""
+"""Checks of lab 02: convolutions by hand, the encoder, FCN and its layers, losses, everything that training needs."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from labhelpers.course.checks.layers import (
     rounding,
     run_by_hand,
 )
+from labhelpers.models import fcn
+from labhelpers.training import Recipe
 from labhelpers.training.losses import dice
 
 # ------------------------------------------------------------- linear_to_conv
@@ -102,30 +105,42 @@ linear_to_conv = Exercise(
 # ----------------------------------------------------- transposed_output_size
 
 
-def _transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+def _transposed_output_size(size: int, kernel: int, stride: int, padding: int = 0, output_padding: int = 0) -> int:
     """Pixels along one side of a transposed convolution's output."""
-    return (size - 1) * stride - 2 * padding + kernel
+    return (size - 1) * stride - 2 * padding + kernel + output_padding
 
 
 _WRONG_SIZES: list[tuple[Callable, str]] = [
-    (lambda n, k, s, p=0: n * s - 2 * p + k, "between n pixels lie n - 1 steps: start from (size - 1) * stride."),
-    (lambda n, k, s, p=0: n * s, "this is size * stride: true only when kernel = stride + 2 * padding."),
+    (lambda n, k, s, p=0, o=0: n * s - 2 * p + k + o, "between n pixels lie n - 1 steps: (size - 1) * stride."),
+    (lambda n, k, s, p=0, o=0: n * s, "this is size * stride: true only when kernel = stride + 2 * padding."),
     (
-        lambda n, k, s, p=0: (n + 2 * p - k) // s + 1,
+        lambda n, k, s, p=0, o=0: (n + 2 * p - k) // s + 1,
         "this is the formula of an ordinary convolution: run it backwards.",
     ),
-    (lambda n, k, s, p=0: (n - 1) * s - p + k, "padding takes pixels off both sides: - 2 * padding."),
-    (lambda n, k, s, p=0: (n - 1) * s + 2 * p + k, "padding takes pixels off here: - 2 * padding, not +."),
-    (lambda n, k, s, p=0: (n - 1) * s + k, "padding is left out: it takes 2 * padding pixels off."),
-    (lambda n, k, s, p=0: (n - 1) * s - 2 * p + k - 1, "one too few: the last pixel adds a whole kernel, + kernel."),
-    (lambda n, k, s, p=0: (n - 1) * s - 2 * p + k + 1, "one too many: the last pixel adds one kernel, no more."),
+    (lambda n, k, s, p=0, o=0: (n - 1) * s - p + k + o, "padding takes pixels off both sides: - 2 * padding."),
+    (lambda n, k, s, p=0, o=0: (n - 1) * s + 2 * p + k + o, "padding takes pixels off here: - 2 * padding, not +."),
+    (lambda n, k, s, p=0, o=0: (n - 1) * s + k + o, "padding is left out: it takes 2 * padding pixels off."),
+    (
+        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + o - 1,
+        "one too few: the last pixel adds a whole kernel, + kernel.",
+    ),
+    (
+        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + o + 1,
+        "one too many: the last pixel adds one kernel, no more.",
+    ),
+    (lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k, "output_padding is left out: it adds its pixels, at one end."),
+    (
+        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + 2 * o,
+        "output_padding is added at one end only: once, not twice.",
+    ),
+    (lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k - o, "output_padding adds pixels: + output_padding, not -."),
 ]
 _SIZES = [(16, 4, 2, 1), (16, 4, 2, 0), (7, 16, 8, 4), (1, 64, 32, 16), (5, 3, 1, 0), (3, 2, 3, 0), (9, 5, 2, 2)]
 
 transposed_output_size = Exercise(
     "transposed_output_size",
     _transposed_output_size,
-    cases=lambda: calls("transposed_output_size", *_SIZES, (10, 2, 2)),
+    cases=lambda: calls("transposed_output_size", *_SIZES, (10, 2, 2), (16, 3, 2, 1, 1), (5, 5, 4, 1, 3)),
     wrong=_WRONG_SIZES,
 )
 
@@ -254,9 +269,261 @@ bilinear_kernel = Exercise(
     wrong=_WRONG_KERNELS,
 )
 
-# -------------------------------------------------------- FCN32s, FCN16s, FCN8s
+# ------------------------------------------------------------- ResNetFeatures
+
+
+class _ResNetFeatures(nn.Module):
+    """torchvision's ResNet without its classifier; the layers keep their names."""
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(self, resnet: Any):
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) -> the features of strides 4, 8, 16, 32."""
+        features = [self.stem(images)]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features.append(stage(features[-1]))
+        return features[1:]
+
+
+def _resnets() -> Iterator[Case]:
+    """A ResNet with the channels of ResNet-50, each stage one narrow block."""
+    from torchvision.models import resnet
+
+    network = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], num_classes=2, width_per_group=8)
+    yield Case((calibrated(network, torch.randn(2, 3, 64, 96)), torch.randn(1, 3, 64, 96)))
+
+
+def _run_resnet(check: Check, answer: Callable, case: Case) -> Parts:
+    """The four features, once the names of the weights are torchvision's."""
+    resnet, images = case.args
+    model = make(check, answer, copy.deepcopy(resnet))
+    found, own = set(model.state_dict()), {name for name in resnet.state_dict() if not name.startswith("fc.")}
+    check.that(
+        not any("fc." in name for name in found),
+        "the classifier `fc` is still in it: keep only the layers that forward runs, up to layer4.",
+    )
+    other = next(iter(sorted(found - own) or sorted(own - found)), "")
+    check.that(
+        not other,
+        f"its state dict and torchvision's differ in {other}: keep each layer as an attribute of torchvision's name "
+        "(self.conv1 = resnet.conv1, ... self.layer4), so that published weights load by name.",
+    )
+    features = check.call(
+        model,
+        images,
+        errors={"channels, but got": "the stages follow each other: each gets what the one before it gives."},
+    )
+    listed = isinstance(features, (list, tuple))
+    check.that(listed, f"forward returns {kind_of(features)}, expected a list of four features.")
+    after = "those after layer1, layer2, layer3 and layer4"
+    check.that(len(features) == 4, f"forward returns {len(features)} features, expected four: {after}.")
+    return Parts({f"the feature of stride {stride}": x for stride, x in zip((4, 8, 16, 32), features, strict=True)})
+
+
+def _other_stem(stem: Callable[[Any, Tensor], Tensor]) -> type:
+    return changed(_ResNetFeatures, stem=stem)
+
+
+def _other_end(change: Callable[[list[Tensor]], list[Tensor]]) -> type:
+    return changed(_ResNetFeatures, forward=lambda self, images: change(_ResNetFeatures.forward(self, images)))
+
+
+resnet_features = Exercise(
+    "ResNetFeatures",
+    _ResNetFeatures,
+    cases=_resnets,
+    run=_run_resnet,
+    tolerance=rounding,
+    wrong=[
+        (_other_stem(lambda m, x: m.relu(m.bn1(m.conv1(x)))), "maxpool is left out: so all strides are half as large."),
+        (
+            _other_stem(lambda m, x: m.maxpool(m.bn1(m.conv1(x)))),
+            "ReLU is left out behind bn1: conv1, bn1, relu, maxpool.",
+        ),
+        (_other_stem(lambda m, x: m.maxpool(m.relu(m.conv1(x)))), "bn1 is not run: conv1, bn1, relu, maxpool."),
+        (_other_end(lambda features: features[::-1]), "the features come in reverse: stride 4 first, 32 last."),
+        (
+            _other_end(lambda features: [*features[:3], F.adaptive_avg_pool2d(features[3], 1)]),
+            "the last feature is pooled to 1x1: avgpool belongs to the classifier, leave it out.",
+        ),
+    ],
+)
+
+# --------------------------------- score_layer, upsample_layer, bilinear_layer, crop_like
 
 _K = 5
+
+
+def _check_one_by_one(check: Check, layer: nn.Conv2d, name: str) -> None:
+    check.that(
+        (layer.kernel_size, layer.stride, layer.bias is not None) == ((1, 1), (1, 1), True),
+        f"{name} is to be a 1x1 convolution of stride 1 with a bias; found kernel {layer.kernel_size}, stride "
+        f"{layer.stride}, {'a' if layer.bias is not None else 'no'} bias.",
+    )
+
+
+def _run_score_layer(check: Check, answer: Callable, case: Case) -> Parts:
+    """Kind, channels and start of the layer; its weights are random, so that there is nothing to compare."""
+    channels, classes = case.args
+    layer: Any = check.call(answer, channels, classes)
+    check.that(isinstance(layer, nn.Conv2d), f"it returns {kind_of(layer)}, expected an nn.Conv2d.")
+    check.that(
+        (layer.in_channels, layer.out_channels) == (channels, classes),
+        f"it maps {layer.in_channels} to {layer.out_channels} channels, expected {channels} (in_channels) to {classes} "
+        "(num_classes).",
+    )
+    _check_one_by_one(check, layer, "the layer")
+    check.that(not layer.bias.any(), "the bias does not start at 0: nn.init.zeros_(layer.bias).")
+    gain = float(layer.weight.detach().float().std()) * channels**0.5
+    default = " (these are PyTorch's own, three times smaller in variance)" if abs(gain - 3**-0.5) < 0.05 else ""
+    kaiming = any(abs(gain - right) < 0.1 for right in (1, 2**0.5))  # either gain is a Kaiming initialisation
+    check.that(
+        kaiming,
+        f"the weights have a standard deviation of {gain:.2f} / sqrt(in_channels){default}: Kaiming's is 1 / "
+        'sqrt(in_channels), nn.init.kaiming_normal_(layer.weight, nonlinearity="linear").',
+    )
+    return Parts()
+
+
+score_layer = Exercise("score_layer", fcn.score_layer, cases=lambda: [Case((400, 21))], run=_run_score_layer)
+
+
+def _factors() -> Iterator[Case]:
+    for factor in (2, 8):
+        yield Case((_K, factor, torch.randn(1, _K, 3, 4)), f"for factor {factor}", "what the layer makes of scores")
+
+
+def _run_upsample_layer(check: Check, answer: Callable, case: Case) -> Tensor:
+    """What the layer, which is to start as bilinear interpolation, makes of scores."""
+    *sizes, scores = case.args
+    layer = check.call(answer, *sizes, when=case.when)
+    _check_upsampling_layer(check, layer, "the layer", sizes[1])
+    return layer(scores)
+
+
+def _upsampling(**options: Any) -> Callable[[int, int], nn.Module]:
+    """The answer with other options of nn.ConvTranspose2d."""
+
+    def answer(num_classes: int, factor: int) -> nn.Module:
+        settings = {"padding": factor // 2} | options
+        layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, factor, bias=False, **settings)
+        layer.weight.data.copy_(models.bilinear_kernel(num_classes, 2 * factor))
+        return layer
+
+    return answer
+
+
+upsample_layer = Exercise(
+    "upsample_layer",
+    fcn.upsample_layer,
+    cases=_factors,
+    run=_run_upsample_layer,
+    tolerance=rounding,
+    wrong=[
+        (_upsampling(padding=0), "padding is missing: the size is multiplied by the factor with padding=factor // 2."),
+        (_upsampling(output_padding=1), "output_padding makes the output one too large: leave it out."),
+    ],
+)
+
+
+def _bilinear_layer(num_classes: int, factor: int) -> nn.Module:
+    """A 1x1 convolution that starts as the identity, then bilinear interpolation."""
+    layer: Any = fcn.upsample_layer(num_classes, factor, "bilinear")
+    nn.init.dirac_(layer[0].weight)
+    return layer
+
+
+def _run_bilinear_layer(check: Check, answer: Callable, case: Case) -> Tensor:
+    """What the layer makes of scores, with weights other than those of its start."""
+    *sizes, scores = case.args
+    layer = check.call(answer, *sizes, when=case.when)
+    check.that(isinstance(layer, nn.Module), f"it returns {kind_of(layer)}, expected a module such as nn.Sequential.")
+    shapes = [tuple(weight.shape) for weight in layer.parameters()]
+    check.that(
+        shapes == [(_K, _K, 1, 1), (_K,)],
+        f"its weights have the shapes {shapes}, expected those of one 1x1 convolution from num_classes to num_classes "
+        f"channels, {(_K, _K, 1, 1)} and {(_K,)}.",
+    )
+    weight, bias = (parameter.detach() for parameter in layer.parameters())
+    check.that(
+        torch.equal(weight[:, :, 0, 0], torch.eye(_K)) and not bias.any(),
+        "the convolution does not start as the identity: nn.init.dirac_(conv.weight) and nn.init.zeros_(conv.bias).",
+    )
+    torch.default_generator.manual_seed(1)
+    weight.normal_()
+    bias.normal_()
+    return check.call(layer, scores, when=f"in forward {case.when}")
+
+
+def _bilinear(**options: Any) -> Callable[[int, int], nn.Module]:
+    """The answer with other options of nn.Upsample."""
+
+    def answer(num_classes: int, factor: int) -> nn.Module:
+        layer: Any = _bilinear_layer(num_classes, factor)
+        return nn.Sequential(layer[0], nn.Upsample(**{"scale_factor": factor, "mode": "bilinear"} | options))
+
+    return answer
+
+
+bilinear_layer = Exercise(
+    "bilinear_layer",
+    _bilinear_layer,
+    cases=_factors,
+    run=_run_bilinear_layer,
+    tolerance=rounding,
+    wrong=[
+        (_bilinear(mode="nearest"), 'it repeats pixels (nearest): mode="bilinear".'),
+        (_bilinear(align_corners=True), "align_corners=True stretches the map to its corner pixels: leave it False."),
+        (_bilinear(scale_factor=2), "it enlarges 2 times whatever the factor: scale_factor=factor."),
+    ],
+)
+
+
+def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _keep_centre(x: Tensor, like: Tensor) -> Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
+    return _keep_top_left(x[..., top:, left:], like)
+
+
+def _keep_bottom_right(x: Tensor, like: Tensor) -> Tensor:
+    return x[..., x.shape[-2] - like.shape[-2] :, x.shape[-1] - like.shape[-1] :]
+
+
+def _resize(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+_WHERE = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
+_WRONG_CROPS: list[tuple[Callable[[Tensor, Tensor], Tensor], str]] = [
+    (_keep_centre, f"you crop around the centre: {_WHERE}"),
+    (_keep_bottom_right, f"you crop at the top and at the left: {_WHERE}"),
+    (_resize, f"you resize, which shifts the scores: {_WHERE}"),
+    (partial(_resize, align_corners=True), f"you resize, which shifts the scores: {_WHERE}"),
+]
+
+
+def _sizes() -> Iterator[Case]:
+    """Both sides too long, one side, none; the reference has other channels."""
+    for height, width in ((4, 5), (6, 7), (6, 8)):
+        reference = torch.zeros(2, 9, height, width)
+        yield Case((torch.randn(2, _K, 6, 8), reference), f"for 6x8 and a reference of {height}x{width}")
+
+
+crop_like = Exercise("crop_like", fcn.crop_like, cases=_sizes, wrong=_WRONG_CROPS)
+
+# -------------------------------------------------------- FCN32s, FCN16s, FCN8s
+
 _STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
 """Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
 _ERRORS = {
@@ -285,7 +552,10 @@ def _inspect_fcn(check: Check, answer: Callable, factors: Mapping[str, int]) -> 
         )
         _check_score_layers(check, model, list(_STAGES)[: len(factors)], encoder.channels)
         for name, factor in factors.items():
-            _check_upsampling_layer(check, model, name, factor)
+            layer = getattr(model, name, None)
+            missing = f"it has no layer `self.{name}` (transposed convolution that enlarges {factor} times)."
+            check.that(layer is not None, missing)
+            _check_upsampling_layer(check, layer, name, factor)
 
 
 def _check_score_layers(check: Check, model: nn.Module, names: list[str], channels: tuple[int, ...]) -> None:
@@ -308,11 +578,7 @@ def _check_score_layers(check: Check, model: nn.Module, names: list[str], channe
             layer.out_channels == _K,
             f"{name} gives {layer.out_channels} channels, expected num_classes = {_K}{by_hand}.",
         )
-        check.that(
-            (layer.kernel_size, layer.stride, layer.bias is not None) == ((1, 1), (1, 1), True),
-            f"{name} is to be a 1x1 convolution of stride 1 with a bias; found kernel {layer.kernel_size}, stride "
-            f"{layer.stride}, {'a' if layer.bias is not None else 'no'} bias.",
-        )
+        _check_one_by_one(check, layer, name)
 
 
 def _channels_hint(name: str, found: int, channels: tuple[int, ...]) -> str:
@@ -331,12 +597,8 @@ def _channels_hint(name: str, found: int, channels: tuple[int, ...]) -> str:
     return f"{hint}."
 
 
-def _check_upsampling_layer(check: Check, model: nn.Module, name: str, factor: int) -> None:
-    layer: Any = getattr(model, name, None)
+def _check_upsampling_layer(check: Check, layer: Any, name: str, factor: int) -> None:
     side = 2 * factor
-    check.that(
-        layer is not None, f"it has no layer `self.{name}` (transposed convolution that enlarges {factor} times)."
-    )
     check.that(isinstance(layer, nn.ConvTranspose2d), f"{name} is to be an nn.ConvTranspose2d, found {kind_of(layer)}.")
     concatenated = ": are scores concatenated? FCN adds them" if layer.in_channels in (2 * _K, 3 * _K) else ""
     check.that(
@@ -362,6 +624,7 @@ def _check_upsampling_layer(check: Check, model: nn.Module, name: str, factor: i
         f"{name} does not start as bilinear interpolation: under torch.no_grad(), set its weight to zero, then copy "
         "bilinear_kernel(size) into weight[c, c] for each class c."
     )
+    check.that(layer.bias is None or not layer.bias.any(), f"{name} has a bias that does not start at 0: bias=False.")
     start = layer.weight.detach().float()
     hint = next((words for wrong, words in known if torch.allclose(start, wrong, rtol=0, atol=1e-5)), general)
     check.that(torch.allclose(start, weight, rtol=0, atol=1e-5), hint)
@@ -434,23 +697,6 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return f"{hint}."
 
 
-def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
-    return x[..., : like.shape[-2], : like.shape[-1]]
-
-
-def _keep_centre(x: Tensor, like: Tensor) -> Tensor:
-    top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
-    return _keep_top_left(x[..., top:, left:], like)
-
-
-def _keep_bottom_right(x: Tensor, like: Tensor) -> Tensor:
-    return x[..., x.shape[-2] - like.shape[-2] :, x.shape[-1] - like.shape[-1] :]
-
-
-def _resize(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
-
-
 def _forward(
     model: Any,
     images: Tensor,
@@ -493,15 +739,7 @@ def _wrong_networks(reference: type, ups: list[str]) -> list[tuple[type, str]]:
                 "there is a ReLU after the sum: scores are added as they are.",
             ),
         ]
-    where = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
-    for fit, what in (
-        (_keep_centre, "crop around the centre"),
-        (_keep_bottom_right, "crop at the top and at the left"),
-        (_resize, "resize, which shifts the scores"),
-        (partial(_resize, align_corners=True), "resize, which shifts the scores"),
-    ):
-        wrong.append((differing(fit=fit), f"for an odd size you {what}: {where}"))
-    return wrong
+    return wrong + [(differing(fit=fit), f"for an odd size {hint}") for fit, hint in _WRONG_CROPS]
 
 
 def _fcn(title: str, reference: type, **factors: int) -> Exercise:
@@ -521,6 +759,58 @@ def _fcn(title: str, reference: type, **factors: int) -> Exercise:
 fcn32s = _fcn("FCN32s", models.FCN32s, upscore32=32)
 fcn16s = _fcn("FCN16s", models.FCN16s, upscore2=2, upscore16=16)
 fcn8s = _fcn("FCN8s", models.FCN8s, upscore2=2, upscore_pool4=2, upscore8=8)
+
+# --------------------------------------------------------------------- shares
+
+
+def _shares(target: Tensor, stride: int, num_classes: int) -> Tensor:
+    """target (H, W), void 255 -> float (K, cells, cells): a class's share of a cell's valid pixels, 0 without any."""
+    return _pooled()(target, stride, num_classes)
+
+
+def _pooled(ceil: bool = True, void: int = 255, normalised: bool = True) -> Callable:
+    def answer(target: Tensor, stride: int, num_classes: int) -> Tensor:
+        labels = torch.where(target == 255, void, target)
+        truth = (labels == torch.arange(num_classes)[:, None, None]).float()
+        covered = F.avg_pool2d(truth[None], stride, ceil_mode=ceil)[0]
+        return covered / covered.sum(0).clamp(min=1e-6) if normalised else covered
+
+    return answer
+
+
+def _nearest(target: Tensor, stride: int, num_classes: int) -> Tensor:
+    return (target[::stride, ::stride] == torch.arange(num_classes)[:, None, None]).float()
+
+
+def _majority(target: Tensor, stride: int, num_classes: int) -> Tensor:
+    covered = _shares(target, stride, num_classes)
+    return (covered == covered.max(0).values).float() * (covered > 0)
+
+
+def _labels() -> Iterator[Case]:
+    """Sizes that the stride divides and does not, cells with some void and with nothing else."""
+    for (height, width), stride in (((8, 12), 4), ((7, 10), 3)):
+        target = torch.randint(0, 4, (height, width)).to(torch.uint8)
+        target[:5, : stride + 1] = 255
+        yield Case((target, stride, 5), f"for a target of {height}x{width} and stride {stride}", "the shares")
+
+
+shares = Exercise(
+    "shares",
+    _shares,
+    cases=_labels,
+    wrong=[
+        (
+            _pooled(ceil=False),
+            "the cells at the border are cut off: strides round up, avg_pool2d(..., ceil_mode=True).",
+        ),
+        (_pooled(void=0), "void pixels are counted as background: 255 is no class, leave them out."),
+        (_pooled(normalised=False), "void pixels count in the size of a cell: divide by the sum over the classes."),
+        (_nearest, "it looks at one pixel of each cell: average over all of its pixels."),
+        (_majority, "it gives the most frequent class alone: a share for each class is wanted."),
+    ],
+    errors={"255": "void (255) is used as a class: compare with each class, (target == k), and 255 drops out."},
+)
 
 # ------------------------------------------------------------------ dice_loss
 
@@ -769,4 +1059,281 @@ train_step = Exercise(
         "each time.",
     },
     wrong=_WRONG_STEPS,
+)
+
+# ----------------------------------------------------------- parameter_groups
+
+
+def _groups(
+    encoder_rate: Callable[[float, float], float] = lambda lr, factor: lr * factor,
+    rest_rate: Callable[[float, float], float] = lambda lr, factor: lr,
+    is_encoder: Callable[[str], bool] = lambda name: name.startswith("encoder."),
+) -> Callable[..., list[dict]]:
+    """Two groups, with rates from `lr` and `backbone_factor`, divided by the parameters' names."""
+
+    def answer(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
+        named = list(model.named_parameters())
+        return [
+            {"params": [p for name, p in named if is_encoder(name)], "lr": encoder_rate(lr, backbone_factor)},
+            {"params": [p for name, p in named if not is_encoder(name)], "lr": rest_rate(lr, backbone_factor)},
+        ]
+
+    return answer
+
+
+_parameter_groups = _groups()
+"""Groups for an optimizer: the parameters of `model.encoder` at lr * backbone_factor, all others at lr."""
+
+
+class _Net(nn.Module):
+    """An encoder, and other layers and parameters of which two have "encoder" in their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1))
+        )
+        self.head = nn.ModuleDict({"encoder_projection": nn.Conv2d(4, 4, 1), "classifier": nn.Conv2d(4, 2, 1)})
+        self.encoder_scale = nn.Parameter(torch.ones(4))
+        self.offset = nn.Parameter(torch.zeros(4))
+
+
+def _run_groups(check: Check, answer: Callable, case: Case) -> Parts:
+    """The rate of each parameter of a network: every parameter once, left as it is; an optimizer takes the groups."""
+    model = _Net()
+    groups = _listed(check, check.call(answer, model, *case.args, **case.kwargs))
+    _check_membership(check, model, groups)
+    kept = all(parameter.requires_grad for parameter in model.parameters())
+    check.that(kept, "it changes requires_grad: a lower learning rate is no freezing, leave the parameters alone.")
+    check.call(torch.optim.SGD, groups, when="when torch.optim.SGD is given the groups")
+    rates = {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+    return Parts({f"the rate of {name} {case.when}": rates[id(p)] for name, p in model.named_parameters()})
+
+
+def _listed(check: Check, groups: Any) -> list[dict]:
+    """The groups with their parameters in lists: an iterator can be read once, and the optimizer comes later."""
+    expected = 'expected a list of dicts, [{"params": ..., "lr": ...}, ...]'
+    dicts = isinstance(groups, (list, tuple)) and all(isinstance(group, dict) for group in groups)
+    check.that(dicts, f"it returns {kind_of(groups)}: {expected}.")
+    listed = []
+    for number, group in enumerate(groups):
+        for key in ("params", "lr"):
+            check.that(key in group, f'group {number} has no "{key}": {expected}.')
+        parameters = group["params"]
+        several = isinstance(parameters, Iterable) and not isinstance(parameters, (set, frozenset, str, nn.Module))
+        if isinstance(parameters, Tensor):
+            parameters = [parameters]
+        elif several or isinstance(parameters, nn.ParameterList):  # as optimizers do
+            parameters = list(parameters)
+        is_list = isinstance(parameters, list)
+        other = next((p for p in parameters if not isinstance(p, Tensor)), None) if is_list else None
+        found = kind_of(parameters) if other is None else f"a list that holds {kind_of(other)}"
+        hint = "expected a list of parameters: parameters(), not named_parameters(), and no set."
+        check.that(is_list and other is None, f'the "params" of group {number} are {found}; {hint}')
+        rate = group["lr"]
+        check.that(isinstance(rate, float), f'the "lr" of group {number} is {kind_of(rate)}, expected a Python float.')
+        listed.append({**group, "params": parameters})
+    return listed
+
+
+def _check_membership(check: Check, model: _Net, groups: list[dict]) -> None:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    encoder = {name for name in names.values() if name.startswith("encoder.")}
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    own = all(parameter in names for parameter in held)
+    check.that(own, "a group holds something that is no parameter of the model: a copy, or a buffer of batch norm?")
+    counts = Counter(names[parameter] for parameter in held)
+    twice = next((name for name in counts if counts[name] > 1), "")
+    rest = "is model.parameters() taken for the rest? It holds the encoder's, too"
+    check.that(not twice, f"{twice} occurs in the groups more than once: {rest}.")
+    missing = [name for name in names.values() if name not in counts]
+    if encoder <= set(missing):
+        hint = "no parameter of model.encoder is in a group (is a generator read twice? It is empty the second time)."
+    elif missing and all("encoder" in name and name not in encoder for name in missing):
+        hint = f"{missing[0]} is in no group: it has `encoder` in its name, but is no part of model.encoder."
+    else:
+        hint = f"{missing[:1]} is in no group: take all of model.encoder.parameters(), and all that are not among them."
+    check.that(not missing, hint.replace("['", "").replace("']", ""))
+
+
+_IN_LIST = "`in` a list compares values, not objects: compare with `is`, or look for id(parameter) in a set of ids."
+_NAMED = "it has `encoder` in its name, but is no part of model.encoder. Take model.encoder.parameters()."
+
+parameter_groups = Exercise(
+    "parameter_groups",
+    _parameter_groups,
+    cases=lambda: [
+        Case((0.02,), "for lr=0.02, backbone_factor=0.1"),
+        Case((0.5,), "for lr=0.5, backbone_factor=0.3", kwargs={"backbone_factor": 0.3}),
+    ],
+    run=_run_groups,
+    tolerance=1e-9,
+    errors={"must match the size": _IN_LIST, "value of Tensor with more than one value is ambiguous": _IN_LIST},
+    wrong={
+        _groups(lambda lr, factor: lr, lambda lr, factor: lr * factor): "the factor is on the wrong part: the encoder, "
+        "pretrained, learns slower.",
+        _groups(lambda lr, factor: lr): "all parts have the same rate: the encoder's is lr * backbone_factor.",
+        _groups(rest_rate=lambda lr, factor: lr * factor): "all parts have the encoder's rate: only the encoder's is "
+        "multiplied by backbone_factor.",
+        _groups(lambda lr, factor: factor): "the encoder's rate is the factor itself: it is lr * backbone_factor.",
+        _groups(lambda lr, factor: lr / factor): "the encoder's rate is divided by the factor: it is lr * "
+        "backbone_factor.",
+        _groups(lambda lr, factor: lr * 0.1): "backbone_factor is not used, 0.1 is written by hand: lr * "
+        "backbone_factor.",
+        _groups(is_encoder=lambda name: name.startswith("encoder")): _NAMED,
+        _groups(is_encoder=lambda name: "encoder" in name): _NAMED,
+    },
+)
+
+# ---------------------------------------------------- warmup_poly, train_loop
+
+
+def _warmup_poly(step: int, steps: int, warmup: int, power: float = 0.9) -> float:
+    """By what the rates are multiplied in a step (0 to steps - 1): up to 1 in `warmup` steps, then down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return (1 - (step - warmup) / (steps - warmup)) ** power
+
+
+_PLAIN = [(0, 100, 10), (4, 100, 10), (9, 100, 10), (10, 100, 10), (55, 100, 10), (99, 100, 10)]
+_OTHERS = [(0, 7, 0), (6, 7, 0), (20, 50, 5, 2.0), (3, 50, 5, 2.0)]
+
+
+def _either(warm: Callable, fall: Callable) -> Callable:
+    """The answer with one of its two branches written otherwise, as functions of step, steps, warmup and power."""
+    return lambda s, n, w, p=0.9: warm(s, n, w, p) if s < w else fall(s, n, w, p)
+
+
+def _warm(s: int, n: int, w: int, p: float) -> float:
+    return (s + 1) / w
+
+
+def _fall(s: int, n: int, w: int, p: float) -> float:
+    return (1 - (s - w) / (n - w)) ** p
+
+
+warmup_poly = Exercise(
+    "warmup_poly",
+    _warmup_poly,
+    cases=lambda: calls("warmup_poly", *_PLAIN, *_OTHERS),
+    tolerance=1e-6,
+    errors={"division by zero": "without warm-up (warmup=0) there is nothing to divide by: go straight to the fall."},
+    wrong=[
+        (
+            _either(lambda s, n, w, p: s / w, _fall),
+            "the first step has rate 0: steps count from 0, (step + 1) / warmup.",
+        ),
+        (
+            _either(_warm, lambda s, n, w, p: (1 - s / n) ** p),
+            "the fall counts from step 0, so the rate jumps after the warm-up: (step - warmup) / (steps - warmup).",
+        ),
+        (
+            _either(_warm, lambda s, n, w, p: (1 - (s - w) / n) ** p),
+            "the fall is divided by all steps: steps - warmup are left for it.",
+        ),
+        (lambda s, n, w, p=0.9: (1 - s / n) ** p, "the warm-up is left out: step < warmup rises, (step + 1) / warmup."),
+        (_either(_warm, lambda s, n, w, p: 1 - (s - w) / (n - w)), "the power is left out: (1 - progress) ** power."),
+        (_either(_warm, lambda s, n, w, p: _fall(s, n, w, 0.9)), "0.9 is written by hand: use `power`."),
+        (
+            _either(_warm, lambda s, n, w, p: ((s - w) / (n - w)) ** p),
+            "it rises after the warm-up: 1 - progress falls.",
+        ),
+        (
+            _either(_warm, lambda s, n, w, p: 1 - ((s - w) / (n - w)) ** p),
+            "the exponent belongs on the whole bracket: (1 - progress) ** power.",
+        ),
+        (
+            lambda s, n, w, p=0.9: _warm(s, n, w, p) if s <= w and w else _fall(s, n, w, p),
+            "the warm-up is one step too long: step < warmup, not <=.",
+        ),
+    ],
+)
+
+
+def _loop(
+    factor: Callable[..., float] = _warmup_poly,
+    groups: Callable[..., list[dict]] = _parameter_groups,
+    compound: bool = False,
+    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    step_first: bool = False,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(model: nn.Module, batches: Iterable, recipe: Recipe) -> list[float]:
+        rates = groups(model, recipe.lr, recipe.backbone_factor)
+        optimizer = optimizer_class(rates, weight_decay=recipe.weight_decay)
+        full = [group["lr"] for group in optimizer.param_groups]
+        losses = []
+        for step, (images, targets) in enumerate(batches):
+            if step_first:
+                losses.append(_train_step(model, images, targets, optimizer))
+            for group, lr in zip(optimizer.param_groups, full, strict=True):
+                before = group["lr"] if compound else lr
+                group["lr"] = before * factor(step, recipe.steps, recipe.warmup_steps)
+            if not step_first:
+                losses.append(_train_step(model, images, targets, optimizer))
+        return losses
+
+    return answer
+
+
+def _train_loop(model: nn.Module, batches: Iterable, recipe: Recipe) -> list[float]:
+    """AdamW with the recipe's rates, a step for each of `batches` (images, targets) -> the losses."""
+    return _loop()(model, batches, recipe)
+
+
+def _six_batches() -> Iterator[Case]:
+    model = nn.Sequential()
+    model.add_module("encoder", nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU()))
+    model.add_module("head", nn.Conv2d(6, 4, 1))
+    batches = [(torch.randn(2, 3, 8, 9), torch.randint(0, 4, (2, 6, 7))) for _ in range(6)]
+    recipe = Recipe(steps=8, lr=0.05, backbone_factor=0.3, warmup_steps=3, weight_decay=0.5)
+    yield Case((model, batches, recipe))
+
+
+def _run_loop(check: Check, answer: Callable, case: Case) -> Parts:
+    """The loss of each step, and the weights afterwards."""
+    model, batches, recipe = copy.deepcopy(case.args[0]), *case.args[1:]
+    losses = check.call(answer, model, batches, recipe)
+    check.that(isinstance(losses, list), f"it returns {kind_of(losses)}, expected the list of the losses.")
+    check.that(len(losses) == len(batches), f"it returns {len(losses)} losses for {len(batches)} batches: one a step.")
+    found = {f"the loss of step {step}": loss for step, loss in enumerate(losses)}
+    weights = {f"after the last step {name}": weight.detach() for name, weight in model.named_parameters()}
+    return Parts(found | weights)
+
+
+def _all_alike(model: nn.Module, lr: float, backbone_factor: float) -> list[dict]:
+    return [{"params": list(model.parameters()), "lr": lr}]
+
+
+train_loop = Exercise(
+    "train_loop",
+    _train_loop,
+    cases=_six_batches,
+    run=_run_loop,
+    tolerance=1e-4,
+    wrong=[
+        (_loop(factor=lambda *numbers: 1.0), 'the rates do not follow the schedule: set group["lr"] before each step.'),
+        (
+            _loop(compound=True),
+            "the factor is applied to a rate that was multiplied before: keep the full rates, and multiply those.",
+        ),
+        (
+            _loop(step_first=True),
+            "the rates are set after the step: each step needs its own before, the first one too.",
+        ),
+        (
+            _loop(groups=_all_alike),
+            "encoder and head have the same rate: parameter_groups(model, recipe.lr, recipe.backbone_factor).",
+        ),
+        (
+            _loop(factor=lambda s, n, w: _warmup_poly(s, n, 0)),
+            "the warm-up is left out: warmup_poly(step, recipe.steps, recipe.warmup_steps).",
+        ),
+        (
+            _loop(factor=lambda s, n, w: _warmup_poly(s, 6, w)),
+            "the schedule ends with the batches: it is recipe.steps long.",
+        ),
+        (_loop(optimizer_class=torch.optim.SGD), "this is SGD: take AdamW."),
+    ],
 )
