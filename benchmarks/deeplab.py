@@ -35,7 +35,7 @@ from labhelpers import config
 from labhelpers.course import plans
 from labhelpers.data import Splits, to_input, training_loader
 from labhelpers.evaluation import count_parameters, evaluate
-from labhelpers.models import ASPP, build, build_encoder
+from labhelpers.models import ASPP, CutEncoder, build, build_encoder
 from labhelpers.models.deeplab import DeepLabV3Plus, initialize
 from labhelpers.training import Recipe, build_loss, build_optimizer, train_or_load
 
@@ -71,25 +71,10 @@ def without_pooling(model: nn.Module) -> nn.Module:
     return model
 
 
-class ShallowEncoder(nn.Module):
-    """The first two stages of an encoder: features of strides 4 and 8."""
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
-        self.layer1, self.layer2 = encoder.layer1, encoder.layer2
-        self.channels = encoder.channels[:2]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) float -> features of stride 4 and of stride 8."""
-        low_level = self.layer1(self.stem(images))
-        return [low_level, self.layer2(low_level)]
-
-
 def shallow(num_classes: int, rates: tuple[int, ...]) -> nn.Module:
     """V3+ on the encoder of the profile `smoke`, cut after its second stage."""
     profile = config.profile()
-    encoder = ShallowEncoder(build_encoder(**profile.model_options))
+    encoder = CutEncoder(build_encoder(**profile.model_options))
     return DeepLabV3Plus(encoder, num_classes, rates, profile.deeplab.channels)
 
 

@@ -64,7 +64,8 @@ class DeepLabConfig:
     crop: int = 96  # pixels, square
     steps: int | None = None  # None: as many as the networks of lab 02
     recipe: RecipeConfig | None = None  # None: that of lab 02
-    context_steps: int = 80  # of each run of the test of ASPP behind an encoder that sees little, on drawn scenes
+    loss_steps: int = 60  # of each run of the comparison of losses
+    context_steps: int = 70  # of each run of the test of ASPP behind an encoder that sees little, on drawn scenes
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class Profile:
     encoder: str = ""  # where it is not the one that the notebooks speak of: which it is and why, for the first lines
     steps: int = 120  # optimizer steps of one training run ...
     epochs: int | None = None  # ... unless this many passes over the training set are asked for
-    watched: int = 48  # validation images scored while a network of lab 02 trains; reported is the whole set
+    watched: int = 48  # validation images scored while a network of lab 02 or 03 trains; reported is the whole set
     recipe: RecipeConfig = RecipeConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     deeplab: DeepLabConfig = DeepLabConfig()
@@ -201,19 +202,19 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 1, "02": 2.5, "03": 2.6, "04": 1.7, "05": 3.1, "06": 1.9, "07": 1},
+    minutes={"01": 1, "02": 2.5, "03": 2.5, "04": 1.7, "05": 3.1, "06": 1.9, "07": 1},
 )
 _TINY = replace(
     _SMOKE,
     name="tiny",
     purpose="a handful of steps: every cell runs, nothing is learned, no number is a result",
-    minutes={"01": 0.5, "02": 0.6, "03": 0.4, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5},
+    minutes={"01": 0.5, "02": 0.6, "03": 0.5, "04": 0.5, "05": 0.7, "06": 0.6, "07": 0.5},
     scenes=(100, 12),
     width=8,
     pretrained=False,  # of this width there are no weights
     steps=2,
     recipe=RecipeConfig(batch_size=2, warmup_steps=0),
-    deeplab=DeepLabConfig(channels=16, context_steps=2),
+    deeplab=DeepLabConfig(channels=16, loss_steps=2, context_steps=2),
     unet=UNetConfig(base_channels=2, steps=5, warmup_steps=0),
     backbones=BackbonesConfig(
         jigsaw_counts=(4, 2, 2),
@@ -250,7 +251,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 2, "02": 54, "03": 56, "04": 16, "05": 76, "06": 45, "07": 25},
+    minutes={"01": 2, "02": 54, "03": 55, "04": 16, "05": 76, "06": 45, "07": 25},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -261,7 +262,7 @@ _LAB = Profile(
     watched=200,
     recipe=_COURSE_RECIPE,
     augmentation=_COURSE_AUGMENTATION,
-    deeplab=DeepLabConfig(rates=(3, 6, 9), channels=256, crop=256),
+    deeplab=DeepLabConfig(rates=(3, 6, 9), channels=256, crop=256, loss_steps=500),
     unet=UNetConfig(  # the course's network; crops of a quarter of a picture, so that a run takes minutes on a T4
         jigsaw_size=256,
         base_channels=64,
@@ -317,10 +318,12 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 2, "02": 220, "03": 231, "04": 82, "05": 640, "06": 120, "07": 40},
+    minutes={"01": 2, "02": 220, "03": 214, "04": 82, "05": 640, "06": 120, "07": 40},
     scene_size=513,
     epochs=50,
-    deeplab=DeepLabConfig(rates=(6, 12, 18), channels=256, crop=513, steps=5000, recipe=_PUBLISHED_RECIPE),
+    deeplab=DeepLabConfig(
+        rates=(6, 12, 18), channels=256, crop=513, steps=5000, recipe=_PUBLISHED_RECIPE, loss_steps=1000
+    ),
     unet=replace(_LAB.unet, jigsaw_size=512, steps=3000, batch_size=2),
     backbones=replace(
         _LAB.backbones,

@@ -615,7 +615,7 @@ def test_aspp_rejects(answer, hints):
     assert_hint("aspp", answer, *hints)
 
 
-# ----------------------------------------------------------- deeplab_head_plus
+# -------------------------------------------- deeplab_head, deeplab_head_plus
 
 
 def head_block(in_channels, out_channels, kernel=1):
@@ -895,147 +895,30 @@ def test_head_rejects(answer, hints):
     assert_hint("deeplab_head_plus", answer, *hints)
 
 
-# ------------------------ parameter_groups, poly_lr, exponential_cross_entropy
+# ------------------------------------------------------------ step_lr, poly_lr
 
 
-def by_identity(model, lr, backbone_factor=0.1):
-    encoder = set(map(id, model.encoder.parameters()))
-    return [
-        {"params": (p for p in model.parameters() if id(p) in encoder), "lr": lr * backbone_factor},
-        {"params": (p for p in model.parameters() if id(p) not in encoder), "lr": lr},
-    ]
+def step_by_loop(step, every, lr, gamma=0.1):
+    for _ in range(step // every):
+        lr *= gamma
+    return lr
 
 
-def by_prefix(model, lr, backbone_factor=0.1):
-    """One group for each parameter."""
-    return [
-        {"params": parameter, "lr": lr * (backbone_factor if name.startswith("encoder.") else 1.0)}
-        for name, parameter in model.named_parameters()
-    ]
-
-
-def by_children(model, lr, backbone_factor=0.1):
-    """Head before encoder, with weight decay of its own."""
-    own = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    return (
-        {"params": own, "lr": lr, "weight_decay": 1e-4},
-        {"params": model.encoder.parameters(), "lr": backbone_factor * lr},
-    )
-
-
-def by_object(model, lr, backbone_factor=0.1):
-    """Named groups, objects compared with `is`, a view of a dict and a ParameterList."""
-    encoder = dict(model.encoder.named_parameters())
-    rest = [p for p in model.parameters() if not any(p is own for own in encoder.values())]
-    return [
-        {"params": encoder.values(), "lr": lr * backbone_factor, "name": "backbone"},
-        {"params": torch.nn.ParameterList(rest), "lr": lr, "name": "head"},
-    ]
-
-
-def by_set(model, lr, backbone_factor=0.1):
-    encoder = set(model.encoder.parameters())
-    rest = filter(lambda p: p not in encoder, model.parameters())
-    return [{"params": rest, "lr": lr}, {"params": [*encoder], "lr": lr * backbone_factor}]
-
-
-@pytest.mark.parametrize("answer", [by_identity, by_prefix, by_children, by_object, by_set])
-def test_groups_accept(answer):
-    assert_passes("parameter_groups", answer)
-
-
-def lists(model, is_encoder=lambda name: name.startswith("encoder.")):
-    named = list(model.named_parameters())
-    return [p for name, p in named if is_encoder(name)], [p for name, p in named if not is_encoder(name)]
-
-
-def groups(encoder_rate=lambda lr, factor: lr * factor, rest_rate=lambda lr, factor: lr, split=lists):
-    def answer(model, lr, backbone_factor=0.1):
-        encoder, rest = split(model)
-        return [
-            {"params": encoder, "lr": encoder_rate(lr, backbone_factor)},
-            {"params": rest, "lr": rest_rate(lr, backbone_factor)},
-        ]
-
-    return answer
-
-
-def generator_read_twice(model, lr, backbone_factor=0.1):
-    encoder = model.encoder.parameters()
-    known = {id(p) for p in encoder}
-    rest = [p for p in model.parameters() if id(p) not in known]
-    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest, "lr": lr}]
-
-
-def by_value(model):
-    """Equal numbers for the same object."""
-    encoder = list(model.encoder.parameters())
-    return encoder, [p for p in model.parameters() if not any(torch.equal(p, own) for own in encoder)]
-
-
-def in_a_list(model):
-    encoder = list(model.encoder.parameters())
-    return encoder, [p for p in model.parameters() if p not in encoder]
-
-
-def freezes(model, lr, backbone_factor=0.1):
-    model.encoder.requires_grad_(False)
-    return by_identity(model, lr, backbone_factor)
-
-
-def without_rate(model, lr, backbone_factor=0.1):
-    encoder, rest = lists(model)
-    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest}]
+@pytest.mark.parametrize("answer", [step_by_loop, lambda s, n, lr, gamma=0.1: lr * math.pow(gamma, math.floor(s / n))])
+def test_step_accepts(answer):
+    assert_passes("step_lr", answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (groups(split=lambda m: (m.encoder.parameters(), m.parameters())), "is model.parameters() taken for the rest?"),
-        (groups(split=lambda m: ([], lists(m)[1])), "no parameter of model.encoder is in a group"),
-        (generator_read_twice, "is a generator read twice?"),
-        (
-            groups(split=lambda m: (m.encoder.parameters(), m.head.parameters())),
-            "encoder_scale is in no group: take all",
-        ),
-        (groups(split=lambda m: (lists(m)[0], lists(m)[1][1:])), "encoder_scale is in no group: it has"),
-        (groups(split=by_value), "encoder_scale is in no group: take all"),
-        (groups(split=in_a_list), "`in` a list compares values"),
-        (groups(split=lambda m: (lists(m)[0], lists(m)[1][:-1])), "head.classifier.bias is in no group: take all"),
-        (groups(split=lambda m: (lists(m)[0][:1], lists(m)[1])), "encoder.1.weight is in no group: take all"),
-        (groups(split=lambda m: lists(m, lambda name: "encoder" in name)), "but is no part of model.encoder"),
-        (
-            groups(split=lambda m: lists(m, lambda name: name.startswith("encoder"))),
-            "the rate of encoder_scale",
-        ),
-        (
-            groups(split=lambda m: (lists(m)[0], lists(m, lambda name: "encoder" in name)[1])),
-            "is in no group: it has `encoder` in its name",
-        ),
-        (groups(lambda lr, factor: lr, lambda lr, factor: lr * factor), "the factor is on the wrong part"),
-        (groups(lambda lr, factor: lr), "all parts have the same rate"),
-        (groups(rest_rate=lambda lr, factor: lr * factor), "only the encoder's is multiplied"),
-        (groups(lambda lr, factor: torch.tensor(lr * factor)), '"lr" of group 0 is a torch tensor'),
-        (without_rate, 'group 1 has no "lr"'),
-        (lambda model, lr, backbone_factor=0.1: [{"lr": lr}], 'group 0 has no "params"'),
-        (lambda model, lr, backbone_factor=0.1: torch.optim.SGD(model.parameters(), lr=lr), "a list of dicts"),
-        (lambda model, lr, backbone_factor=0.1: {"params": model.parameters(), "lr": lr}, "a list of dicts"),
-        (groups(split=lambda m: (m.encoder.named_parameters(), lists(m)[1])), "not named_parameters()"),
-        (groups(split=lambda m: (set(m.encoder.parameters()), lists(m)[1])), "no set"),
-        (
-            groups(split=lambda m: ([name for name, _ in m.named_parameters()], [])),
-            "a list that holds a value of type str",
-        ),
-        (groups(split=lambda m: (m.encoder, m.head)), "are a value of type Sequential"),
-        (groups(split=lambda m: (list(m.encoder.state_dict().values()), lists(m)[1])), "a copy, or a buffer"),
-        (freezes, "it changes requires_grad"),
+        (lambda s, n, lr, gamma=0.1: lr * gamma ** ((s - 1) // n), "step_lr(0, 10, 0.02) is 0.2, expected 0.02"),
+        (lambda s, n, lr, gamma=0.1: lr * gamma ** round(s / n), "step_lr(9, 10, 0.02)"),
+        (lambda s, n, lr, gamma=0.1: lr if s < n else lr * gamma, "it falls once"),
     ],
 )
-def test_groups_reject(answer, hint):
-    assert_hint("parameter_groups", answer, hint)
-
-
-# -------------------------------------------------------------------- poly_lr
+def test_step_rejects(answer, hint):
+    assert_hint("step_lr", answer, hint)
 
 
 def poly(step, steps, lr, power=0.9):
@@ -1077,16 +960,16 @@ def test_poly_rejects(answer, hint):
     assert_hint("poly_lr", answer, hint)
 
 
-# -------------------------------------------------- exponential_cross_entropy
+# ---------------------------------------------------------------- focal_loss
 
 
-def exponential(
+def focal(
     logits,
     target,
-    beta=1.0,
+    gamma=2.0,
     ignore_index=255,
     *,
-    weight=lambda p, beta: torch.exp(beta * (1 - p)),
+    weight=lambda p, gamma: (1 - p) ** gamma,
     p=lambda logits, labels: logits.softmax(1).gather(1, labels[:, None])[:, 0],
     nll=lambda p, ce: ce,
     mean=lambda losses, valid: losses[valid].sum() / valid.sum().clamp_min(1),
@@ -1095,69 +978,58 @@ def exponential(
     labels = target.where(valid, torch.tensor(0))
     p_t = p(logits, labels)
     ce = F.cross_entropy(logits, labels, reduction="none")
-    return mean(weight(p_t, beta) * nll(p_t, ce), valid)
+    return mean(weight(p_t, gamma) * nll(p_t, ce), valid)
 
 
-def exponential_by_cross_entropy(logits, target, beta=1.0, ignore_index=255):
+def focal_by_cross_entropy(logits, target, gamma=2.0, ignore_index=255):
     ce = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    return ((1 - (-ce).exp()) * beta).exp().mul(ce).sum() / max(1, int((target != ignore_index).sum()))
+    return (1 - (-ce).exp()).pow(gamma).mul(ce).sum() / max(1, int((target != ignore_index).sum()))
 
 
-def exponential_of_pixels(logits, target, beta=1.0, ignore_index=255):
+def focal_of_pixels(logits, target, gamma=2.0, ignore_index=255):
     valid = target != ignore_index
     log_p = logits.movedim(1, -1)[valid].log_softmax(-1)[torch.arange(int(valid.sum())), target[valid]]
     if not valid.any():
         return (logits * 0).sum()
-    return -(log_p * torch.exp(beta - beta * log_p.exp())).mean()
+    return -(log_p * (1 - log_p.exp()) ** gamma).mean()
 
 
-def exponential_of_one_hot(logits, target, beta=1.0, ignore_index=255):
+def focal_of_one_hot(logits, target, gamma=2.0, ignore_index=255):
     """The true class by a mask; void becomes a row of zeros; in float64."""
     log_p = logits.double() - logits.double().logsumexp(1, keepdim=True)
     classes = torch.arange(logits.shape[1])[None, :, None, None]
     valid = (target != ignore_index)[:, None]
     hit = (target[:, None] == classes) & valid
-    losses = torch.where(hit, -log_p * math.e ** (beta * (1 - log_p.exp())), 0.0)
+    losses = torch.where(hit, -log_p * (1 - log_p.exp()) ** gamma, 0.0)
     return losses.sum() / valid.sum().clamp_min(1)
 
 
-def exponential_by_image(logits, target, beta=1.0, ignore_index=255):
-    total, valid = 0 * logits.mean(), 0
-    for scores, labels in zip(logits, target, strict=True):
-        nll = F.nll_loss(scores.log_softmax(0)[None], labels[None], ignore_index=ignore_index, reduction="none")
-        total = total + torch.masked_select(nll * torch.exp(beta * (1 - torch.exp(-nll))), nll > 0).sum()
-        valid += int((labels != ignore_index).sum())
-    return total / max(valid, 1)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [exponential, exponential_by_cross_entropy, exponential_of_pixels, exponential_of_one_hot, exponential_by_image],
-)
-def test_exponential_accepts(answer):
-    assert_passes("exponential_cross_entropy", answer)
+@pytest.mark.parametrize("answer", [focal, focal_by_cross_entropy, focal_of_pixels, focal_of_one_hot])
+def test_focal_accepts(answer):
+    assert_passes("focal_loss", answer)
 
 
 def changed(**parts):
-    return lambda *given, **named: exponential(*given, **named, **parts)
+    return lambda *given, **named: focal(*given, **named, **parts)
 
 
 def picked(activation):
     return lambda logits, labels: activation(logits).gather(1, labels[:, None])[:, 0]
 
 
-def multiplied_in_place(logits, target, beta=1.0, ignore_index=255):
-    """The right number, but what exp gave has changed before its gradient is asked for."""
+def multiplied_in_place(logits, target, gamma=2.0, ignore_index=255):
+    """The right number, but p has changed before its gradient is asked for."""
     nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    losses = torch.exp(beta * (1 - torch.exp(-nll)))
-    losses *= nll
+    p = torch.exp(-nll)
+    losses = (1 - p) ** gamma * nll
+    p *= 2
     return losses.sum() / (target != ignore_index).sum().clamp_min(1)
 
 
-def zero_constant(logits, target, beta=1.0, ignore_index=255):
+def zero_constant(logits, target, gamma=2.0, ignore_index=255):
     if (target == ignore_index).all():
         return torch.tensor(0.0)
-    return exponential(logits, target, beta, ignore_index)
+    return focal(logits, target, gamma, ignore_index)
 
 
 @pytest.mark.parametrize(
@@ -1168,21 +1040,332 @@ def zero_constant(logits, target, beta=1.0, ignore_index=255):
         (changed(mean=lambda losses, valid: losses[valid].mean()), "a batch of void alone gives nan, expected 0"),
         (zero_constant, "void alone gives a loss without a gradient"),
         (
-            lambda logits, target, beta=1.0, ignore_index=255: logits.softmax(1).gather(1, target[:, None]).mean(),
+            lambda logits, target, gamma=2.0, ignore_index=255: logits.softmax(1).gather(1, target[:, None]).mean(),
             "void (255) is used as a class index",
         ),
         # the weight
-        (changed(weight=lambda p, beta: torch.exp(beta * p)), "exp(beta * p_t) favours easy"),
-        (changed(weight=lambda p, beta: torch.exp(beta * (1 + p.log()))), "the weight has -log p_t for p_t"),
+        (changed(weight=lambda p, gamma: p**gamma), "p_t ** gamma favours easy"),
+        (changed(weight=lambda p, gamma: 0.25 * (1 - p) ** gamma), "the paper's alpha"),
         # p_t
         (changed(p=picked(torch.sigmoid)), "p_t comes from a sigmoid"),
         # gradients
         (multiplied_in_place, "an operation in place"),
-        (lambda logits, target, **named: exponential(logits.sub_(1.0), target, **named), "changes the logits in place"),
-        (changed(weight=lambda p, beta: torch.from_numpy(np.exp(p))), "NumPy knows no gradients"),
-        (lambda *given, **named: exponential(*given, **named).item(), "expected a torch tensor"),
-        (lambda *given, **named: exponential(*given, **named).view(1), "has shape (1,), expected ()"),
+        (lambda logits, target, **named: focal(logits.sub_(1.0), target, **named), "changes the logits in place"),
+        (changed(weight=lambda p, gamma: torch.from_numpy(np.exp(p))), "NumPy knows no gradients"),
+        (lambda *given, **named: focal(*given, **named).item(), "expected a torch tensor"),
+        (lambda *given, **named: focal(*given, **named).view(1), "has shape (1,), expected ()"),
     ],
 )
-def test_exponential_rejects(answer, hint):
-    assert_hint("exponential_cross_entropy", answer, hint)
+def test_focal_rejects(answer, hint):
+    assert_hint("focal_loss", answer, hint)
+
+
+# ----------------------------------------------- looked_at, dilate, cut_encoder
+
+
+def look_by_backward(network, images):
+    x = images.clone().requires_grad_()
+    logits = network(x)
+    logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2].max(1).values.sum().backward()
+    network.zero_grad()
+    return x.grad.abs().sum(0).sum(0)
+
+
+def look_one_by_one(network, images):
+    total = 0
+    for image in images:
+        x = image[None].clone().requires_grad_()
+        scores = network(x)[0, :, x.shape[2] // 2, x.shape[3] // 2]
+        total = total + torch.autograd.grad(scores[scores.argmax()], x)[0][0].abs().sum(0)
+    return total
+
+
+@pytest.mark.parametrize("answer", [look_by_backward, look_one_by_one])
+def test_look_accepts(answer):
+    assert_passes("looked_at", answer)
+
+
+def keeps_gradients(network, images):
+    x = images.clone().requires_grad_()
+    network(x)[..., x.shape[2] // 2, x.shape[3] // 2].amax(1).sum().backward()
+    return x.grad.abs().sum((0, 1))
+
+
+def without_a_gradient(network, images):
+    return torch.autograd.grad(network(images)[..., 4, 4].amax(1).sum(), images)[0].abs().sum((0, 1))
+
+
+def of_many(network, images):
+    x = images.clone().requires_grad_()
+    return torch.autograd.grad(network(x)[..., 4, 4].amax(1), x)[0].abs().sum((0, 1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (keeps_gradients, "leaves gradients in the network's weights"),
+        (without_a_gradient, "requires_grad_()"),
+        (of_many, "add up the scores of all images"),
+        (lambda network, images: look_by_backward(network, images)[None, None], "expected (H, W)"),
+        (lambda network, images: look_by_backward(network, images).T, "axes in another order"),
+    ],
+)
+def test_look_rejects(answer, hint):
+    assert_hint("looked_at", answer, hint)
+
+
+def dilate_by_name(stage):
+    """Of torchvision's blocks the convolution with the stride has a name."""
+    for number, block in enumerate(stage):
+        strided = block.conv2 if hasattr(block, "conv3") else block.conv1
+        for conv in (block.conv1, block.conv2):
+            if conv.kernel_size == (3, 3) and (number > 0 or conv is not strided):
+                conv.dilation = conv.padding = (2, 2)
+        strided.stride = (1, 1)
+        if block.downsample is not None:
+            block.downsample[0].stride = (1, 1)
+    return stage
+
+
+def test_dilate_accepts():
+    assert_passes("dilate", dilate_by_name)
+
+
+def shortcut_keeps_its_stride(stage):
+    shortcut = stage[0].downsample[0]
+    dilate_by_name(stage)
+    shortcut.stride = (2, 2)
+    return stage
+
+
+def unpadded_stage(stage):
+    for conv in (m for m in dilate_by_name(stage).modules() if isinstance(m, nn.Conv2d)):
+        conv.padding = (conv.kernel_size[0] // 2,) * 2
+    return stage
+
+
+def new_weights(stage):
+    nn.init.zeros_(dilate_by_name(stage)[1].conv2.weight)
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (shortcut_keeps_its_stride, "maps of different sizes"),
+        (unpadded_stage, "padding must equal the rate"),
+        (new_weights, "the weights are others afterwards"),
+        (lambda stage: stage, "still halves the map"),
+        (lambda stage: nn.Sequential(*dilate_by_name(stage)), "change the stage that is given"),
+        (lambda stage: None, "not written yet"),
+    ],
+)
+def test_dilate_rejects(answer, hint):
+    assert_hint("dilate", answer, hint)
+
+
+class Cut(nn.Module):
+    """The parts of the stem one by one."""
+
+    parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
+
+    def __init__(self, encoder):
+        super().__init__()
+        for name in self.parts:
+            setattr(self, name, getattr(encoder, name))
+        self.channels = list(encoder.channels[:2])
+
+    def forward(self, images):
+        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        return x, self.layer2(x)
+
+
+class KeepsAll(Cut):
+    parts = (*Cut.parts, "layer3")
+
+
+class Borrows(nn.Module):
+    """Hides the encoder in a list, so that its weights are nobody's."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.hidden, self.channels = [encoder], encoder.channels[:2]
+
+    def forward(self, images):
+        return self.hidden[0](images)[:2]
+
+
+def cut(base=Cut, **methods):
+    return type("CutEncoder", (base,), methods)
+
+
+def test_cut_accepts():
+    assert_passes("cut_encoder", Cut)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (KeepsAll, "it still holds the third or fourth stage"),
+        (Borrows, "weights of the front part are missing"),
+        (cut(channels=property(lambda self: (4, 8, 16), lambda self, value: None)), "expected (4, 8)"),
+        (cut(forward=lambda self, images: Cut.forward(self, images)[1]), "return the list [stride 4, stride 8]"),
+    ],
+)
+def test_cut_rejects(answer, hint):
+    assert_hint("cut_encoder", answer, hint)
+
+
+# --------------------------------------------------- deeplab_head, deeplab_v3plus
+
+
+class V3Head(nn.Module):
+    """Layers in other containers, ReLU in forward."""
+
+    def __init__(self, in_channels, num_classes, rates, channels):
+        super().__init__()
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.refine = nn.Sequential(nn.Conv2d(channels, channels, 3, padding="same"), nn.BatchNorm2d(channels))
+        self.aspp = models.ASPP(in_channels, channels, rates)
+
+    def forward(self, features):
+        return self.finish(self.classifier(self.refine(self.aspp(features)).relu()))
+
+    def finish(self, logits):
+        return logits
+
+
+def v3_head(**methods):
+    return type("DeepLabHead", (V3Head,), methods)
+
+
+def test_v3_head_accepts():
+    assert_passes("deeplab_head", V3Head)
+
+
+class RefinesTwice(V3Head):
+    def __init__(self, in_channels, num_classes, rates, channels):
+        super().__init__(in_channels, num_classes, rates, channels)
+        self.refine = nn.Sequential(head_block(channels, channels, 3), head_block(channels, channels, 3))
+
+
+class WideKernel(V3Head):
+    def __init__(self, in_channels, num_classes, rates, channels):
+        super().__init__(in_channels, num_classes, rates, channels)
+        self.refine = head_block(channels, channels, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (v3_head(forward=lambda self, x: self.classifier(self.aspp(x))), "refine gets no gradient"),
+        (v3_head(finish=lambda self, x: F.interpolate(x, scale_factor=16)), "the network enlarges them"),
+        (v3_head(finish=lambda self, x: x.argmax(1)), "leave the argmax out"),
+        (RefinesTwice, "refine holds 2 convolutions"),
+        (WideKernel, "refine is to be a 3x3 convolution"),
+    ],
+)
+def test_v3_head_rejects(answer, hint):
+    assert_hint("deeplab_head", answer, hint)
+
+
+class Network(nn.Module):
+    def __init__(self, encoder, num_classes, rates, channels):
+        super().__init__()
+        self.encoder = encoder
+        self.head = Head(encoder.channels[-1], encoder.channels[0], num_classes, rates, channels)
+
+    def forward(self, images):
+        features = self.encoder(images)
+        return nn.Upsample(images.shape[2:], mode="bilinear")(self.head(features[0], features[-1]))
+
+
+def network(**methods):
+    return type("DeepLabV3Plus", (Network,), methods)
+
+
+def test_network_accepts():
+    assert_passes("deeplab_v3plus", Network)
+
+
+def four_features(self, images):
+    features = self.encoder(images)
+    return F.interpolate(self.head(features[0], features[3]), images.shape[2:], mode="bilinear")
+
+
+class Copies(Network):
+    def __init__(self, encoder, *rest):
+        super().__init__(encoder, *rest)
+        self.encoder = nn.Sequential(encoder)
+
+
+class NoHead(Network):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.decoder = self.head
+        del self.head
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (network(forward=lambda self, x: self.head(self.encoder(x)[0], self.encoder(x)[3])), "images.shape[-2:]"),
+        (network(forward=lambda self, x: self.head(self.encoder(x)[0], self.encoder(x)[2])), "other features than the"),
+        (
+            network(forward=lambda self, x: self.head(self.encoder(x)[1], self.encoder(x)[3])),
+            "other low-level features",
+        ),
+        (network(forward=lambda self, x: Network.forward(self, x).softmax(1)), "a softmax inside forward"),
+        (network(forward=four_features), "may have fewer than four features"),
+        (Copies, "self.encoder = encoder"),
+        (NoHead, "it has no `self.head`"),
+    ],
+)
+def test_network_rejects(answer, hint):
+    assert_hint("deeplab_v3plus", answer, hint)
+
+
+# ------------------------------------------------------------------ own_loss
+
+
+def soft_iou(logits, target):
+    valid = (target != 255)[:, None]
+    truth = F.one_hot(torch.where(valid[:, 0], target, 0), logits.shape[1]).movedim(3, 1) * valid
+    p = logits.softmax(1) * valid
+    both, predicted, true = (x.sum((0, 2, 3)) for x in (p * truth, p, truth))
+    iou = (both + 1) / (predicted + true - both + 1)
+    return F.cross_entropy(logits, target, ignore_index=255) + 1 - iou[true > 0].mean()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        soft_iou,
+        lambda logits, target: F.cross_entropy(logits, target, torch.linspace(0.1, 3, 21), ignore_index=255),
+        lambda logits, target: F.cross_entropy(logits, target, ignore_index=255, label_smoothing=0.1),
+    ],
+)
+def test_own_loss_accepts(answer):
+    assert_passes("own_loss", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda logits, target: F.cross_entropy(logits, target.clamp_max(20)), "void pixels (255) count"),
+        (lambda logits, target: F.cross_entropy(logits, target), "void (255)"),
+        (lambda logits, target: -soft_iou(logits, target), "is the sign wrong?"),
+        (
+            lambda logits, target: F.nll_loss(logits.softmax(1).log(), target, ignore_index=255),
+            "for logits of -300 on the true class it is inf",
+        ),
+        (
+            lambda logits, target: F.cross_entropy(logits.argmax(1)[:, None].float(), target * 0),
+            "no gradient comes back",
+        ),
+        (lambda logits, target: F.cross_entropy(logits, target, ignore_index=255, reduction="none"), "shape"),
+        (lambda logits, target: soft_iou(logits, target).item(), "a Python float"),
+    ],
+)
+def test_own_loss_rejects(answer, hint):
+    assert_hint("own_loss", answer, hint)

@@ -84,29 +84,31 @@ class FCN(Plan):
         return val_set if len(val_set) <= profile.watched else data.subset(val_set, profile.watched)
 
 
-class DeepLab(Plan):
+class DeepLab(FCN):
     """Lab 03."""
 
     lab = "03"
 
     def open(self, profile: Profile, objects: bool = False) -> Splits:
-        """Scored after every epoch or more often, so on so few images that scoring takes less time than training."""
-        train_set, _, val_set = super().open(profile, objects)
-        if len(train_set) < 2:
+        splits = super().open(profile, objects)
+        if len(splits.train) < 2:
             raise ValueError(
-                f"{train_set.name}/{train_set.split} has one image, but DeepLab's batch norm after pooling needs "
+                f"{splits.train.name}/{splits.train.split} has one image, but DeepLab's batch norm after pooling needs "
                 "batches of at least two: add training images."
             )
-        return Splits(train_set, val_set if len(val_set) <= 200 else data.subset(val_set, 200), val_set)
+        return splits
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
         settings = profile.deeplab
-        numbers = settings.recipe or profile.recipe
         steps = settings.steps or profile.training_steps(len(train_set))
         augmentation = Augmentation(**vars(dataclasses.replace(profile.augmentation, crop=settings.crop)))
-        epoch = max(15, len(train_set) // numbers.batch_size)  # a tiny set is not scored every few steps
-        eval_every = min(epoch, max(1, steps // 3))  # a short run has a curve too
-        return Recipe(steps, augmentation=augmentation, eval_every=eval_every, **vars(numbers))
+        numbers = vars(settings.recipe or profile.recipe)
+        return Recipe(steps, augmentation=augmentation, eval_every=math.ceil(steps / 8), **numbers)
+
+    def loss_recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        """That in which losses are compared: fewer steps, scored six times."""
+        steps = profile.deeplab.loss_steps
+        return dataclasses.replace(self.recipe(profile, train_set), steps=steps, eval_every=math.ceil(steps / 6))
 
     def context(self, profile: Profile) -> tuple[Profile, Splits, Recipe]:
         """The test of ASPP behind an encoder that sees little: on drawn scenes, whole ones, whatever the profile.

@@ -6,8 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from labhelpers.models.deeplab import ASPP, DeepLabHeadPlus, DeepLabV3, DeepLabV3Plus, published_deeplabv3
-from labhelpers.models.encoders import EfficientNetLiteEncoder, MobileNetV3Encoder, ResNetEncoder, build_encoder
+from labhelpers.models.deeplab import (
+    ASPP,
+    DeepLabHead,
+    DeepLabHeadPlus,
+    DeepLabV3,
+    DeepLabV3Plus,
+    published_deeplabv3,
+)
+from labhelpers.models.encoders import (
+    CutEncoder,
+    EfficientNetLiteEncoder,
+    MobileNetV3Encoder,
+    ResNetEncoder,
+    build_encoder,
+)
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.library import build_smp, build_swin_unetr
 from labhelpers.models.mini_sam import MiniSAM
@@ -16,6 +29,8 @@ from labhelpers.models.unet import UNet
 __all__ = [
     "ASPP",
     "MODELS",
+    "CutEncoder",
+    "DeepLabHead",
     "DeepLabHeadPlus",
     "DeepLabV3",
     "DeepLabV3Plus",

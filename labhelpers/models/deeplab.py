@@ -5,8 +5,6 @@ V3: Chen, Papandreou, Schroff, Adam: Rethinking Atrous Convolution for Semantic 
 Segmentation, ECCV 2018. The boxes have the papers' names.
 """
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +85,22 @@ class ASPP(nn.Module):
         return [*branches, F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False)]
 
 
+class DeepLabHead(nn.Module):
+    """V3, Section 3: ASPP, a 3x3 convolution, class scores at the features' own stride. Arguments as for the next."""
+
+    def __init__(
+        self, in_channels: int, num_classes: int, rates: tuple[int, ...], channels: int, separable: bool = False
+    ):
+        super().__init__()
+        self.aspp = ASPP(in_channels, channels, rates, separable)
+        self.refine = conv_norm(channels, channels, 3, separable=separable)
+        self.classifier = score_layer(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The encoder's last features (B, in_channels, h, w) -> logits (B, K, h, w)."""
+        return self.classifier(self.refine(self.aspp(features)))
+
+
 class DeepLabHeadPlus(nn.Module):
     """V3+, Figure 2: the ASPP's result, enlarged to stride 4, beside low-level features; 3x3 refinement, class scores.
 
@@ -151,13 +165,7 @@ class DeepLabV3(nn.Module):
         super().__init__()
         self.encoder = encoder
         rates = published_rates(encoder) if rates is None else rates
-        self.head = nn.Sequential(
-            OrderedDict(
-                aspp=ASPP(encoder.channels[3], channels, rates, separable),
-                refine=conv_norm(channels, channels, 3, separable=separable),
-                classifier=score_layer(channels, num_classes),
-            )
-        )
+        self.head = DeepLabHead(encoder.channels[3], num_classes, rates, channels, separable)
         initialize(self.head)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -171,6 +171,25 @@ class ResNetEncoder(Encoder):
         return features
 
 
+class CutEncoder(nn.Module):
+    """A ResNet that ends after its second stage, at stride 8: of ResNet-18 a feature sees 99 pixels.
+
+    Attributes:
+        channels: of the two features.
+    """
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
+        self.layer1, self.layer2 = encoder.layer1, encoder.layer2
+        self.channels: tuple[int, ...] = encoder.channels[:2]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) float -> features of stride 4 and of stride 8."""
+        low_level = self.layer1(self.stem(images))
+        return [low_level, self.layer2(low_level)]
+
+
 class MobileNetV3Encoder(Encoder):
     """MobileNetV3 without its classifier, a tenth of ResNet-50's parameters; see `Encoder`."""
 

@@ -1,7 +1,5 @@
-"""Checks of lab 03: atrous convolution by hand, ASPP, the decoder of DeepLabV3+, optimizer and schedule, a loss."""
+"""Checks of lab 03: atrous convolution by hand, ASPP, DeepLab's heads, schedules, losses."""
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import permutations
@@ -12,7 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers import models
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of
+from labhelpers.course.checks.core import (
+    Case,
+    Check,
+    Exercise,
+    Mistake,
+    Parts,
+    calls,
+    difference,
+    kind_of,
+    run_function,
+)
 from labhelpers.course.checks.layers import (
     ORDERS,
     ConvNorm,
@@ -29,10 +37,10 @@ from labhelpers.course.checks.layers import (
     replaced,
     rounding,
     run_by_hand,
+    run_loss,
     run_loss_case,
     run_watched,
 )
-from labhelpers.training.losses import exponential_cross_entropy as _exponential_cross_entropy
 
 # ----------------------------------------------------------- effective_kernel
 
@@ -157,6 +165,160 @@ atrous_conv = Exercise(
         _copies(_last_alone): "only the last weight is left: add what each weight gives to what is there (`+=`).",
         _copies(torch.ones_like): "the kernel's values are not used: multiply each copy by its weight.",
         **dict.fromkeys([_copies(mode=mode) for mode in ("replicate", "circular", "reflect")], _OUTSIDE),
+    },
+)
+
+# ------------------------------------------------------------------ looked_at
+
+
+def _looking(
+    scores: Callable[[Tensor], Tensor] = lambda logits: logits.amax(1).sum(),
+    middle: Callable[[Tensor], Tensor] = lambda logits: logits[..., logits.shape[2] // 2, logits.shape[3] // 2],
+    total: Callable[[Tensor], Tensor] = lambda gradient: gradient.abs().sum((0, 1)),
+) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The gradient of `scores` in the `middle` of the logits at the images, made one map by `total`."""
+
+    def answer(network: nn.Module, images: Tensor) -> Tensor:
+        x = images.clone().requires_grad_()
+        return total(torch.autograd.grad(scores(middle(network(x))), x)[0])
+
+    return answer
+
+
+_looked_at = _looking()
+"""network, images (B, C, H, W) -> (H, W): how much the winning score in the middle depends on each pixel."""
+
+
+def _look_cases() -> Iterable[Case]:
+    """Two channels in and three classes; the sign of the weights differs."""
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)).eval()
+    for side in ((9, 12), (11, 10)):
+        yield Case((network, torch.randn(2, 2, *side)), f"for images of {side[0]}x{side[1]}", "the map")
+
+
+def _run_look(check: Check, answer: Callable, case: Case) -> Any:
+    network, images = case.args
+    found = run_function(check, answer, case)
+    unused = all(weight.grad is None for weight in network.parameters())
+    network.zero_grad()
+    keep = (
+        "it leaves gradients in the network's weights: ask for that of the images alone, torch.autograd.grad(score, x)."
+    )
+    check.that(unused, keep)
+    if isinstance(found, Tensor) and found.ndim == 4:
+        raise Mistake(f"the map has shape {tuple(found.shape)}, expected (H, W): add up images and channels.")
+    return found.detach() if isinstance(found, Tensor) else found
+
+
+looked_at = Exercise(
+    "looked_at",
+    _looked_at,
+    cases=_look_cases,
+    run=_run_look,
+    tolerance=rounding,
+    errors={
+        "does not require grad": "the input asks for no gradient: x = images.clone().requires_grad_().",
+        "grad can be implicitly created only for scalar": "a gradient is that of one number: add up the scores of all "
+        "images first.",
+        "unsupported operand type(s) for": "x.grad is None: has backward() been called, and on a copy of the images?",
+    },
+    wrong={
+        _looking(total=lambda gradient: gradient.sum((0, 1))): "the signs are kept, so that influences cancel: take "
+        "abs() before adding up.",
+        _looking(total=lambda gradient: gradient.sum((0, 1)).abs()): "abs() comes too late: images and channels have "
+        "cancelled each other by then, take it before the sum.",
+        _looking(total=lambda gradient: gradient.abs().mean((0, 1))): "it is the mean over images and channels: add "
+        "them up, sum((0, 1)).",
+        _looking(total=lambda gradient: (gradient**2).sum((0, 1))): "the gradient is squared: take abs().",
+        _looking(lambda logits: logits.sum()): "all classes are added up: take the highest score, amax(1).",
+        _looking(lambda logits: logits[:, 0].sum()): "the score of class 0 is taken: take the highest one, amax(1).",
+        _looking(
+            lambda logits: logits.amax()
+        ): "one image counts: take the highest class of each, amax(1), and add up.",
+        _looking(lambda logits: logits.softmax(1).amax(1).sum()): "a probability is taken: the score is the logit "
+        "itself, before softmax.",
+        _looking(middle=lambda logits: logits): "the whole map is taken: only its middle, [..., H // 2, W // 2].",
+        _looking(middle=lambda logits: logits[..., 0, 0]): "the first position is taken: the middle is [..., H // 2, "
+        "W // 2].",
+        _looking(middle=lambda logits: logits[..., (logits.shape[2] - 1) // 2, (logits.shape[3] - 1) // 2]): "for even "
+        "sizes it is one too early: the middle is H // 2, W // 2.",
+    },
+)
+
+# --------------------------------------------------------------------- dilate
+
+
+def _dilating(rate: int = 2, first: int = 1, padded: bool = True, shortcut: bool = True) -> Callable:
+    """Takes the stride out of a stage.
+
+    Args:
+        rate: of the 3x3 convolutions behind the one that gives up its stride.
+        first: of that one itself.
+        padded: whether padding follows the rate.
+        shortcut: whether the 1x1 convolution beside it gives up its stride, too.
+    """
+
+    def answer(stage: nn.Module) -> nn.Module:
+        behind = False
+        for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
+            if conv.kernel_size == (3, 3):
+                own = rate if behind else first
+                behind = behind or conv.stride == (2, 2)
+                conv.dilation = (own, own)
+                conv.padding = (own, own) if padded else (1, 1)
+                conv.stride = (1, 1)
+            elif shortcut:
+                conv.stride = (1, 1)
+        return stage
+
+    return answer
+
+
+_dilate = _dilating()
+"""A ResNet's stage of stride 2 -> the same stage without it: 3x3 convolutions behind the stride at rate 2."""
+
+
+def _run_dilate(check: Check, answer: Callable, case: Case) -> Any:
+    """The features that the changed stage gives; the weights must be the old ones."""
+    (kind,) = case.args
+    stage: Any = models.build_encoder(kind, width=4).layer4.eval()  # batch norms as they start let all through
+    before = [parameter.clone() for parameter in stage.parameters()]
+    x = torch.randn(1, stage[0].conv1.in_channels, 8, 9)
+    found = check.call(answer, stage, when=case.when)
+    check.that(found is stage, f"it returns {kind_of(found)}: change the stage that is given, and return it.")
+    same = len(before) == len(list(stage.parameters())) and all(map(torch.equal, before, stage.parameters()))
+    check.that(same, "the weights are others afterwards: change stride, dilation and padding only.")
+    with torch.no_grad():
+        features = check.call(stage, x, when=f"in the changed stage {case.when}")
+    if isinstance(features, Tensor) and features.shape[-2:] == (4, 5):
+        raise Mistake("the stage still halves the map: does every convolution of stride 2 get stride (1, 1)?")
+    return features
+
+
+dilate = Exercise(
+    "dilate",
+    _dilate,
+    cases=lambda: [
+        Case((kind,), f"for a stage of {kind.replace('resnet', 'ResNet-')}", "what the stage gives")
+        for kind in ("resnet18", "resnet50")
+    ],
+    run=_run_dilate,
+    tolerance=rounding,
+    errors={
+        "must match the size": "the two ways through a block give maps of different sizes: the 1x1 convolution beside "
+        "gives up its stride too, and padding must equal the rate.",
+        "Kernel size can't be greater": "the map shrinks: padding must equal the rate.",
+    },
+    wrong={
+        _dilating(
+            first=2
+        ): "the convolution that gives up its stride has rate 2 as well: it still reads the map that it "
+        "read before, so it keeps rate 1.",
+        _dilating(
+            rate=1
+        ): "no convolution has rate 2: what stands behind the stride now meets a map twice as fine, and "
+        "must reach twice as far.",
+        _dilating(rate=4): "the rate behind the stride is 4: one stride of 2 is gone, so the rate is 2.",
     },
 )
 
@@ -377,30 +539,36 @@ aspp = Exercise(
     ],
 )
 
-# ---------------------------------------------------------- deeplab_head_plus
+# -------------------------------------------- deeplab_head, deeplab_head_plus
 
 _HEAD_PARTS = {
     "aspp": "ASPP of the encoder's last features",
+    "refine": "3x3 convolution, batch norm, ReLU",
+    "classifier": "1x1 convolution to num_classes, with a bias",
+}
+_PLUS_PARTS = _HEAD_PARTS | {
     "project": "1x1 convolution of the low-level features to 48 channels, batch norm, ReLU",
     "refine": "two times 3x3 convolution, batch norm, ReLU",
-    "classifier": "1x1 convolution to num_classes, with a bias",
 }
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _OTHERS = "is there another dropout or norm, or an eval()?"
 _PROJECTED = 48
 _IN, _LOW = 10, 7  # channels of the last and of the low-level features
-_HEAD_CASES = [(_IN, _LOW, 5, (1, 2, 3), 6), (_IN, _LOW, 3, (2, 1), 4)]
+_HEAD_CASES = [(_IN, 5, (1, 2, 3), 6), (_IN, 3, (2, 1), 4)]
+_PLUS_CASES = [(_IN, _LOW, *rest) for _, *rest in _HEAD_CASES]
 
 
-def _head_layers(check: Check, model: Any, rates: tuple[int, ...]) -> tuple[Layers, nn.Conv2d]:
+def _head_layers(check: Check, model: Any, rates: tuple[int, ...], plus: bool) -> tuple[Layers, nn.Conv2d]:
     """Every convolution with batch norm, by the name a hint gives it, those of aspp first; and the classifier."""
-    for name, what in _HEAD_PARTS.items():
+    for name, what in (_PLUS_PARTS if plus else _HEAD_PARTS).items():
         part = getattr(model, name, None)
         check.that(part is not None, f"it has no `self.{name}` ({what}).")
         check.that(isinstance(part, nn.Module), f"{name} is {kind_of(part)}, expected an nn.Module ({what}).")
     layers = _aspp_layers(check, model.aspp, rates, "aspp.")
-    layers["project"] = conv_norms(check, model.project, "project")[0]
-    layers["refine, first"], layers["refine, second"] = conv_norms(check, model.refine, "refine", 2)
+    if plus:
+        layers["project"] = conv_norms(check, model.project, "project")[0]
+    names = ["refine, first", "refine, second"] if plus else ["refine"]
+    layers |= zip(names, conv_norms(check, model.refine, "refine", len(names)), strict=True)
     check_unshared(layers)
     convs = [m for m in model.classifier.modules() if isinstance(m, nn.Conv2d)]
     check.that(len(convs) == 1, f"classifier holds {len(convs) or 'no'} convolutions, expected one.")
@@ -412,16 +580,24 @@ def _head_layers(check: Check, model: Any, rates: tuple[int, ...]) -> tuple[Laye
 
 def _inspect_head(check: Check, answer: Callable) -> None:
     """Channels and kernels of the layers, and that only ASPP has a dropout."""
-    for _, _, num_classes, rates, channels in _HEAD_CASES:
-        model: Any = make(check, answer, _IN, _LOW, num_classes, rates, channels)
-        layers, classifier = _head_layers(check, model, rates)
+    for arguments in _HEAD_CASES:
+        model: Any = make(check, answer, *arguments)
+        layers = _inspect_aspp_inside(check, model, arguments, {})
+        check_conv(check, layers["refine"].conv, "refine", (arguments[-1], arguments[-1]), 3)
+        _inspect_scores(check, model, arguments, {})
+
+
+def _inspect_plus(check: Check, answer: Callable) -> None:
+    """As `_inspect_head`."""
+    for arguments in _PLUS_CASES:
+        channels = arguments[-1]
+        both = channels + _PROJECTED
+        model: Any = make(check, answer, *arguments)
         exchanged = "in_channels and low_level_channels are exchanged"
-        check_conv(check, layers["aspp.conv1"].conv, "aspp.conv1", (_IN, channels), 1, {_LOW: exchanged})
-        _check_aspp_sizes(check, {k: v for k, v in layers.items() if k.startswith("aspp.")}, _IN, channels, rates)
+        layers = _inspect_aspp_inside(check, model, arguments, {_LOW: exchanged})
         few = "the low-level features are projected to few channels, 48, so that they do not outweigh the rest"
         known = dict.fromkeys((_LOW, channels, 256, 64, 32), few) | {_IN: exchanged}
         check_conv(check, layers["project"].conv, "project", (_LOW, _PROJECTED), 1, known)
-        both = channels + _PROJECTED
         known = {
             channels: "are the two parts added instead of concatenated, or is one refined before",
             channels + _LOW: "are the low-level features concatenated without being projected",
@@ -431,55 +607,85 @@ def _inspect_head(check: Check, answer: Callable) -> None:
         check_conv(check, layers["refine, first"].conv, "the first convolution of refine", (both, channels), 3, known)
         second = "the second convolution of refine"
         check_conv(check, layers["refine, second"].conv, second, (channels, channels), 3)
-        known = {
-            both: "refine comes between concatenation and classifier, and gives `channels`",
-            21: "21 is written by hand, use num_classes",
-        }
-        check_conv(check, classifier, "classifier", (channels, num_classes), 1, known)
-        inside = set(model.aspp.modules())
-        others = [type(m).__name__ for m in model.modules() if isinstance(m, _DROPOUTS) and m not in inside]
-        check.that(
-            not others, f"there is a dropout outside aspp ({', '.join(others)}): leave it out, ASPP has one already."
-        )
+        known = {both: "refine comes between concatenation and classifier, and gives `channels`"}
+        _inspect_scores(check, model, arguments, known)
+
+
+def _inspect_aspp_inside(check: Check, model: Any, arguments: tuple, known: dict[int, str]) -> Layers:
+    """All layers of a head made with these arguments; those of its ASPP have the right sizes."""
+    *_, rates, channels = arguments
+    layers, _ = _head_layers(check, model, rates, plus=len(arguments) == len(_PLUS_CASES[0]))
+    check_conv(check, layers["aspp.conv1"].conv, "aspp.conv1", (_IN, channels), 1, known)
+    _check_aspp_sizes(check, {k: v for k, v in layers.items() if k.startswith("aspp.")}, _IN, channels, rates)
+    return layers
+
+
+def _inspect_scores(check: Check, model: Any, arguments: tuple, known: dict[int, str]) -> None:
+    """The classifier's channels, and no dropout outside ASPP."""
+    *_, num_classes, _, channels = arguments
+    (classifier,) = (m for m in model.classifier.modules() if isinstance(m, nn.Conv2d))
+    known = known | {21: "21 is written by hand, use num_classes"}
+    check_conv(check, classifier, "classifier", (channels, num_classes), 1, known)
+    inside = set(model.aspp.modules())
+    others = [type(m).__name__ for m in model.modules() if isinstance(m, _DROPOUTS) and m not in inside]
+    check.that(
+        not others, f"there is a dropout outside aspp ({', '.join(others)}): leave it out, ASPP has one already."
+    )
+
+
+def _right_head(head: nn.Module, rates: tuple[int, ...], plus: bool) -> tuple[Layers, nn.Conv2d]:
+    """The layers of a reference, their batch norms varied: before the answer is made, which draws random numbers."""
+    layers, classifier = _head_layers(Check(), head, rates, plus)
+    return _varied(layers), classifier
+
+
+def _copy_head(
+    right: tuple[Layers, nn.Conv2d], head: nn.Module, rates: tuple[int, ...], plus: bool
+) -> dict[str, nn.Conv2d]:
+    """Same weights in; the student's convolutions, by the names in hints."""
+    layers, classifier = _head_layers(Check(), head, rates, plus)
+    _copy_layers(right[0], layers)
+    classifier.load_state_dict(right[1].state_dict())
+    return {name: layer.conv for name, layer in layers.items()} | {"classifier": classifier}
 
 
 def _run_head(check: Check, answer: Callable, case: Case) -> Parts:
     """The same weights in: ASPP's result, what refine is given, the logits, in training mode too."""
-    *arguments, low_size, size = case.args
-    _, _, num_classes, rates, channels = arguments
-    low_level, features = torch.randn(_BATCH, _LOW, *low_size), torch.randn(_BATCH, _IN, *size)
-    right: Any = calibrated(models.DeepLabHeadPlus(*arguments), low_level, features)
-    right_layers, right_classifier = _head_layers(Check(), right, rates)
-    _varied(right_layers)
+    arguments, size, low_size = case.args  # no low-level size: the head of V3
+    *_, num_classes, rates, channels = arguments
+    features = torch.randn(_BATCH, _IN, *size)
+    low_level = [torch.randn(_BATCH, _LOW, *low_size)] if low_size else []
+    right: Any = (models.DeepLabHeadPlus if low_level else models.DeepLabHead)(*arguments)
+    right_layers = _right_head(calibrated(right, *low_level, features), rates, plus=bool(low_level))
     model: Any = make(check, answer, *arguments)
-    layers, classifier = _head_layers(Check(), model, rates)
-    _copy_layers(right_layers, layers)
-    classifier.load_state_dict(right_classifier.state_dict())
-    first = layers["refine, first"].conv
-    logits, (seen,) = run_watched(check, model, [first], low_level, features, when=f"in forward {case.when}")
+    convs = _copy_head(right_layers, model, rates, plus=bool(low_level))
+    first = convs["refine, first" if low_level else "refine"]
+    logits, (seen,) = run_watched(check, model, [first], *low_level, features, when=f"in forward {case.when}")
     check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
-    _check_logits_shape(check, tuple(logits.shape), (_BATCH, num_classes, *low_size), size, case.when)
-    weights = {name: layer.conv.weight for name, layer in layers.items()} | {"classifier": classifier.weight}
+    expected = (_BATCH, num_classes, *(low_size or size))
+    _check_logits_shape(check, tuple(logits.shape), expected, size, case.when)
     unused = "{} gets no gradient: forward does not use it, or its result does not reach the logits."
-    check_gradients(check, model, logits, weights, unused)
+    check_gradients(check, model, logits, {name: conv.weight for name, conv in convs.items()}, unused)
     with torch.no_grad():
         own = check.call(model.aspp, features, when="in aspp")
         if seen is None:  # the student's code runs refine's convolution in a way of its own
-            enlarged = F.interpolate(right.aspp(features), low_size, mode="bilinear")
-            seen = torch.cat([enlarged, right.project(low_level)], 1)
+            seen = right.aspp(features)
+            if low_level:
+                enlarged = F.interpolate(seen, low_size, mode="bilinear")
+                seen = torch.cat([enlarged, right.project(*low_level)], 1)
         for module in model.train().modules():
             if isinstance(module, _DROPOUTS):
                 module.p = 0.0
-        trained = check.call(model, low_level, features, when="in training mode")
-    return Parts(
-        {
-            "the result of self.aspp (has ASPP passed its own check?)": own,
-            "what refine is given of the enlarged ASPP": seen[:, :channels],
-            "what refine is given of the projected low-level features": seen[:, channels:],
-            f"the logits {case.when}": logits.detach(),
-            f"in training mode, with ASPP's dropout off ({_OTHERS}), the result": trained,
-        }
-    )
+        trained = check.call(model, *low_level, features, when="in training mode")
+    parts = Parts({"the result of self.aspp (has ASPP passed its own check?)": own})
+    if low_level:
+        parts["what refine is given of the enlarged ASPP"] = seen[:, :channels]
+        parts["what refine is given of the projected low-level features"] = seen[:, channels:]
+    else:
+        parts["what refine is given of ASPP"] = seen
+    parts[f"the logits {case.when}"] = logits.detach()
+    parts[f"in training mode, with ASPP's dropout off ({_OTHERS}), the result"] = trained
+    return parts
 
 
 def _check_logits_shape(
@@ -488,6 +694,8 @@ def _check_logits_shape(
     why = ""
     if len(found) == 3:
         why = ": logits keep one channel for each class, leave the argmax out"
+    elif expected[2:] == coarse and len(found) == 4 and found[2] > expected[2]:
+        why = ": the head leaves the logits at the features' size, the network enlarges them to the image's"
     elif found[2:] == coarse:
         why = ": the low-level features are shrunk, which loses their edges. Enlarge the ASPP's result instead"
     elif len(found) == 4 and 0 < expected[2] - found[2] == expected[3] - found[3] <= 4:
@@ -520,8 +728,7 @@ def _low_level_first(self: models.DeepLabHeadPlus, low_level: Tensor, features: 
     return self.classifier(self.refine(torch.cat([self.project(low_level), x], 1)))
 
 
-def _rewired_head(*paths: str, order: str) -> type:
-    network: type = models.DeepLabHeadPlus
+def _rewired_head(*paths: str, order: str, network: type = models.DeepLabHeadPlus) -> type:
     for path in paths:
         network = replaced(network, path, partial(Rewired, order=order))
     return network
@@ -537,14 +744,33 @@ _SCALED = (
 )
 _NEAREST = 'the enlargement takes the nearest value, as interpolate does by default: pass mode="bilinear".'
 
+deeplab_head = Exercise(
+    "DeepLabHead",
+    models.DeepLabHead,
+    cases=lambda: [
+        Case((_HEAD_CASES[0], (4, 6), ()), "for features 4x6"),
+        Case((_HEAD_CASES[1], (5, 7), ()), "for features 5x7"),
+    ],
+    inspect=_inspect_head,
+    run=_run_head,
+    tolerance=rounding,
+    wrong=[
+        *activated(models.DeepLabHead),
+        *(
+            (_rewired_head("refine", order=order, network=models.DeepLabHead), hint.format("refine"))
+            for order, hint in ORDERS.items()
+        ),
+    ],
+)
+
 deeplab_head_plus = Exercise(
     "DeepLabHeadPlus",
     models.DeepLabHeadPlus,
     cases=lambda: [
-        Case((*_HEAD_CASES[0], (16, 24), (4, 6)), "for low-level features 16x24, features 4x6"),
-        Case((*_HEAD_CASES[1], (17, 25), (5, 7)), "for low-level features 17x25, features 5x7"),
+        Case((_PLUS_CASES[0], (4, 6), (16, 24)), "for low-level features 16x24, features 4x6"),
+        Case((_PLUS_CASES[1], (5, 7), (17, 25)), "for low-level features 17x25, features 5x7"),
     ],
-    inspect=_inspect_head,
+    inspect=_inspect_plus,
     run=_run_head,
     tolerance=rounding,
     errors={  # the numbers of channels are those of the first case
@@ -583,131 +809,183 @@ deeplab_head_plus = Exercise(
     ],
 )
 
-# ----------------------------------------------------------- parameter_groups
+_K = 4  # classes of the toys below
+
+# -------------------------------------------------------------- deeplab_v3plus
+
+_IMAGE = (49, 66)
 
 
-def _groups(
-    encoder_rate: Callable[[float, float], float] = lambda lr, factor: lr * factor,
-    rest_rate: Callable[[float, float], float] = lambda lr, factor: lr,
-    is_encoder: Callable[[str], bool] = lambda name: name.startswith("encoder."),
-) -> Callable[..., list[dict]]:
-    """Two groups, with rates from `lr` and `backbone_factor`, divided by the parameters' names."""
+class _Encoder(nn.Module):
+    """Features of strides 4, 8, 16 and 16, or only the first and the last, made by a mean and a 1x1 convolution."""
 
-    def answer(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
-        named = list(model.named_parameters())
-        return [
-            {"params": [p for name, p in named if is_encoder(name)], "lr": encoder_rate(lr, backbone_factor)},
-            {"params": [p for name, p in named if not is_encoder(name)], "lr": rest_rate(lr, backbone_factor)},
-        ]
-
-    return answer
-
-
-_parameter_groups = _groups()
-"""Groups for an optimizer: the parameters of `model.encoder` at lr * backbone_factor, all others at lr."""
-
-
-class _Net(nn.Module):
-    """An encoder, and other layers and parameters of which two have "encoder" in their names."""
-
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1))
-        )
-        self.head = nn.ModuleDict({"encoder_projection": nn.Conv2d(4, 4, 1), "classifier": nn.Conv2d(4, 2, 1)})
-        self.encoder_scale = nn.Parameter(torch.ones(4))
-        self.offset = nn.Parameter(torch.zeros(4))
+        self.strides, self.channels = ((4, 8, 16, 16), (_LOW, 6, 8, _IN)) if count == 4 else ((4, 16), (_LOW, _IN))
+        self.convs = nn.ModuleList(nn.Conv2d(3, channels, 1) for channels in self.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        coarse = [F.avg_pool2d(images, stride, ceil_mode=True) for stride in self.strides]
+        return [conv(x) for conv, x in zip(self.convs, coarse, strict=True)]
 
 
-def _run_groups(check: Check, answer: Callable, case: Case) -> Parts:
-    """The rate of each parameter of a network: every parameter once, left as it is; an optimizer takes the groups."""
-    model = _Net()
-    groups = _listed(check, check.call(answer, model, *case.args, **case.kwargs))
-    _check_membership(check, model, groups)
-    kept = all(parameter.requires_grad for parameter in model.parameters())
-    check.that(kept, "it changes requires_grad: a lower learning rate is no freezing, leave the parameters alone.")
-    check.call(torch.optim.SGD, groups, when="when torch.optim.SGD is given the groups")
-    rates = {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
-    return Parts({f"the rate of {name} {case.when}": rates[id(p)] for name, p in model.named_parameters()})
+def _run_network(check: Check, answer: Callable, case: Case) -> Any:
+    """The logits for images whose sides no stride divides, the same weights in."""
+    count, *arguments = case.args
+    num_classes, rates, _ = arguments
+    encoder, images = _Encoder(count), torch.randn(_BATCH, 3, *_IMAGE)
+    right: Any = calibrated(models.DeepLabV3Plus(encoder, *arguments), images)  # type: ignore[arg-type]
+    right_layers = _right_head(right.head, rates, plus=True)
+    model: Any = make(check, answer, encoder, *arguments)
+    found = getattr(model, "encoder", None)
+    check.that(found is encoder, "self.encoder is not the encoder that it is given: self.encoder = encoder.")
+    check.that(isinstance(getattr(model, "head", None), nn.Module), "it has no `self.head`, a DeepLabHeadPlus.")
+    _copy_head(right_layers, model.head, rates, plus=True)
+    logits = check.call(model, images, when=case.when)
+    check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
+    expected = (_BATCH, num_classes, *_IMAGE)
+    why = ": enlarge the logits to images.shape[-2:]; scale_factor=4 misses sizes that 4 does not divide"
+    check.that(logits.shape == expected, f"forward gives shape {tuple(logits.shape)}, expected {expected}{why}.")
+    return logits.detach()
 
 
-def _listed(check: Check, groups: Any) -> list[dict]:
-    """The groups with their parameters in lists: an iterator can be read once, and the optimizer comes later."""
-    expected = 'expected a list of dicts, [{"params": ..., "lr": ...}, ...]'
-    dicts = isinstance(groups, (list, tuple)) and all(isinstance(group, dict) for group in groups)
-    check.that(dicts, f"it returns {kind_of(groups)}: {expected}.")
-    listed = []
-    for number, group in enumerate(groups):
-        for key in ("params", "lr"):
-            check.that(key in group, f'group {number} has no "{key}": {expected}.')
-        parameters = group["params"]
-        several = isinstance(parameters, Iterable) and not isinstance(parameters, (set, frozenset, str, nn.Module))
-        if isinstance(parameters, Tensor):
-            parameters = [parameters]
-        elif several or isinstance(parameters, nn.ParameterList):  # as optimizers do
-            parameters = list(parameters)
-        is_list = isinstance(parameters, list)
-        other = next((p for p in parameters if not isinstance(p, Tensor)), None) if is_list else None
-        found = kind_of(parameters) if other is None else f"a list that holds {kind_of(other)}"
-        hint = "expected a list of parameters: parameters(), not named_parameters(), and no set."
-        check.that(is_list and other is None, f'the "params" of group {number} are {found}; {hint}')
-        rate = group["lr"]
-        check.that(isinstance(rate, float), f'the "lr" of group {number} is {kind_of(rate)}, expected a Python float.')
-        listed.append({**group, "params": parameters})
-    return listed
+def _forwarding(**options: Any) -> type:
+    """The network that enlarges the logits in another way."""
+
+    def forward(self: models.DeepLabV3Plus, images: Tensor) -> Tensor:
+        low_level, *_, last = self.encoder(images)
+        logits = self.head(low_level, last)
+        return F.interpolate(logits, images.shape[-2:], **{"mode": "bilinear", **options})
+
+    return changed(models.DeepLabV3Plus, forward=forward)
 
 
-def _check_membership(check: Check, model: _Net, groups: list[dict]) -> None:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    encoder = {name for name in names.values() if name.startswith("encoder.")}
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    own = all(parameter in names for parameter in held)
-    check.that(own, "a group holds something that is no parameter of the model: a copy, or a buffer of batch norm?")
-    counts = Counter(names[parameter] for parameter in held)
-    twice = next((name for name in counts if counts[name] > 1), "")
-    rest = "is model.parameters() taken for the rest? It holds the encoder's, too"
-    check.that(not twice, f"{twice} occurs in the groups more than once: {rest}.")
-    missing = [name for name in names.values() if name not in counts]
-    if encoder <= set(missing):
-        hint = "no parameter of model.encoder is in a group (is a generator read twice? It is empty the second time)."
-    elif missing and all("encoder" in name and name not in encoder for name in missing):
-        hint = f"{missing[0]} is in no group: it has `encoder` in its name, but is no part of model.encoder."
-    else:
-        hint = f"{missing[:1]} is in no group: take all of model.encoder.parameters(), and all that are not among them."
-    check.that(not missing, hint.replace("['", "").replace("']", ""))
-
-
-_IN_LIST = "`in` a list compares values, not objects: compare with `is`, or look for id(parameter) in a set of ids."
-_NAMED = "it has `encoder` in its name, but is no part of model.encoder. Take model.encoder.parameters()."
-
-parameter_groups = Exercise(
-    "parameter_groups",
-    _parameter_groups,
+deeplab_v3plus = Exercise(
+    "DeepLabV3Plus",
+    models.DeepLabV3Plus,
     cases=lambda: [
-        Case((0.02,), "for lr=0.02, backbone_factor=0.1"),
-        Case((0.5,), "for lr=0.5, backbone_factor=0.3", kwargs={"backbone_factor": 0.3}),
+        Case((4, 5, (1, 2, 3), 6), f"for images of {_IMAGE[0]}x{_IMAGE[1]}", "the result of forward"),
+        Case((2, 3, (2, 1), 4), "for an encoder of two features", "the result of forward"),
     ],
-    run=_run_groups,
-    tolerance=1e-9,
-    errors={"must match the size": _IN_LIST, "value of Tensor with more than one value is ambiguous": _IN_LIST},
-    wrong={
-        _groups(lambda lr, factor: lr, lambda lr, factor: lr * factor): "the factor is on the wrong part: the encoder, "
-        "pretrained, learns slower.",
-        _groups(lambda lr, factor: lr): "all parts have the same rate: the encoder's is lr * backbone_factor.",
-        _groups(rest_rate=lambda lr, factor: lr * factor): "all parts have the encoder's rate: only the encoder's is "
-        "multiplied by backbone_factor.",
-        _groups(lambda lr, factor: factor): "the encoder's rate is the factor itself: it is lr * backbone_factor.",
-        _groups(lambda lr, factor: lr / factor): "the encoder's rate is divided by the factor: it is lr * "
-        "backbone_factor.",
-        _groups(lambda lr, factor: lr * 0.1): "backbone_factor is not used, 0.1 is written by hand: lr * "
-        "backbone_factor.",
-        _groups(is_encoder=lambda name: name.startswith("encoder")): _NAMED,
-        _groups(is_encoder=lambda name: "encoder" in name): _NAMED,
+    run=_run_network,
+    tolerance=rounding,
+    errors={
+        f"to have {_IN} channels, but got": "the head is given other features than the encoder's last: "
+        "head(features[0], features[-1]).",
+        f"to have {_LOW} channels, but got": "the head is given other low-level features than the encoder's first, of "
+        "stride 4: head(features[0], features[-1]).",
+        "index out of range": "an encoder may have fewer than four features (section 6 cuts one): take the "
+        "first and the last, [0] and [-1].",
     },
+    wrong=[
+        (_forwarding(mode="nearest"), 'the logits are enlarged by the nearest value: pass mode="bilinear".'),
+        (_forwarding(align_corners=True), "the enlargement has align_corners=True: leave it at False."),
+        *activated(models.DeepLabV3Plus),
+    ],
 )
 
-# -------------------------------------------------------------------- poly_lr
+# ---------------------------------------------------------------- cut_encoder
+
+
+def _run_cut(check: Check, answer: Callable, case: Case) -> Parts:
+    """The two features, their channels, and that nothing behind the second stage is kept."""
+    (kind,) = case.args
+    images = torch.randn(1, 3, 32, 48)
+    encoder: Any = calibrated(models.build_encoder(kind, width=4), images)
+    model: Any = make(check, answer, encoder)
+    channels = getattr(model, "channels", None)
+    hint = f"self.channels is {channels}, expected {encoder.channels[:2]}, those of the first two features."
+    check.that(isinstance(channels, (tuple, list)) and tuple(channels) == encoder.channels[:2], hint)
+    kept = {id(parameter) for parameter in model.parameters()}
+    behind = [p for stage in (encoder.layer3, encoder.layer4) for p in stage.parameters()]
+    whole = (
+        "it still holds the third or fourth stage, whose weights would be stored and counted: keep the parts in front."
+    )
+    check.that(not any(id(parameter) in kept for parameter in behind), whole)
+    front = [p for part in (encoder.conv1, encoder.layer1, encoder.layer2) for p in part.parameters()]
+    lost = "weights of the front part are missing: assign the encoder's own modules to attributes of self."
+    check.that(all(id(parameter) in kept for parameter in front), lost)
+    features = check.call(model, images, when=case.when)
+    listed = isinstance(features, (list, tuple)) and len(features) == 2
+    check.that(listed, f"forward returns {kind_of(features)}: return the list [stride 4, stride 8].")
+    first, second = features
+    return Parts({"the features of stride 4": first, "the features of stride 8": second})
+
+
+def _cutting(parts: Callable[[models.CutEncoder, Tensor], tuple[Tensor, ...]]) -> type:
+    return changed(models.CutEncoder, forward=lambda self, images: list(parts(self, images)))
+
+
+def _without(stem: int) -> type:
+    """Leaves one part of the stem out."""
+    return _cutting(
+        lambda self, x: _two_stages(self, nn.Sequential(*(m for i, m in enumerate(self.stem) if i != stem))(x))
+    )
+
+
+def _two_stages(model: models.CutEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    low_level = model.layer1(x)
+    return low_level, model.layer2(low_level)
+
+
+cut_encoder = Exercise(
+    "CutEncoder",
+    models.CutEncoder,
+    cases=lambda: [Case((kind,), f"for {kind.replace('resnet', 'ResNet-')}") for kind in ("resnet18", "resnet50")],
+    run=_run_cut,
+    tolerance=rounding,
+    wrong=[
+        (_without(3), "the max pooling is left out: the stem is conv1, bn1, relu, maxpool."),
+        (_without(1), "the batch norm of the stem is left out: conv1, bn1, relu, maxpool."),
+        (_without(2), "the ReLU of the stem is left out: conv1, bn1, relu, maxpool."),
+        (
+            _cutting(lambda self, x: _two_stages(self, self.stem(x))[::-1]),
+            "the two are in the wrong order: stride 4 first, then stride 8.",
+        ),
+        (
+            _cutting(lambda self, x: (self.stem(x), self.layer1(self.stem(x)))),
+            "these are the stem's and the first stage's features: return those of layer1 and layer2.",
+        ),
+    ],
+)
+
+# ------------------------------------------------------------ step_lr, poly_lr
+
+
+def _step_lr(step: int, every: int, lr: float, gamma: float = 0.1) -> float:
+    """The learning rate of a step (the first is 0): multiplied by gamma after every so many steps."""
+    return lr * gamma ** (step // every)
+
+
+step_lr = Exercise(
+    "step_lr",
+    _step_lr,
+    cases=lambda: calls(
+        "step_lr", (0, 10, 0.02), (9, 10, 0.02), (10, 10, 0.02), (35, 10, 0.5), (7, 3, 0.5, 0.9), (999, 1000, 1.0, 0.5)
+    ),
+    tolerance=1e-6,
+    wrong={
+        (
+            lambda s, n, lr, g=0.1: lr * g ** (s / n)
+        ): "the rate falls at each step: `//` counts the whole intervals that are over.",
+        (lambda s, n, lr, g=0.1: lr * g ** ((s + 1) // n)): "it falls one step early: steps count from 0, so the first "
+        "interval ends before step `every`.",
+        (
+            lambda s, n, lr, g=0.1: lr * g ** (s // n + 1)
+        ): "it begins with lr * gamma: the first interval has lr itself.",
+        (lambda s, n, lr, g=0.1: lr * g * (s // n)): "it multiplies by the number of intervals: gamma is raised to it, "
+        "gamma ** (step // every).",
+        (
+            lambda s, n, lr, g=0.1: lr * (g if s >= n else 1)
+        ): "it falls once: after each interval it is multiplied again, gamma ** (step // every).",
+        (
+            lambda s, n, lr, g=0.1: (lr * g) ** (s // n)
+        ): "lr is raised to the power, too: lr * gamma ** (step // every).",
+        (lambda s, n, lr, g=0.1: g ** (s // n)): "lr is left out: this is the factor it is multiplied by.",
+        (lambda s, n, lr, g=0.1: lr * 0.1 ** (s // n)): "0.1 is written by hand: use `gamma`.",
+        (lambda s, n, lr, g=0.1: lr / g ** (s // n)): "the rate rises: multiply by gamma, which is below 1.",
+    },
+)
 
 
 def _poly_lr(step: int, steps: int, lr: float, power: float = 0.9) -> float:
@@ -746,9 +1024,7 @@ poly_lr = Exercise(
     },
 )
 
-# -------------------------------------------------- exponential_cross_entropy
-
-_K = 4
+# ----------------------------------------------------------------- focal_loss
 
 
 def _of_target(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -764,7 +1040,7 @@ def _over_valid(losses: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
 
 
 def _weighted(
-    weight: Callable[[Tensor, float], Tensor] = lambda p, beta: torch.exp(beta * (1 - p)),
+    weight: Callable[[Tensor, float], Tensor] = lambda p, gamma: (1 - p) ** gamma,
     p_t: Callable[[Tensor, Tensor], Tensor] = lambda logits, index: logits.softmax(1).gather(1, index),
     nll: Callable[[Tensor, Tensor], Tensor] = lambda p, right: right,
     mean: Callable[[Tensor, Tensor, Tensor], Tensor] = _over_valid,
@@ -773,18 +1049,18 @@ def _weighted(
     """The loss made of its parts, one of which is wrong.
 
     Args:
-        weight: from p_t and beta.
+        weight: from p_t and gamma.
         p_t: from the logits and the class of each pixel (B, 1, H, W).
         nll: from p_t and the right -log p_t.
         mean: from the losses of all pixels, which of them are valid, and the weights, (B, 1, H, W) each.
         void: the class that void pixels get.
     """
 
-    def answer(logits: Tensor, target: Tensor, beta: float = 1.0, ignore_index: int = 255) -> Tensor:
+    def answer(logits: Tensor, target: Tensor, gamma: float = 2.0, ignore_index: int = 255) -> Tensor:
         valid = (target != ignore_index)[:, None]
         index = torch.where(valid, target[:, None], void)
         p = p_t(logits, index)
-        weights = weight(p, beta)
+        weights = weight(p, gamma)
         return mean(weights * nll(p, -logits.log_softmax(1).gather(1, index)), valid, weights)
 
     return answer
@@ -794,22 +1070,26 @@ def _per_image(losses: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
     return ((losses * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3))).mean()
 
 
-def _averaged_first(logits: Tensor, target: Tensor, beta: float = 1.0, ignore_index: int = 255) -> Tensor:
+def _averaged_first(logits: Tensor, target: Tensor, gamma: float = 2.0, ignore_index: int = 255) -> Tensor:
     nll = F.cross_entropy(logits, target, ignore_index=ignore_index)
-    return torch.exp(beta * (1 - torch.exp(-nll))) * nll
+    return (1 - torch.exp(-nll)) ** gamma * nll
+
+
+_focal_loss = _weighted()
+"""Mean of (1 - p_t)^gamma (-log p_t) over the valid pixels; logits (B, K, H, W), target (B, H, W) int64."""
 
 
 _EXACT = "softmax gives 0 for very wrong pixels: take log_softmax, or cross_entropy, for log p_t"
 
 
-def _exponential_cases() -> Iterable[Case]:
-    """Uneven void, another beta, another void; very wrong pixels; a batch of void alone."""
+def _focal_cases() -> Iterable[Case]:
+    """Uneven void, another gamma, another void; very wrong pixels; a batch of void alone."""
     logits = (2 * torch.randn(2, _K, 5, 6)).requires_grad_()
     target = torch.randint(0, _K, (2, 5, 6))
     target[0, :3], target[1, 4] = 255, 255
     yield Case((logits, target), what="the loss")
-    yield Case((logits, target), "for beta=2.5", "the loss", {"beta": 2.5})
-    yield Case((logits, target), "for beta=0", "the loss", {"beta": 0.0})
+    yield Case((logits, target), "for gamma=1.5", "the loss", {"gamma": 1.5})
+    yield Case((logits, target), "for gamma=0", "the loss", {"gamma": 0.0})
     yield Case((logits, torch.where(target == 255, 0, target)), "for ignore_index=1", "the loss", {"ignore_index": 1})
     extreme = torch.tensor([[200.0, -200.0, 0.0, 0.0]])[..., None, None].expand(1, _K, 2, 2)
     yield Case(
@@ -819,7 +1099,6 @@ def _exponential_cases() -> Iterable[Case]:
 
 
 _MEAN = "divide the sum by the number of valid pixels"
-_BOTH = "p_t = exp(-cross-entropy) is the probability, and the weight is exp(beta * (1 - p_t))"
 _HALF = "the weight needs the same p_t as the logarithm, softmax over the classes"
 _FIXED = "the value is right, but p_t in the {} is detached, so the gradient lacks that part: leave out detach()."
 _AXES = "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W)."
@@ -836,24 +1115,18 @@ _WRONG_MEANS = {
     f"weights, which takes their effect away: {_MEAN}.",
 }
 _WRONG_WEIGHTS = {
-    (lambda p, b: torch.exp(b * p)): "the weight exp(beta * p_t) favours easy pixels: exp(beta * (1 - p_t)).",
-    (lambda p, b: torch.exp(-b * (1 - p))): "the exponent has the wrong sign, which favours easy pixels: "
-    "exp(beta * (1 - p_t)).",
-    (lambda p, b: torch.exp(-b * p)): "the weight is exp(-beta * p_t): the exponent is beta * (1 - p_t), 0 for easy "
-    "pixels.",
-    (lambda p, b: torch.exp(b - p)): "the exponent is beta - p_t: put 1 - p_t in a bracket, beta * (1 - p_t).",
-    (lambda p, b: math.exp(b) * (1 - p)): "the weight is e^beta * (1 - p_t): the whole of beta * (1 - p_t) is the "
-    "exponent.",
-    (lambda p, b: torch.exp(b * (1 + p.log()))): f"the weight has -log p_t for p_t: {_BOTH}.",
-    (lambda p, b: torch.exp(b * (1 - p.log()))): f"the weight has log p_t for p_t: {_BOTH}.",
-    (lambda p, b: torch.exp(-b * p.log())): f"the weight is exp(-beta * log p_t): {_BOTH}.",
-    (lambda p, b: 1 + b * (1 - p)): "exp is missing: the weight is exp(beta * (1 - p_t)).",
-    (lambda p, b: torch.exp(1 - p)): "beta is not used: exp(beta * (1 - p_t)).",
-    (lambda p, b: 1): "the weight is missing, this is cross-entropy: times exp(beta * (1 - p_t)).",
-    (lambda p, b: b * (1 - p)): "exp is missing: the weight is exp(beta * (1 - p_t)).",
-    (lambda p, b: (1 - p) ** b): "exp is missing: the weight is exp(beta * (1 - p_t)); a power of 1 - p_t would be the "
-    "focal loss.",
-    (lambda p, b: torch.exp(b * (1 - p.detach()))): _FIXED.format("weight"),
+    (lambda p, g: p**g): "the weight p_t ** gamma favours easy pixels: (1 - p_t) ** gamma.",
+    (lambda p, g: g * (1 - p)): "it multiplies by gamma: 1 - p_t is raised to it, (1 - p_t) ** gamma.",
+    (lambda p, g: 1 - p**g): "the exponent is on p_t alone: put 1 - p_t in a bracket, (1 - p_t) ** gamma.",
+    (lambda p, g: (1 - p) ** 2): "gamma is not used: (1 - p_t) ** gamma.",
+    (lambda p, g: torch.ones_like(p)): "the weight is missing, this is cross-entropy: times (1 - p_t) ** gamma.",
+    (
+        lambda p, g: 0.25 * (1 - p) ** g
+    ): "there is a factor of 0.25, the paper's alpha: leave it out, it would only scale the loss.",
+    (
+        lambda p, g: torch.exp(g * (1 - p))
+    ): "the weight is e^(gamma (1 - p_t)): a power of 1 - p_t is asked for, (1 - p_t) ** gamma.",
+    (lambda p, g: (1 - p.detach()) ** g): _FIXED.format("weight"),
 }
 _WRONG_P = {  # where only the weight has it, and where the logarithm has it, too
     _likeliest: ("it has the highest probability", "p_t is the highest probability: take that of the target's class."),
@@ -865,10 +1138,10 @@ _WRONG_P = {  # where only the weight has it, and where the logarithm has it, to
     **{_of_target(partial(torch.softmax, dim=axis)): (_AXES, _AXES) for axis in (0, 2, 3)},
 }
 
-exponential_cross_entropy = Exercise(
-    "exponential_cross_entropy",
-    _exponential_cross_entropy,
-    cases=_exponential_cases,
+focal_loss = Exercise(
+    "focal_loss",
+    _focal_loss,
+    cases=_focal_cases,
     run=run_loss_case,
     tolerance=rounding,
     errors={
@@ -887,7 +1160,7 @@ exponential_cross_entropy = Exercise(
             f"void pixels are counted as the last class: mask them, and {_MEAN}.",
         ),
         (
-            lambda *given, **settings: -_exponential_cross_entropy(*given, **settings),
+            lambda *given, **settings: -_focal_loss(*given, **settings),
             "the sign is wrong: log p_t is negative, the loss is its weight times -log p_t.",
         ),
         *((_weighted(weight), hint) for weight, hint in _WRONG_WEIGHTS.items()),
@@ -900,9 +1173,75 @@ exponential_cross_entropy = Exercise(
         *((_weighted(p_t=p), f"the weight is wrong, {hint}: {_HALF}.") for p, (hint, _) in _WRONG_P.items()),
         (_averaged_first, 'the cross-entropy is averaged too early: reduction="none" gives that of each pixel.'),
         (
-            lambda logits, target, beta=1.0, ignore_index=255: _weighted()(logits, target, beta),
+            lambda logits, target, gamma=2.0, ignore_index=255: _focal_loss(logits, target, gamma),
             "ignore_index is not used: is 255 written by hand?",
         ),
-        detached(_exponential_cross_entropy),
+        detached(_focal_loss),
+    ],
+)
+
+# ------------------------------------------------------------------- own_loss
+
+
+def _own_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """One loss of many: cross-entropy, a mean over the pixels that are not void."""
+    return _focal_loss(logits, target, gamma=0.0)
+
+
+def _inspect_own_loss(check: Check, answer: Callable) -> None:
+    """What any loss must do: one number with a gradient, void left out, less for a better answer, never nan.
+
+    On 21 classes: it may use the class weights of lab 01.
+    """
+    target = torch.randint(0, 21, (2, 6, 8))
+    target[0, :3] = 255
+    valid = (target != 255)[:, None]
+    logits = torch.randn(2, 21, 6, 8, requires_grad=True)
+    right = F.one_hot(target.where(target != 255, torch.tensor(0)), 21).movedim(3, 1)
+    loss, gradient = run_loss(check, answer, logits, target)
+    hint = difference(
+        loss, loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else torch.zeros(()), "the loss"
+    )
+    check.that(not hint, hint)
+    check.that(gradient is not None, detached(_own_loss)[1])
+    check.that(
+        bool(loss.isfinite()) and bool(gradient.isfinite().all()),
+        f"the loss is {loss:.4g}, or its gradient is not finite: is a logarithm taken of a softmax, or divided by 0?",
+    )
+    moved, _ = run_loss(check, answer, logits + 3 * torch.randn_like(logits) * ~valid, target)
+    check.that(
+        torch.allclose(moved, loss, rtol=1e-4),
+        "void pixels (255) count: the loss changes with their logits. "
+        "Leave them out, and divide by the number of the others.",
+    )
+    values = []
+    for factor in (8.0, 0.0, -8.0):  # sure and right, unsure, sure and wrong
+        value, _ = run_loss(check, answer, (factor * right).requires_grad_(), target)
+        values.append(value.item())
+    rising = values[0] < values[1] < values[2]
+    check.that(
+        rising,
+        f"a better answer must cost less: right, unsure and wrong logits cost {values[0]:.3g}, "
+        f"{values[1]:.3g} and {values[2]:.3g}; is the sign wrong?",
+    )
+    far, _ = run_loss(check, answer, (-300.0 * right).requires_grad_(), target)
+    check.that(bool(far.isfinite()), f"for logits of -300 on the true class it is {far:.4g}: {_EXACT}.")
+
+
+own_loss = Exercise(
+    "own_loss",
+    _own_loss,
+    inspect=_inspect_own_loss,
+    errors={
+        "255 is out of bounds": "void (255) is used as a class index: leave void pixels out first.",
+        "Class values must be smaller than num_classes": "void (255) goes into one_hot as if it were a class.",
+    },
+    wrong=[
+        (
+            lambda logits, target: _own_loss(logits, torch.where(target == 255, 0, target)),
+            "void pixels (255) count: the "
+            "loss changes with their logits. Leave them out, and divide by the number of the others.",
+        ),
+        detached(_own_loss),
     ],
 )
