@@ -43,7 +43,7 @@ from labhelpers.models.unet import double_conv, pad_to_multiple
 
 FCNS, DEEPLABS, UNETS = ("fcn32s", "fcn16s", "fcn8s"), ("deeplabv3", "deeplabv3plus"), ("unet", "unet_bilinear")
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-PARTS = ("score", "upscore", "crop_like", "bilinear_kernel", "kaiming", "double_conv", "pad_to_multiple")
+PARTS = ("score_layer", "upsample_layer", "crop_like", "bilinear_kernel", "kaiming", "double_conv", "pad_to_multiple")
 TORCHVISIONS = {"resnet18": {"width": 8}, "resnet50": {"width": 8}, "mobilenet_v3_small": {}, "mobilenet_v3_large": {}}
 BACKBONES = {**TORCHVISIONS, "efficientnet_lite0": {}}
 VARIANTS = [  # every network with every option that changes its layers
