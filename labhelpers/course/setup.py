@@ -50,7 +50,7 @@ def begin(lab: str) -> config.Profile:
         device = f"CPU, {threads} thread{'s' * (threads > 1)}"
     measured = "measured on 2 CPU cores" if profile.name in ("tiny", "smoke") else "an estimate for a T4, not measured"
     if profile.data == "own":
-        measured += ", on 377 photographs to learn from and 41 to score"
+        measured = "an estimate for 2 CPU cores, from runs on 377 photographs to learn from and 41 to score"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
     precision = resolve_precision("auto")
     if profile.encoder and lab in ("02", "03"):
