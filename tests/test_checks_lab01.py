@@ -55,6 +55,22 @@ def palette_by_strings():
     return np.array([colour(label) for label in range(256)], dtype="uint8")
 
 
+def palette_in_one_step():
+    colours, labels = np.zeros((256, 3), dtype=np.uint8), np.arange(256)
+    for k in range(8):
+        colours[:, k % 3] |= ((labels >> k) & 1) << (7 - k // 3)
+    return colours
+
+
+def palette_by_bits(place, add=True):
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for label in range(256):
+        for k in range(8):
+            channel, level = place(k)
+            colours[label, channel] = ((label >> k) & 1) << (7 - level) | (colours[label, channel] if add else 0)
+    return colours
+
+
 def one_colour_off():
     colours = palette()
     colours[200, 1] ^= 1
@@ -341,6 +357,11 @@ def normalised_by_channel(images):
     return torch.stack([(x / 255 - mean) / std for x, mean, std in channels], dim=1)
 
 
+def normalised_without_brackets(images):
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.IMAGENET_MEAN, data.IMAGENET_STD))
+    return images / 255 - mean / std
+
+
 def labels_by_class(rgb):
     labels, known = np.zeros(rgb.shape[:2], np.uint8), np.zeros(rgb.shape[:2], bool)
     for label, colour in enumerate(palette()):
@@ -352,10 +373,14 @@ def labels_by_class(rgb):
     return labels
 
 
-def labels_by_dictionary(rgb):
+def labels_by_lookup(rgb):
     table = {tuple(colour): label for label, colour in enumerate(palette().tolist())}
+    return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()], dtype=np.uint8)
+
+
+def labels_by_dictionary(rgb):
     try:
-        return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()], dtype=np.uint8)
+        return labels_by_lookup(rgb)
     except KeyError as error:
         raise ValueError(f"no label has the colour {error}") from error
 
@@ -373,6 +398,13 @@ def drawn(outlines, size, rim, mode="L", close=True):
         if rim:
             pen.line(outline + outline[:1] * close, fill=255, width=rim)
     return sheet
+
+
+def drawn_rims_last(outlines, size, rim):
+    sheet = drawn(outlines, size, 0)
+    for _, outline in outlines if rim else ():
+        ImageDraw.Draw(sheet).line(outline + outline[:1], fill=255, width=rim)
+    return np.array(sheet)
 
 
 RIGHT = {
@@ -396,7 +428,7 @@ WRONG = {
     "has_two_of_a_kind": [
         (lambda target, objects: len(objects.unique()) > 3, "of two classes"),
         (lambda target, objects: not two_by_pairs(target, objects), "the other way round"),
-        (lambda target, objects: torch.tensor(two_by_pairs(target, objects)), "expected"),
+        (lambda target, objects: torch.tensor(two_by_pairs(target, objects)), "`.item()`"),
         (lambda target, objects: True, "is True, expected False"),
     ],
     "label_counts": [
@@ -438,6 +470,8 @@ WRONG = {
         (lambda images: normalised_by_channel(images.flip(1)), "first at [0, 0, 0, 0]"),
         (lambda images: normalised_by_channel(images).double(), "expected torch.float32"),
         (lambda images: (images / 255 - torch.tensor(data.IMAGENET_MEAN)) / 0.225, "the shape (3, 1, 1)"),
+        (lambda images: (images / 255 - data.IMAGENET_MEAN) / data.IMAGENET_STD, "are tuples"),
+        (normalised_without_brackets, "brackets"),
     ],
     "labels_from_colours": [
         (labels_nearest, "it gives a NumPy array: `raise ValueError"),
@@ -445,12 +479,14 @@ WRONG = {
         (lambda rgb: torch.from_numpy(labels_by_class(rgb)), "`.numpy()`"),
         (lambda rgb: labels_by_dictionary(rgb[:, ::-1]), "first at [0, 0]"),
         (lambda rgb: labels_by_class(rgb[..., ::-1]), "each of its colours has a label"),
+        (labels_by_lookup, "it gives KeyError: `raise ValueError"),
     ],
     "draw_labels": [
         (drawn, "a value of type Image, expected a NumPy array"),
         (lambda *given: np.array(drawn(*given, close=False)), "the rim is open"),
         (lambda outlines, size, rim: np.array(drawn(outlines[::-1], size, rim)), "the order is reversed"),
         (lambda outlines, size, rim: np.array(drawn(outlines, size[::-1], rim)), "(width, height)"),
+        (drawn_rims_last, "all rims are drawn at the end"),
     ],
     "voc_palette": [
         (lambda: palette(shift=0), "again"),
@@ -460,6 +496,9 @@ WRONG = {
         (lambda: palette().T, "axes in another order"),
         (lambda: torch.from_numpy(palette()), "`.numpy()`"),
         (one_colour_off, "first at [200, 1]"),
+        (palette_in_one_step, "`.astype(np.uint8)`"),
+        (lambda: palette_by_bits(lambda k: (k // 3, k % 3)), "all go to red"),
+        (lambda: palette_by_bits(lambda k: (k % 3, k // 3), add=False), "`|=`, not `=`"),
     ],
     "decode_target": [
         (lambda target: decode_by_index(target)[..., ::-1], "BGR"),

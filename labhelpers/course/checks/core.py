@@ -40,6 +40,7 @@ _CONVERSIONS = {
     (np.ndarray, torch.Tensor): " Convert it with `torch.from_numpy(...)`.",
     (torch.Tensor, float): " Convert it with `.item()`, which also lets go of the graph behind it.",
     (torch.Tensor, int): " Convert it with `.item()`.",
+    (torch.Tensor, bool): " Convert it with `.item()`.",
     (float, int): " Use integer arithmetic (`//` instead of `/`).",
     (int, float): " Convert it with `float(...)`.",
 }

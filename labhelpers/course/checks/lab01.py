@@ -101,10 +101,22 @@ _WRONG_PALETTES: list[tuple[Callable, str]] = [
         lambda: _by_bits(lambda level, channel: level + channel),
         "each round moves on by one bit of the label: it must move by three, one each for red, green and blue.",
     ),
+    (
+        lambda: _by_bits(lambda level, channel: 3 * channel + level if level < 3 else 8),
+        "bits 0, 1, 2 of the label all go to red: they are for red, green and blue (channel k % 3, bit 7 - k // 3).",
+    ),
+    (
+        lambda: data.voc_palette() & np.array([32, 32, 64], np.uint8),
+        "each bit wipes out the one before it in its colour: add it with `|=`, not `=`.",
+    ),
 ]
 
 voc_palette = Exercise(
-    "voc_palette", data.voc_palette, cases=lambda: [Case((), what="the palette")], wrong=_WRONG_PALETTES
+    "voc_palette",
+    data.voc_palette,
+    cases=lambda: [Case((), what="the palette")],
+    errors={"Cannot cast ufunc": "the table is of bytes, the bits are not: turn them with `.astype(np.uint8)`."},
+    wrong=_WRONG_PALETTES,
 )
 
 # -------------------------------------------------------------- decode_target
@@ -296,7 +308,7 @@ def _pairs() -> Iterator[Case]:
     """Three targets of different sizes, with void and with labels that occur once or nowhere."""
     targets = [[[0, 0, 0], [0, 15, 255]], [[3, 3], [3, 0], [255, 255]], [[20, 0, 0, 20, 0]]]
     labels = [torch.tensor(target, dtype=torch.uint8) for target in targets]
-    yield Case(([(torch.full((3, *x.shape), 7, dtype=torch.uint8), x) for x in labels],), what="the counts")
+    yield Case(([(torch.full((3, *x.shape), 7, dtype=torch.uint8), x) for x in labels],), what="the table of counts")
 
 
 _WRONG_COUNTS: list[tuple[Callable, str]] = [
@@ -504,7 +516,7 @@ move_points = Exercise(
     "move_points",
     _move_points,
     cases=lambda: [
-        Case((torch.tensor([[4.0, 1.0], [8.0, 5.0], [0.0, 9.0]]), top, left, 6, flip), when, "the points")
+        Case((torch.tensor([[4.0, 1.0], [8.0, 5.0], [0.0, 9.0]]), top, left, 6, flip), when, "the tensor of points")
         for top, left in ((1, 3), (-2, 5))
         for flip in (False, True)
         for when in [f"for top {top}, left {left}, size 6, flip {flip}"]
@@ -866,7 +878,7 @@ class_weights = Exercise(
     "class_weights",
     _class_weights,
     cases=lambda: [
-        Case((pixels,), when, "the weights")
+        Case((pixels,), when, "the vector of weights")
         for pixels, when in [
             (torch.tensor([7300, 0, 400, 25, 0, 1600]), ""),
             (
@@ -904,21 +916,30 @@ normalise = Exercise(
         for shape, when in (((2, 3, 4, 5), "for two images"), ((3, 3, 3, 3), "for a batch whose sides are all 3"))
     ],
     errors={
-        "must match the size of tensor": "give mean and deviation the shape (3, 1, 1), so that they meet channels."
+        "must match the size of tensor": "give mean and deviation the shape (3, 1, 1), so that they meet channels.",
+        "'Tensor' and 'tuple'": "IMAGENET_MEAN and IMAGENET_STD are tuples: `torch.tensor(...).view(3, 1, 1)`.",
     },
-    wrong=variants(
-        _normalised,
-        scale=[(1, "the bytes are not divided by 255: mean and deviation are those of colours from 0 to 1.")],
-        shape=[((3,), "mean and deviation meet the columns: give them the shape (3, 1, 1), to meet the channels.")],
-        mean=[
-            ((0, 0, 0), "the mean is not subtracted: (x / 255 - mean) / std."),
-            (data.IMAGENET_MEAN[::-1], "the means of red and blue are exchanged: colours are RGB here."),
-        ],
-        std=[
-            ((1, 1, 1), "it does not divide by the standard deviation: (x / 255 - mean) / std."),
-            (tuple(x**2 for x in data.IMAGENET_STD), "it divides by the square: divide by the standard deviation."),
-        ],
-    ),
+    wrong=[
+        *variants(
+            _normalised,
+            scale=[(1, "the bytes are not divided by 255: mean and deviation are those of colours from 0 to 1.")],
+            shape=[((3,), "mean and deviation meet the columns: give them the shape (3, 1, 1), to meet the channels.")],
+            mean=[
+                ((0, 0, 0), "the mean is not subtracted: (x / 255 - mean) / std."),
+                (data.IMAGENET_MEAN[::-1], "the means of red and blue are exchanged: colours are RGB here."),
+            ],
+            std=[
+                ((1, 1, 1), "it does not divide by the standard deviation: (x / 255 - mean) / std."),
+                (tuple(x**2 for x in data.IMAGENET_STD), "it divides by the square: divide by the standard deviation."),
+            ],
+        ),
+        (
+            _normalised(
+                mean=[m / s for m, s in zip(data.IMAGENET_MEAN, data.IMAGENET_STD, strict=True)], std=(1, 1, 1)
+            ),
+            "brackets are missing, only the mean is divided: (x / 255 - mean) / std.",
+        ),
+    ],
 )
 
 # -------------------------------------------------------- labels_from_colours
@@ -938,9 +959,9 @@ def _labels_from_colours(rgb: np.ndarray) -> np.ndarray:
 
 def _coloured() -> Iterator[Case]:
     """All 256 colours, a label map that is not square, and one with a pixel that is off by one."""
-    yield Case((data.voc_palette().reshape(16, 16, 3),), "for a picture with all 256 colours", "the labels")
+    yield Case((data.voc_palette().reshape(16, 16, 3),), "for a picture with all 256 colours", "the label map")
     few = data.decode_target(np.array([[0, 15, 255], [20, 8, 8]], np.uint8))
-    yield Case((few,), "for a picture of 2 x 3 pixels", "the labels")
+    yield Case((few,), "for a picture of 2 x 3 pixels", "the label map")
     few = few.copy()
     few[1, 1, 2] += 1
     yield Case((few,), _UNKNOWN)
@@ -953,12 +974,12 @@ def _decode(check: Check, answer: Callable, case: Case) -> Any:
     def without_error(rgb: np.ndarray) -> Any:
         try:
             return answer(rgb)
-        except (ValueError, AssertionError) as error:
+        except (ValueError, KeyError, AssertionError) as error:
             return error
 
     found = check.call(without_error, *case.args, when=case.when)
     if case.when == _UNKNOWN:
-        kind = "AssertionError" if isinstance(found, AssertionError) else kind_of(found)
+        kind = type(found).__name__ if isinstance(found, Exception) else kind_of(found)
         remedy = "`raise ValueError(...)`: such a colour is the trace of JPEG or smoothing, not the nearest class."
         check.that(isinstance(found, ValueError), f"{case.when} it gives {kind}: {remedy}")
         return Parts()
@@ -995,6 +1016,11 @@ def _draw_labels(outlines: Sequence[tuple[int, list]], size: tuple[int, int], ri
     return _drawn()(outlines, size, rim)
 
 
+def _rims_last(outlines: Sequence[tuple[int, list]], size: tuple[int, int], rim: int) -> np.ndarray:
+    rims = [_draw_labels([(0, outline)], size, rim) for _, outline in outlines]
+    return np.maximum.reduce([_draw_labels(outlines, size, 0), *rims])
+
+
 def _drawn(
     order: Callable = list,
     points: Callable = list,
@@ -1023,27 +1049,32 @@ draw_labels = Exercise(
         for outlines in [[(2, [(2, 2), (14, 3), (12, 12), (3, 13)]), (1, [(9, 5), (20, 6), (16, 14)])]]
         for rim in (0, 3)
     ],
-    wrong=variants(
-        _drawn,
-        order=[
-            (
-                lambda outlines: list(outlines)[::-1],
-                "the order is reversed: later outlines lie in front of earlier ones.",
-            )
-        ],
-        points=[
-            (
-                lambda outline: [(y, x) for x, y in outline],
-                "x and y are exchanged: PIL's points are (x, y), as these are.",
-            )
-        ],
-        fill=[(lambda label: 1, "every polygon is filled with 1: fill it with its own label.")],
-        line=[(list, "the rim is open between the last point and the first: close it with `[*outline, outline[0]]`.")],
-        rim=[
-            (lambda rim: 0, "the rim is missing: draw the outline with 255, `width=rim`."),
-            (lambda rim: max(rim, 1), "with rim 0 there is still a line of 255: draw none then."),
-            (lambda rim: min(rim, 1), "the rim is 1 wide: give the line `width=rim`."),
-        ],
-        size=[(lambda size: size[::-1], "its sides are exchanged: size is (width, height), as in PIL.")],
-    ),
+    wrong=[
+        *variants(
+            _drawn,
+            order=[
+                (
+                    lambda outlines: list(outlines)[::-1],
+                    "the order is reversed: later outlines lie in front of earlier ones.",
+                )
+            ],
+            points=[
+                (
+                    lambda outline: [(y, x) for x, y in outline],
+                    "x and y are exchanged: PIL's points are (x, y), as these are.",
+                )
+            ],
+            fill=[(lambda label: 1, "every polygon is filled with 1: fill it with its own label.")],
+            line=[
+                (list, "the rim is open between the last point and the first: close it with `[*outline, outline[0]]`.")
+            ],
+            rim=[
+                (lambda rim: 0, "the rim is missing: draw the outline with 255, `width=rim`."),
+                (lambda rim: max(rim, 1), "with rim 0 there is still a line of 255: draw none then."),
+                (lambda rim: min(rim, 1), "the rim is 1 wide: give the line `width=rim`."),
+            ],
+            size=[(lambda size: size[::-1], "its sides are exchanged: size is (width, height), as in PIL.")],
+        ),
+        (_rims_last, "all rims are drawn at the end: draw each with its polygon, so that later ones cover it."),
+    ],
 )
