@@ -393,7 +393,7 @@ def _run_score_layer(check: Check, answer: Callable, case: Case) -> Parts:
     return Parts()
 
 
-score_layer = Exercise("score_layer", fcn.score_layer, cases=lambda: [Case((400, 21))], run=_run_score_layer)
+score_layer = Exercise("score_layer", fcn.score_layer, cases=lambda: [Case((400, 100))], run=_run_score_layer)
 
 
 def _factors() -> Iterator[Case]:
@@ -809,7 +809,10 @@ shares = Exercise(
         (_nearest, "it looks at one pixel of each cell: average over all of its pixels."),
         (_majority, "it gives the most frequent class alone: a share for each class is wanted."),
     ],
-    errors={"255": "void (255) is used as a class: compare with each class, (target == k), and 255 drops out."},
+    errors=dict.fromkeys(
+        ("255", "one_hot is only applicable to index tensor"),
+        "void (255) is used as a class: compare with each class, (target == k), and 255 drops out.",
+    ),
 )
 
 # ------------------------------------------------------------------ dice_loss
@@ -1287,7 +1290,7 @@ def _six_batches() -> Iterator[Case]:
     model.add_module("encoder", nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU()))
     model.add_module("head", nn.Conv2d(6, 4, 1))
     batches = [(torch.randn(2, 3, 8, 9), torch.randint(0, 4, (2, 6, 7))) for _ in range(6)]
-    recipe = Recipe(steps=8, lr=0.05, backbone_factor=0.3, warmup_steps=3, weight_decay=0.5)
+    recipe = Recipe(steps=8, lr=0.05, backbone_factor=0.3, warmup_steps=3, weight_decay=2.0)
     yield Case((model, batches, recipe))
 
 
@@ -1335,5 +1338,15 @@ train_loop = Exercise(
             "the schedule ends with the batches: it is recipe.steps long.",
         ),
         (_loop(optimizer_class=torch.optim.SGD), "this is SGD: take AdamW."),
+        (_loop(optimizer_class=torch.optim.Adam), "this is Adam: take AdamW."),
+        (
+            _loop(optimizer_class=lambda groups, weight_decay: torch.optim.AdamW(groups)),
+            "the weight decay is forgotten: weight_decay=recipe.weight_decay.",
+        ),
+        (_loop(factor=lambda s, n, w: _warmup_poly(s + 1, n, w)), "the steps are counted from 1: the first one is 0."),
+        (
+            _loop(groups=lambda model, lr, factor: _parameter_groups(model, lr)),
+            "the encoder's factor is left at its default: parameter_groups(model, recipe.lr, recipe.backbone_factor).",
+        ),
     ],
 )
