@@ -1144,6 +1144,13 @@ def unpadded_stage(stage):
     return stage
 
 
+def dilate_from_second_block(stage):
+    """As torchvision does it, where only ResNets with bottlenecks are dilated."""
+    dilate_by_name(stage)
+    stage[0].conv2.dilation = stage[0].conv2.padding = (1, 1)
+    return stage
+
+
 def new_weights(stage):
     nn.init.zeros_(dilate_by_name(stage)[1].conv2.weight)
     return stage
@@ -1154,6 +1161,7 @@ def new_weights(stage):
     [
         (shortcut_keeps_its_stride, "maps of different sizes"),
         (unpadded_stage, "padding must equal the rate"),
+        (dilate_from_second_block, "the first block keeps rate 1 throughout"),
         (new_weights, "the weights are others afterwards"),
         (lambda stage: stage, "still halves the map"),
         (lambda stage: nn.Sequential(*dilate_by_name(stage)), "change the stage that is given"),
@@ -1299,6 +1307,17 @@ class Copies(Network):
         self.encoder = nn.Sequential(encoder)
 
 
+class Exchanged(Network):
+    def __init__(self, encoder, num_classes, rates, channels):
+        super().__init__(encoder, num_classes, rates, channels)
+        self.head = Head(encoder.channels[0], encoder.channels[-1], num_classes, rates, channels)
+
+
+class RatesByHand(Network):
+    def __init__(self, encoder, num_classes, rates, channels):
+        super().__init__(encoder, num_classes, tuple(range(1, len(rates) + 1)), channels)
+
+
 class NoHead(Network):
     def __init__(self, *given):
         super().__init__(*given)
@@ -1319,6 +1338,8 @@ class NoHead(Network):
         (network(forward=four_features), "may have fewer than four features"),
         (Copies, "self.encoder = encoder"),
         (NoHead, "it has no `self.head`"),
+        (Exchanged, "channels[0] and channels[-1] are exchanged"),
+        (RatesByHand, "have the rates [1, 2], expected [2, 1]"),
     ],
 )
 def test_network_rejects(answer, hint):

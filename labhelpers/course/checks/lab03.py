@@ -248,27 +248,24 @@ looked_at = Exercise(
 # --------------------------------------------------------------------- dilate
 
 
-def _dilating(rate: int = 2, first: int = 1, padded: bool = True, shortcut: bool = True) -> Callable:
+def _dilating(rate: int = 2, first: int = 1, by_block: bool = False) -> Callable:
     """Takes the stride out of a stage.
 
     Args:
         rate: of the 3x3 convolutions behind the one that gives up its stride.
         first: of that one itself.
-        padded: whether padding follows the rate.
-        shortcut: whether the 1x1 convolution beside it gives up its stride, too.
+        by_block: whether the rate begins with the second block.
     """
 
-    def answer(stage: nn.Module) -> nn.Module:
+    def answer(stage: Any) -> nn.Module:
+        spared = list(stage[0].modules()) if by_block else []
         behind = False
         for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
             if conv.kernel_size == (3, 3):
-                own = rate if behind else first
+                own = rate if behind and conv not in spared else first
                 behind = behind or conv.stride == (2, 2)
-                conv.dilation = (own, own)
-                conv.padding = (own, own) if padded else (1, 1)
-                conv.stride = (1, 1)
-            elif shortcut:
-                conv.stride = (1, 1)
+                conv.dilation = conv.padding = (own, own)
+            conv.stride = (1, 1)
         return stage
 
     return answer
@@ -318,6 +315,8 @@ dilate = Exercise(
             rate=1
         ): "no convolution has rate 2: what stands behind the stride now meets a map twice as fine, and "
         "must reach twice as far.",
+        _dilating(by_block=True): "the first block keeps rate 1 throughout: of ResNet-18's, the second 3x3 convolution "
+        "already stands behind the stride.",
         _dilating(rate=4): "the rate behind the stride is 4: one stride of 2 is gone, so the rate is 2.",
     },
 )
@@ -840,6 +839,8 @@ def _run_network(check: Check, answer: Callable, case: Case) -> Any:
     found = getattr(model, "encoder", None)
     check.that(found is encoder, "self.encoder is not the encoder that it is given: self.encoder = encoder.")
     check.that(isinstance(getattr(model, "head", None), nn.Module), "it has no `self.head`, a DeepLabHeadPlus.")
+    exchanged = "channels[0] and channels[-1] are exchanged: those of the last features come first"
+    _inspect_aspp_inside(check, model.head, (_IN, _LOW, *arguments), {_LOW: exchanged})
     _copy_head(right_layers, model.head, rates, plus=True)
     logits = check.call(model, images, when=case.when)
     check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
