@@ -145,7 +145,7 @@ def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path,
     printed = capsys.readouterr()
     for words in (
         "!!  notebook 03_*.ipynb: not in",
-        "and so its exercises effective_kernel, atrous_conv, ASPP,",
+        "and so its exercises effective_kernel, atrous_conv, looked_at,",
         "05_smp_backbones.ipynb holds the marks of a merge conflict (<<<<<<<): put a whole version in its place",
         "Exercises that cannot be read: micro_macro_iou, best_epoch, pareto_front, disagreement",
         "ok  07_sam_comparison.ipynb: answered: stability_score, non_maximum",
