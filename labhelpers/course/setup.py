@@ -53,8 +53,8 @@ def begin(lab: str) -> config.Profile:
         measured = "an estimate for 2 CPU cores, from runs on 377 photographs to learn from and 41 to score"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
     precision = resolve_precision("auto")
-    if profile.encoder and lab in ("02", "03"):
-        print(f"Encoder    {profile.encoder}")
+    if profile.encoder_note and lab in ("02", "03"):
+        print(f"Encoder    {profile.encoder_note}")
     print(f"Device     {device}; training precision {'fp32' if precision == 'no' else precision}")
     minutes = profile.minutes[lab]
     print(f"Time       about {minutes:g} minute{'s' * (minutes != 1)} ({measured})")
