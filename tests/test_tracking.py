@@ -1,7 +1,10 @@
 """Weights & Biases: the same rows as the CSV, pictures with masks, nothing that ends or holds up a run; and the bar."""
 
 import math
+import os
 import re
+import shlex
+import struct
 import sys
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ import pytest
 import torch
 from training_toys import SETS, tiny_net, tiny_recipe
 
-from labhelpers.training import History, train
+from labhelpers.training import History, train, train_or_load
 from labhelpers.training.tracking import Progress, Wandb
 
 IMAGE = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -29,6 +32,8 @@ def fake(monkeypatch):
             module.started.append((mode, options))
             if mode in broken_modes:
                 raise error("no way\nlong explanation")
+            module.offline, module.url = mode == "offline", "https://wandb.ai/me/labs/runs/abc"
+            module.dir = f"{options['dir']}/wandb/offline-run-1/files"
             return module
 
         def log(values, step):
@@ -45,7 +50,7 @@ def fake(monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", module)
         return module
 
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", "/nowhere")
     monkeypatch.setattr("labhelpers.training.tracking.reachable", lambda url: "127.0.0.1" not in url)
@@ -154,7 +159,32 @@ def test_it_is_offline_unless_logged_in_and_survives_what_does_not_work(
     log.close()
     assert [mode for mode, _ in wandb.started] == tried
     assert [step for step, _ in wandb.logged] == ([] if "offline" in broken else [3, 3])
-    assert capsys.readouterr().out.splitlines() == [BROKEN[mode] for mode in broken]
+    said = capsys.readouterr().out.splitlines()
+    assert said[: len(broken)] == [BROKEN[mode] for mode in broken]
+    folder = os.path.relpath(tmp_path / "wandb" / "offline-run-1")
+    where = {"online": [f"wandb: {wandb.url}"], "offline": [f"wandb: send it with: wandb sync {shlex.quote(folder)}"]}
+    assert said[len(broken) :] == ([] if "offline" in broken else where[tried[-1]])
+
+
+def test_the_project_can_be_chosen(fake, tmp_path, monkeypatch):
+    wandb = fake()
+    Wandb(tmp_path / "a", {})
+    monkeypatch.setenv("WANDB_PROJECT", "my-labs")
+    Wandb(tmp_path / "b", {})
+    assert [options["project"] for _, options in wandb.started] == ["segmentation-labs", "my-labs"]
+
+
+def test_a_loaded_run_says_that_nothing_new_is_sent(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path))
+    wandb = fake()
+    for _ in range(2):
+        torch.manual_seed(0)
+        train_or_load("net", tiny_net(), *SETS, tiny_recipe(wandb=True))
+    first, second = (line for line in capsys.readouterr().out.splitlines() if " min, key " in line)
+    assert "Weights & Biases" not in first
+    assert second.startswith("net: loaded")
+    assert second.endswith("; nothing new goes to Weights & Biases")
+    assert len(wandb.started) == 1
 
 
 @pytest.mark.parametrize("asked", [None, "online"])
@@ -175,7 +205,30 @@ def test_the_user_can_interrupt_it(fake, tmp_path):
         Wandb(tmp_path, {}).write({"step": 1, "loss": 0.5})
 
 
-def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_path):
+def recorded(folder):
+    """The numbers of each step in an offline run's file: records in blocks of 32 KiB, as in LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("*.wandb")
+    data, at, message, rows = path.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # too little for a header: the rest of a block is filled up
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        message += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record.FromString(message)
+            values = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            if "loss" in values:
+                rows.append({k: float(values[k]) for k in ("_step", "loss", "val_loss", "mean_iou")})
+            message = b""
+    return rows
+
+
+def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_path, capsys):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
@@ -184,6 +237,9 @@ def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_pat
         log.write({"step": step, "loss": 0.5, "val_loss": 0.4, "mean_iou": 0.3})
         log.images(step, [(IMAGE, TARGET, TARGET.clamp(max=1))], ("table", "piece"))
     log.close()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert capsys.readouterr().out == f"wandb: send it with: wandb sync {shlex.quote(os.path.relpath(folder))}\n"
+    assert recorded(folder) == [{"_step": step, "loss": 0.5, "val_loss": 0.4, "mean_iou": 0.3} for step in (1, 2)]
     written = [path.suffix for path in (tmp_path / "wandb").rglob("*") if path.is_file() and not path.is_symlink()]
     assert [written.count(ending) for ending in (".wandb", ".jpg", ".png")] == [1, 2, 4]  # two masks each
 

@@ -23,7 +23,7 @@ from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import train
 from labhelpers.training.recipe import Recipe, source
 from labhelpers.training.task import CLASS_LABELS, Event, Task, alone, make_accelerator
-from labhelpers.training.tracking import History
+from labhelpers.training.tracking import History, Wandb
 
 # What a run's name, which becomes a folder, must not be: Windows keeps these for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -269,6 +269,8 @@ def _load(run: FinishedRun, model: nn.Module, recipe: Recipe, how: str | None) -
     done = f"{recipe.best_metric} {score:.3f} at step {run.info['best_step']} of {recipe.steps}"
     if run.steps < recipe.steps:
         done += f", stopped early at step {run.steps}"
+    if how is None and Wandb.wanted(recipe.wandb):
+        done += "; nothing new goes to Weights & Biases"
     if make_accelerator().is_main_process:
         start = how or f"loaded (trained {_day(run.info['saved_at'])}"
         print(f"{run.facts['name']}: {start}, {run.minutes:.1f} min, key {run.key}): {done}")

@@ -4,6 +4,7 @@ import csv
 import io
 import netrc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -103,8 +104,9 @@ class Wandb:
     """Sends rows and pictures to Weights & Biases: online when the user is logged in, else offline.
 
     It never asks, waits for a network at most `START_SECONDS` at the beginning and `FINISH_SECONDS` at the end, and
-    never ends a run: what fails in it is said in one sentence, and the CSV log goes on. Columns have the names of the
-    CSV's: `loss`, `val_loss`, `mean_iou`, `train_loss`, ...
+    never ends a run: what fails in it is said in one sentence, and the CSV log goes on. It says where the run can be
+    seen, or how to send it later. Columns have the names of the CSV's: `loss`, `val_loss`, `mean_iou`, ...; the project
+    is `WANDB_PROJECT`, else segmentation-labs.
     """
 
     START_SECONDS, FINISH_SECONDS = 15, 30
@@ -120,6 +122,8 @@ class Wandb:
         for mode in dict.fromkeys((first, "offline")):
             try:
                 self._run = self._start(mode, run_dir, config)
+                if not self._run.offline:
+                    print(f"wandb: {self._run.url}")
                 break
             except Exception as error:  # of any kind: a broken tracker must not end a run
                 instead = "log.csv has it all" if mode == "offline" else "logging offline"
@@ -162,8 +166,15 @@ class Wandb:
         self._try(log)
 
     def close(self) -> None:
-        """Ends the run; what could not be sent stays on the disk for `wandb sync`."""
-        self._try(lambda run: run.finish())
+        """Ends the run; says the command that sends what stays on the disk."""
+
+        def finish(run: Any) -> None:
+            run.finish()
+            if run.offline:
+                folder = os.path.relpath(Path(run.dir).parent)
+                print(f"wandb: send it with: wandb sync {shlex.quote(folder)}")
+
+        self._try(finish)
 
     @classmethod
     def _start(cls, mode: Any, run_dir: Path, config: dict[str, Any]) -> Any:
@@ -174,7 +185,8 @@ class Wandb:
             settings.finish_timeout = cls.FINISH_SECONDS
         name = "-".join(run_dir.parts[-2:])
         where: dict[str, Any] = {"mode": mode, "dir": str(run_dir), "settings": settings}
-        return wandb.init(project="segmentation-labs", name=name, config=config, **where)
+        project = os.environ.get("WANDB_PROJECT", "segmentation-labs")
+        return wandb.init(project=project, name=name, config=config, **where)
 
     def _try(self, action: Callable[[Any], None]) -> None:
         """Calls it with the run, if there still is one; an error ends the tracking rather than the training."""
