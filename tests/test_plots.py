@@ -89,6 +89,7 @@ FIGURES = {
     "click_curves": lambda: plots.click_curves(one_curve(0.5, 0.6)),
     "one_click": lambda: plots.click_curves(one_curve(0.5)),
     "interval_curves": lambda: plots.interval_curves((3, 4, 10), INTERVALS, "points"),
+    "seed_dots": lambda: plots.seed_dots({"a": [0.5, 0.6, np.nan], "longer name": [0.4, 0.4, 0.7]}, "mean IoU"),
     "calibration_plot": lambda: plots.calibration_plot(calibration(np.linspace(0, 1, 30), np.linspace(0, 1, 30) ** 2)),
     "calibration_undefined": lambda: plots.calibration_plot(calibration(np.full(3, 0.5), np.full(3, 0.5))),
 }
@@ -626,6 +627,15 @@ def test_intervals_are_drawn_from_zero_where_they_belong():
     assert figure.get_label() == "Mean IoU: mean IoU against points, a from 0.50 to 0.70, b from 0.30 to 0.40"
 
 
+def test_each_seed_is_a_dot_in_the_row_of_its_variant():
+    figure = FIGURES["seed_dots"]()
+    (axes,) = figure.axes
+    dots = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_equal(dots, [[[0.5, 0], [0.6, 0], [np.nan, 0]], [[0.4, 1], [0.4, 1], [0.7, 1]]])
+    assert [text.get_text() for text in axes.texts] == ["mean 0.55", "mean 0.5"]
+    assert axes.get_ylim() == (1.5, -0.5)  # the first on top
+
+
 def test_calibration_shows_bins_answers_and_counts():
     rng = np.random.default_rng(0)
     predicted = rng.random(200)
@@ -692,6 +702,8 @@ def test_calibration_shows_bins_answers_and_counts():
         (lambda: plots.prompt_grid([]), "needs panels, and a title for each; got 0"),
         (lambda: plots.prompt_grid([PANEL], titles=["a", "b"]), "got 1 and titles"),
         (lambda: plots.click_curves({}), "needs at least one curve"),
+        (lambda: plots.seed_dots({}, "IoU"), "a score of each variant; none of any variant"),
+        (lambda: plots.seed_dots({"a": [0.1], "b": [np.nan], "c": []}, "IoU"), "none of b, c"),
         (
             lambda: plots.interval_curves((1, 2, 3), {**INTERVALS, "b": INTERVALS["b"][:1]}, "points"),
             r"needs curves of 3 intervals, as many as x has numbers; got \{'b': 1\}",

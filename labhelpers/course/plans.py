@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from labhelpers.training.task import CLASS_LABELS, Task
 
 PROMPTS = ("box", "jittered_box", "centre_click", "random_click")
 SIZE = (512, 512)  # pixels, for which costs are measured in every lab
+BENCHMARKS = Path(__file__).with_name("benchmarks.json")  # shipped, for the notebooks that show them
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,11 @@ class UNet(Plan):
         augmentation = Augmentation(
             crop=settings.jigsaw_size,
             scale=(0.8, 1.25),
-            rotation=15,  # degrees
+            rotation=180,  # degrees: a table has no top
             elastic=settings.jigsaw_size / 32,  # pixels
-            brightness=0.2,
-            contrast=0.2,
-            saturation=0.2,
+            brightness=0.1,
+            contrast=0.1,
+            saturation=0.1,
         )
         return Recipe(
             steps=settings.steps,
@@ -361,6 +363,18 @@ def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Eval
         costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
         table.add(name, measured[name], seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
     return table
+
+
+def benchmark(name: str) -> dict[str, Any]:
+    """What one of the benchmarks has measured over several seeds, with the protocol that says how.
+
+    Args:
+        name: `"unet"` or `"backbones"`, the script below benchmarks/ that measured and stored it.
+
+    Returns:
+        protocol: a sentence; seeds: the list of them; scores: {variant: {score: [of each seed]}}.
+    """
+    return json.loads(BENCHMARKS.read_bytes())[name]
 
 
 def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:

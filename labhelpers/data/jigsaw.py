@@ -33,7 +33,7 @@ WOODS = (((176, 124, 78), (146, 96, 56)), ((206, 168, 122), (182, 140, 94)), ((1
 CARD, INK, PAPER = (172, 160, 142), (52, 54, 64), (236, 232, 220)
 
 
-def make_jigsaw(root: str | Path, seed: int = 0, size: int = 512, counts: tuple[int, int, int] = (10, 4, 40)) -> Path:
+def make_jigsaw(root: str | Path, seed: int = 0, size: int = 512, counts: tuple[int, int, int] = (10, 12, 40)) -> Path:
     """Write the jigsaw pictures and return `root`, ready for `FolderSegmentation.from_root(root, "train")`.
 
     root/images/{train,val,test}/NAME.jpg are RGB, root/labels/{train,val,test}/NAME.png single-channel with 0 for the

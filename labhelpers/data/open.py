@@ -56,7 +56,7 @@ def open_splits(
     profile: config.Profile,
     *,
     jigsaw_size: int = 512,
-    jigsaw_counts: tuple[int, int, int] = (10, 4, 40),
+    jigsaw_counts: tuple[int, int, int] = (10, 12, 40),
 ) -> Splits:
     """Open a data set in three parts, and print one sentence that says which images are which.
 

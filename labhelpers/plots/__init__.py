@@ -20,7 +20,7 @@ from labhelpers.plots.maps import (
 )
 from labhelpers.plots.output import save, show
 from labhelpers.plots.prompts import prompt_grid
-from labhelpers.plots.scatter import calibration_plot, scatter
+from labhelpers.plots.scatter import calibration_plot, scatter, seed_dots
 from labhelpers.plots.schematics import architecture
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "prompt_grid",
     "save",
     "scatter",
+    "seed_dots",
     "show",
     "training_gap",
     "trimap_curve",

@@ -1,7 +1,7 @@
-"""Dots: what a model gives against what it costs, and its predicted against its true IoUs."""
+"""Dots: what a model gives against what it costs, scores of seeds, and predicted against true IoUs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +205,37 @@ def _squares(centres: np.ndarray, halves: np.ndarray | float) -> np.ndarray:
 def _along(ends: np.ndarray) -> np.ndarray:
     """Squares of 6 pixels along a line: what a name should leave free."""
     return _squares(np.linspace(ends[0], ends[1], 30), 3)
+
+
+@styled
+def seed_dots(scores: Mapping[str, Sequence[float]], xlabel: str) -> "Figure":
+    """Draw the score of each seed as a dot, one row per variant, with the mean as a line and as a number.
+
+    Args:
+        scores: variant -> (N,) numbers, one per seed, from top to bottom; NaN is left out.
+        xlabel: what was scored, with its unit.
+
+    Raises:
+        ValueError: no variants, or one without a number.
+    """
+    found = {name: to_array(values).astype(float) for name, values in scores.items()}
+    empty = [name for name, values in found.items() if np.isnan(values).all()]
+    if not found or empty:
+        raise ValueError(f"seed_dots needs a score of each variant; none of {', '.join(empty) or 'any variant'}.")
+    figure = new_figure(0.36 * len(found) + 1.0, width=8)
+    axes = figure.subplots()
+    means = {name: float(np.nanmean(values)) for name, values in found.items()}
+    for row, (name, values) in enumerate(found.items()):
+        axes.plot([means[name]] * 2, (row - 0.3, row + 0.3), color=INK, linewidth=1.8)
+        look: dict[str, Any] = {"color": SERIES_COLOURS[0], "alpha": 0.6, "markersize": 7}
+        axes.plot(values, np.full(len(values), row), "o", **look)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": _FONT}
+        axes.annotate(f"mean {means[name]:.3g}", (1.01, row), **place)
+    axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel=xlabel, ylim=(len(found) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    figure.set_label(f"{xlabel}, a dot for each seed; means: " + ", ".join(f"{n} {m:.3g}" for n, m in means.items()))
+    return figure
 
 
 @styled
