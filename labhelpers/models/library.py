@@ -10,7 +10,9 @@ Five decoders of segmentation-models-pytorch (smp) on any of its encoders, and M
 """
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,8 @@ def build_smp(
     if found is not None and encoder.startswith(TIMM):
         # timm's loader knows how its weights map to a network that gives features, and which pixels they expect.
         overlay = {"encoder_weights": True, "pretrained_cfg_overlay": found}
-        network = _build(kind, architecture, encoder, {**options, **overlay})
+        with _quiet_timm():
+            network = _build(kind, architecture, encoder, {**options, **overlay})
         trained = network.encoder.model.pretrained_cfg
         pixels = Renormalize(trained["mean"], trained["std"])
     elif found is not None:
@@ -161,6 +164,18 @@ def _imagenet(encoder: str, source: tuple[str, str], name: str) -> dict[str, Any
         return None if state is None else {"state_dict": state}
     file = hub_weights(*source, name=name)
     return None if file is None else {"file": str(file)}
+
+
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """Inside, timm does not warn that the classifier's weights find no place in an encoder."""
+    log = logging.getLogger("timm.models._builder")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _build(kind: Callable[..., Any], architecture: str, encoder: str, options: dict[str, Any]) -> Any:
