@@ -80,7 +80,7 @@ def main() -> None:
     scores = {}
     for name, network in networks.items():
         rows = [measure(name, *network, seed, data) for seed in seeds]
-        scores[name] = {score: [row[score] for row in rows] for score in SCORES}
+        scores[name] = {score: [round(row[score], 4) for row in rows] for score in SCORES}
 
     print(f"\n| network | {' | '.join(SCORES.values())} |\n{'|---' * (1 + len(SCORES))}|")
     for name, found in scores.items():

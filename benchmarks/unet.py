@@ -109,7 +109,7 @@ def main() -> None:
     scores = {}
     for name in options.variants:
         rows = [measure(name, seed, experiment) for seed in options.seeds]
-        scores[name] = {score: [row[score] for row in rows] for score in SCORES}
+        scores[name] = {score: [round(row[score], 4) for row in rows] for score in SCORES}
     print(f"\n{table(scores)}")
     if options.variants == list(CHANGES):
         recipe, sizes = experiment.recipe, "/".join(str(len(part)) for part in experiment.data)

@@ -12,7 +12,7 @@ from torch import nn
 from training_toys import assert_same, own_ce
 
 from labhelpers import config, data, models, training
-from labhelpers.course.plans import PLANS, Experiment, find_all, find_plan
+from labhelpers.course.plans import PLANS, Experiment, benchmark, find_all, find_plan
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 VOC, JIGSAW = range(1464), range(10)  # as many training images
@@ -186,3 +186,32 @@ def test_any_loss_counts_where_the_loss_is_an_exercise(experiment, monkeypatch):
     assert experiment.find() is not None
     monkeypatch.setattr(type(experiment.plan), "own_loss", False)
     assert experiment.find() is None
+
+
+@pytest.mark.parametrize("name", ["unet", "backbones"])
+def test_a_benchmark_has_every_score_of_every_seed(name):
+    found = benchmark(name)
+    assert f"benchmarks/{name}.py: 10/12/40 jigsaw pictures" in found["protocol"]
+    assert len(found["seeds"]) >= 3
+    assert "test_mean_iou" in next(iter(found["scores"].values()))
+    for of_variant in found["scores"].values():
+        assert {len(values) for values in of_variant.values()} == {len(found["seeds"])}
+
+
+def test_the_benchmarks_bear_what_labs_04_and_05_say_of_them():
+    """Claims of the notebooks that shall hold for every seed; the scores themselves are benchmarks'."""
+
+    def above(a, b, score="test_mean_iou"):
+        return all(x > y for x, y in zip(scores[a][score], scores[b][score], strict=True))
+
+    scores = benchmark("unet")["scores"]
+    assert above("U-Net", "no augmentation", "val_mean_iou")
+    assert above("U-Net", "without skips")
+    assert all(
+        last > 1.2 * lowest
+        for lowest, last in zip(*(scores["no augmentation"][s] for s in ("lowest_loss", "last_loss")), strict=True)
+    )
+    scores = benchmark("backbones")["scores"]
+    encoders = config.PROFILES["smoke"].backbones.encoders
+    assert all(above(f"U-Net, {encoder}", f"DeepLabV3+, {encoder}") for encoder in encoders)
+    assert above(f"U-Net, {encoders[0]}", "U-Net, random weights")

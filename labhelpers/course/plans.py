@@ -166,13 +166,6 @@ class UNet(Plan):
         return {"base_channels": profile.unet.base_channels}
 
 
-class BilinearUNet(UNet):
-    """Lab 04's second network, which is not scored on training pictures."""
-
-    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
-        return dataclasses.replace(super().recipe(profile, train_set), score_train=0)
-
-
 class MiniSAM(Plan):
     """Lab 06, on objects."""
 
@@ -225,7 +218,7 @@ PLANS = {
         DeepLab("deeplabv3", "DeepLabV3", run="DeepLabV3"),
         DeepLab("deeplabv3plus", "DeepLabV3+", run="DeepLabV3+"),
         UNet("unet", "U-Net", run="U-Net, augmentation"),
-        BilinearUNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
+        UNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
         MiniSAM("mini_sam", "Mini-SAM", run="mini_sam, spatial"),
     )
 }
