@@ -1333,7 +1333,9 @@ class _Watched(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        score = nn.Conv2d(4, 3, 1)
+        nn.init.normal_(score.weight)  # so that pixels differ
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), score)
         self.modes: list[bool] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -1432,9 +1434,7 @@ def _run_fit(check: Check, answer: Callable, case: Case) -> Parts:
         given = check.call(answer, model, batches, loss, optimizer, scheduler, *settings, when=case.when)
         kept = torch.load(path, weights_only=True) if path.exists() else {}
     pair = isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(part, list) for part in given)
-    check.that(
-        pair, f"it returns {kind_of(given)}, expected two lists: losses of the steps, scores of the evaluations."
-    )
+    check.that(pair, f"it returns {kind_of(given)}, expected two lists, the losses and the scores.")
     losses, scores = given
     check.that(
         all(model.modes), "a step runs in eval mode: model.train() at its beginning, for validation has changed it."
@@ -1558,7 +1558,7 @@ log_confidence = Exercise(
         (_confidence(softmax=torch.sigmoid), "this is a sigmoid: take the softmax over the classes."),
         (
             _confidence(softmax=lambda logits: logits.softmax(-1)),
-            "the softmax is over columns: over the classes, dim 1.",
+            "the softmax is over columns: take it over dim 1.",
         ),
         (_confidence(summary=lambda p: p.amax()), "this is one pixel's: take the mean over pixels and images."),
         (_confidence(summary=lambda p: p.mean()), "this is the mean of all: of each pixel the largest, then the mean."),
@@ -1594,27 +1594,23 @@ def _feature_gradients(model: Any, images: Tensor, loss_of: Callable[[Tensor], T
 
 def _of_weights(model: Any, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> list[float]:
     loss = loss_of(model(images))
-    return [
-        math.sqrt(
-            sum(float(g.square().sum()) for g in torch.autograd.grad(loss, list(b.parameters()), retain_graph=True))
-        )
-        for b in model.contracting
-    ]
+    of_blocks = [torch.autograd.grad(loss, list(b.parameters()), retain_graph=True) for b in model.contracting]
+    return [torch.cat([gradient.flatten() for gradient in block]).norm().item() for block in of_blocks]
 
 
-def _run_gradients(check: Check, answer: Callable, case: Case) -> list[float]:
+def _run_gradients(check: Check, answer: Callable, case: Case) -> Parts:
     model, images = copy.deepcopy(case.args[0]), case.args[1]
     given = check.call(answer, model, images, lambda logits: logits.square().mean())
     check.that(isinstance(given, list), f"it returns {kind_of(given)}, expected a list of numbers.")
     check.that(len(given) == 5, f"it returns {len(given)} numbers, expected five: one for each block of contracting.")
     left = any(module._forward_hooks for module in model.modules())
     check.that(not left, "its hooks stay on the network: keep what register_forward_hook returns, and remove() each.")
-    return given
+    return Parts({f"the norm at contracting[{level}]": norm for level, norm in enumerate(given)})
 
 
 def _gradient_cases() -> Iterable[Case]:
     images = torch.randn(2, 3, 32, 48)
-    yield Case((calibrated(models.UNet(2, 2), images), images), what="the list of norms")
+    yield Case((calibrated(models.UNet(2, 2), images), images))
 
 
 feature_gradients = Exercise(
@@ -1634,7 +1630,7 @@ feature_gradients = Exercise(
         (_gradients(measure=lambda g: g.abs().max()), "this is the largest value: take the L2 norm."),
         (
             _of_weights,
-            "these are gradients of the weights: of what each block gives (its output), as the hook sees it.",
+            "these are gradients of the weights: take those of each block's output, as a hook sees it.",
         ),
     ],
 )
