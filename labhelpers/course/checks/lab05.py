@@ -1,14 +1,14 @@
-"""Checks of lab 05: a library network by hand and its training; averages of IoU, best epoch, front, disagreement."""
+"""Checks of lab 05: smp's U-Net of its parts, training on a frozen encoder, averages of IoU, the Pareto front."""
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache
 from itertools import pairwise
 from typing import Any
-from unittest import mock
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function
-from labhelpers.course.checks.layers import calibrated, changed, rounding
+from labhelpers.course.checks.layers import calibrated, changed, check_gradients, make, rounding
 from labhelpers.evaluation.confusion import scores
 
 # ------------------------------------------------------------ micro_macro_iou
@@ -357,361 +357,284 @@ disagreement = Exercise(
     ],
 )
 
-# ------------------------------------------- HandUNet, count_parts, freeze_encoder
+# ------------------------------------------------------------------ hand_unet
 
-_ENCODER = "mobilenet_v2"  # quick to build
-
-
-@lru_cache(maxsize=1)
-def _library_unet() -> tuple[Tensor, Any]:
-    """Images (B, 3, H, W) and smp's U-Net of five classes, with statistics that fit them."""
-    import segmentation_models_pytorch as smp
-
-    images = torch.randn(2, 3, 64, 96)
-    return images, calibrated(smp.Unet(_ENCODER, encoder_weights=None, classes=5), images)
+_ENCODER, _CLASSES = "mobilenet_v2", 3
 
 
 class _HandUNet(nn.Module):
-    """smp's U-Net: images (B, 3, H, W), sides multiples of 32 -> logits (B, num_classes, H, W)."""
+    """smp's U-Net of its parts: images (B, 3, H, W), sides multiples of 32 -> logits (B, num_classes, H, W)."""
 
     def __init__(self, encoder_name: str, num_classes: int):
-        super().__init__()
-        import segmentation_models_pytorch as smp
+        import segmentation_models_pytorch as smp  # it takes seconds, and the other labs do without it
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
+        super().__init__()
+        channels = (256, 128, 64, 32, 16)
         self.encoder = smp.encoders.get_encoder(encoder_name, weights=None)
-        self.decoder = UnetDecoder(self.encoder.out_channels, decoder_channels=(256, 128, 64, 32, 16))
-        self.segmentation_head = SegmentationHead(16, num_classes)
+        self.decoder = UnetDecoder(self.encoder.out_channels, channels)
+        self.segmentation_head = SegmentationHead(channels[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.segmentation_head(self.decoder(self.encoder(images)))
 
 
-def _run_hand_unet(check: Check, answer: Callable, case: Case) -> Tensor:
-    """The logits, with the weights of the library's network."""
-    images, right = _library_unet()
-    with _without_downloads():
-        model = check.call(answer, _ENCODER, 5, when="when it is built")
-    check.that(isinstance(model, nn.Module), f"building it gives {kind_of(model)}, expected an nn.Module.")
-    expected, found = right.state_dict(), model.state_dict()
-    for name in ("encoder", "decoder", "segmentation_head"):
-        has = any(key.startswith(f"{name}.") for key in found)
-        check.that(has, f"it has no `self.{name}` with weights: encoder, decoder, segmentation_head are smp's names.")
-    other = next(iter(sorted(expected.keys() ^ found.keys())), "")
-    check.that(
-        not other,
-        f"its state dict and that of smp.Unet differ in {other}: encoder, decoder and segmentation_head, nothing else.",
+_REMEDIES = {
+    "encoder": "smp.encoders.get_encoder(encoder_name, weights=None)",
+    "decoder": "UnetDecoder(self.encoder.out_channels, decoder_channels=(256, 128, 64, 32, 16))",
+    "segmentation_head": "SegmentationHead(16, num_classes), its kernel_size 3 as by default",
+}
+
+
+def _unet_case() -> Case:
+    return Case((torch.randn(2, 3, 64, 32),), what="the logits")
+
+
+@cache
+def _smp_weights() -> dict[str, Tensor]:
+    """The state dict of smp.Unet, its batch norms with the statistics of the images that the check takes."""
+    import segmentation_models_pytorch as smp
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = smp.Unet(_ENCODER, encoder_weights=None, classes=_CLASSES)
+        return calibrated(model, *_unet_case().args).state_dict()
+
+
+def _make_unet(check: Check, answer: Callable) -> nn.Module:
+    """The student's network; nothing is downloaded for it."""
+    import segmentation_models_pytorch as smp
+
+    def refuse(hint: str) -> Any:
+        return {"side_effect": Mistake(hint)}
+
+    download = (
+        "the encoder asks for pretrained weights, which come from the network: weights=None builds it (get_encoder, "
+        "encoder_weights=None in smp.Unet), the weights are loaded into it afterwards."
     )
-    for key, tensor in expected.items():
+    whole = "this is smp.Unet itself: put its encoder, decoder and head together yourself."
+    with (
+        patch("segmentation_models_pytorch.encoders.hf_hub_download", **refuse(download)),
+        patch.object(smp.Unet, "__init__", **refuse(whole)),
+    ):
+        return make(check, answer, _ENCODER, _CLASSES)
+
+
+def _inspect_unet(check: Check, answer: Callable) -> None:
+    """The three parts by smp's names, each with the weights that smp.Unet's has."""
+    expected = {name: tuple(weight.shape) for name, weight in _smp_weights().items()}
+    model = _make_unet(check, answer)
+    children = [name for name, _ in model.named_children()]
+    for part in _REMEDIES:
+        held = ", ".join(children) or "none"
         check.that(
-            found[key].shape == tensor.shape,
-            f"{key} has the shape {tuple(found[key].shape)}, in smp.Unet {tuple(tensor.shape)}: decoder_channels are "
-            "(256, 128, 64, 32, 16), and the head makes num_classes of 16 channels by a 3 x 3 convolution.",
+            part in children, f"it has no self.{part}, which smp.Unet's weights are loaded into: its parts are {held}."
         )
-    model.load_state_dict(expected)
-    with torch.no_grad():
-        return check.call(model.eval(), images)
+    found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for part, remedy in _REMEDIES.items():
+        names = [name for name in {**expected, **found} if name.startswith(f"{part}.")]
+        name = next((name for name in names if found.get(name) != expected.get(name)), "")
+        here, there = (f"has shape {x[name]}" if name in x else "is missing" for x in (found, expected))
+        check.that(not name, f"{name} {here}, in smp.Unet it {there}: {remedy}.")
+    beside = [name for name in found if name not in expected]
+    check.that(not beside, f"beside encoder, decoder and segmentation_head it has {beside[:1]}: leave it out.")
 
 
-@contextmanager
-def _without_downloads() -> Iterator[None]:
-    """Inside, the hub's library looks at its cache alone: an encoder that asks for weights fails instead of loading."""
-    from huggingface_hub import constants
+def _run_unet(check: Check, answer: Callable, case: Case) -> Tensor:
+    """The logits with the weights of smp.Unet, after a look at the gradients in training mode."""
+    model = _make_unet(check, answer)
+    model.load_state_dict(_smp_weights())
+    logits = check.call(model, *case.args, when="in forward")
+    trained = check.call(model.train(), *case.args, when="in forward in training mode")
+    for output in (logits, trained):
+        check.that(isinstance(output, Tensor), f"forward returns {kind_of(output)}, expected the logits, one tensor.")
+    first = {part: next(model.get_submodule(part).parameters()) for part in _REMEDIES}
+    cut = "no gradient comes back to {}: is it frozen, detached or under no_grad?"
+    check_gradients(check, model, trained, first, cut)
+    return logits
 
-    with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
-        yield
 
-
-def _hand(forward: Callable[[Any, list[Tensor]], Tensor]) -> type:
-    """The answer with another way from the encoder's features to the logits."""
+def _of_features(forward: Callable[[Any, list[Tensor]], Tensor]) -> type:
+    """A wrong answer: its forward from the network and the encoder's features, the image first."""
     return changed(_HandUNet, forward=lambda self, images: forward(self, self.encoder(images)))
 
 
-_NO_WEIGHTS = "get_encoder asks the network for weights: weights=None here, they are loaded afterwards."
+def _interpolating(self: Any, *arguments: Any) -> None:
+    _HandUNet.__init__(self, *arguments)
+    for block in self.decoder.blocks:
+        block.interpolation_mode = "bilinear"
+
+
+_ALL_SIX = "the decoder takes the list of all six features, from the image to the deepest: self.decoder(features)."
 
 hand_unet = Exercise(
     "HandUNet",
     _HandUNet,
-    cases=lambda: [Case((), what="the result")],
-    run=_run_hand_unet,
+    cases=lambda: [_unet_case()],
+    inspect=_inspect_unet,
+    run=_run_unet,
     tolerance=rounding,
-    errors={
-        "offline mode": _NO_WEIGHTS,
-        "disabled": _NO_WEIGHTS,
-        "LocalEntryNotFound": _NO_WEIGHTS,
-        "Wrong encoder name": "take the encoder whose name is handed over: get_encoder(encoder_name, weights=None).",
-        "object has no attribute 'shape'": "the encoder gives a list of maps, for the decoder as a whole.",
-    },
-    wrong=[
-        (
-            _hand(lambda m, x: m.segmentation_head(m.decoder(x)).softmax(1)),
-            "a softmax follows the head: take it out.",
-        ),
-        (_hand(lambda m, x: m.segmentation_head(m.decoder(x)).sigmoid()), "a sigmoid follows the head: take it out."),
-        (
-            _hand(lambda m, x: m.segmentation_head(m.decoder([*x[:-1], torch.zeros_like(x[-1])]))),
-            "the encoder's last feature does not reach the decoder: hand over the whole list.",
-        ),
-        (
-            _hand(lambda m, x: m.segmentation_head(m.decoder([*map(torch.zeros_like, x[:-1]), x[-1]]))),
-            "the skips are empty: hand the encoder's whole list of features to the decoder.",
-        ),
-    ],
 )
 
+# ------------------------------------------------- count_parts, freeze_encoder
 
-class _Parts(nn.Module):
-    """An encoder with batch norm, a decoder and a head; remembers in which mode encoder and decoder were run."""
+
+class _Net(nn.Module):
+    """An encoder and a decoder with batch norm, a head, a part without weights, and a parameter of its own."""
+
+    classification_head = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
-        self.decoder = nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU())
-        self.segmentation_head = nn.Conv2d(6, 4, 1)
-        self.modes: list[tuple[bool, bool]] = []
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.encoder_scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.decoder = nn.Sequential(nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5)), nn.ReLU())
+        self.segmentation_head = nn.Conv2d(5, 3, 1)
+        self.activation = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        self.modes.append((self.encoder.training, self.decoder.training))
-        return self.segmentation_head(self.decoder(self.encoder(images)))
-
-
-def _counted(
-    parameters: Callable[[nn.Module], Iterable[Tensor]] = nn.Module.parameters,
-    parts: Callable[[nn.Module], Iterable[tuple[str, nn.Module]]] = nn.Module.named_children,
-    number: Callable[[Tensor], int] = Tensor.numel,
-) -> Callable[[nn.Module], dict[str, int]]:
-    return lambda model: {name: sum(map(number, parameters(part))) for name, part in parts(model)}
+        return self.activation(self.segmentation_head(self.decoder(self.encoder_scale * self.encoder(images))))
 
 
 def _count_parts(model: nn.Module) -> dict[str, int]:
     """The number of parameters of each direct child, by its name."""
-    return _counted()(model)
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
 
 
-def _counts_of_one_frozen() -> Iterator[Case]:
-    yield Case((nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)), nn.ReLU()),))
-    model = _Parts()
-    model.encoder.requires_grad_(False)
-    yield Case((model,), "for a network whose encoder is frozen")
+def _frozen(*parts: str) -> _Net:
+    net = _Net()
+    for part in parts:
+        net.get_submodule(part).requires_grad_(False)
+    return net
 
 
 count_parts = Exercise(
     "count_parts",
     _count_parts,
-    cases=_counts_of_one_frozen,
-    wrong=[
-        (
-            _counted(lambda m: (p for p in m.parameters() if p.requires_grad)),
-            "frozen parameters are left out: count them, too.",
-        ),
-        (
-            _counted(lambda m: m.state_dict().values()),
-            "batch norm's statistics (of the state dict) are counted: they are no parameters.",
-        ),
-        (_counted(number=lambda tensor: 1), "these are numbers of tensors: add up p.numel()."),
-        (
-            _counted(parts=nn.Module.named_modules),
-            "it lists all modules, inner ones and the network itself: named_children() gives the direct ones.",
-        ),
-        (
-            lambda model: {name: p.numel() for name, p in model.named_parameters()},
-            "it lists each tensor: add up those of a child.",
-        ),
-        (
-            lambda model: sum(p.numel() for p in model.parameters()),
-            "this is one number: return a dictionary with an entry for each child.",
-        ),
+    cases=lambda: [
+        Case((_frozen(),), "of the check's network", "the dict"),
+        Case((_frozen("encoder"),), "of a network whose encoder is frozen", "the dict"),
     ],
 )
 
 
-def _frozen(
-    freeze: Callable[[Any], object] = lambda m: m.encoder.requires_grad_(False),
-    chosen: Callable[[Any], Iterable] = lambda m: (p for p in m.parameters() if p.requires_grad),
-) -> Callable[[Any], list]:
-    def answer(model: Any) -> list:
-        freeze(model)
-        return list(chosen(model))
-
-    return answer
-
-
 def _freeze_encoder(model: Any) -> list[nn.Parameter]:
-    """No parameter of model.encoder asks for a gradient any more; the others, for the optimizer."""
-    return _frozen()(model)
+    """Freeze `model.encoder`; the parameters that still ask for a gradient."""
+    model.encoder.requires_grad_(False)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _run_freeze(check: Check, answer: Callable, case: Case) -> Parts:
-    """Which parameters ask for a gradient, and which are returned, by their names."""
-    model = _Parts()
-    names = {id(p): name for name, p in model.named_parameters()}
-    given = check.call(answer, model)
-    listed = isinstance(given, Iterable) and not isinstance(given, (Tensor, dict))
-    check.that(listed, f"it returns {kind_of(given)}, expected a list of parameters.")
-    returned = [names.get(id(p), "") for p in given]
-    check.that(all(returned), "it returns what is no parameter of the network: p for p in model.parameters() if ...")
-    return Parts(
-        {
-            "the list of what asks for a gradient": [name for name, p in model.named_parameters() if p.requires_grad],
-            "the list of what is returned": sorted(returned),
-        }
-    )
+    """For each parameter: does it ask for a gradient afterwards, and how often is it in the list?"""
+    model = _frozen(*case.args)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed = check.call(answer, model)
+    check.that(isinstance(listed, list), f"it returns {kind_of(listed)}, expected a list of parameters.")
+    for value in listed:
+        check.that(id(value) in names, f"the list holds {kind_of(value)} that is no parameter of the model.")
+    counts = Counter(names[id(value)] for value in listed)
+    asks = {f"whether {n} {case.when} asks for a gradient": p.requires_grad for n, p in model.named_parameters()}
+    return Parts(asks | {f"how often the list {case.when} holds {name}": counts[name] for name in names.values()})
 
 
 freeze_encoder = Exercise(
     "freeze_encoder",
     _freeze_encoder,
-    cases=lambda: [Case(())],
+    cases=lambda: [Case((), "of the check's network"), Case(("decoder.0.1",), "of one whose decoder.0.1 was frozen")],
     run=_run_freeze,
-    wrong=[
-        (_frozen(lambda m: m.encoder.eval()), "eval() holds statistics only: model.encoder.requires_grad_(False)."),
-        (_frozen(chosen=nn.Module.parameters), "frozen parameters are returned, too: those with p.requires_grad only."),
-        (_frozen(lambda m: m.requires_grad_(False)), "the whole network is frozen: only model.encoder."),
-        (
-            _frozen(chosen=lambda m: m.encoder.parameters()),
-            "these are the frozen ones: return those that still ask for a gradient.",
-        ),
-        (
-            _frozen(chosen=lambda m: m.segmentation_head.parameters()),
-            "the decoder is left out: return all that still ask for a gradient.",
-        ),
-        (
-            _frozen(
-                lambda m: [p.requires_grad_(False) for n in ("encoder", "decoder") for p in getattr(m, n).parameters()]
-            ),
-            "the decoder is frozen, too: only model.encoder.",
-        ),
-        (
-            _frozen(lambda m: m.decoder.requires_grad_(False)),
-            "the decoder is frozen: freeze model.encoder.",
-        ),
-    ],
 )
 
 # -------------------------------------------------------------- train_decoder
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits, target, ignore_index=255)
+def _modes(model: Any, step: int, every: int) -> None:
+    model.train()
+    model.encoder.eval()
 
 
-def _decoder_loop(
-    loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
-    zero: bool = True,
-    best: Callable[[list[float]], bool] = lambda losses: losses[-1] == min(losses),
-    load: bool = True,
-    number: Callable[[Tensor], Any] = Tensor.item,
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, ignore_index=255)
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _trained(
+    modes: Callable[[Any, int, int], Any] = _modes,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
+    update: Callable[[torch.optim.Optimizer, Tensor], Any] = _update,
+    due: Callable[[int, int], bool] = lambda step, every: step % every == 0,
+    best: Callable[[list[float]], float] = min,
+    keep: Callable[[dict], dict] = copy.deepcopy,
+    end: Callable[[nn.Module], Any] = nn.Module.eval,
 ) -> Callable:
     """The answer with one of its parts in another way."""
 
-    def answer(model: Any, batches: Iterable, optimizer: Any, validate: Callable, eval_every: int) -> tuple:
+    def answer(
+        model: nn.Module, batches: Iterable, optimizer: torch.optim.Optimizer, validate: Callable, eval_every: int
+    ) -> tuple[list[float], list[float]]:
         losses, val_losses, kept = [], [], {}
         for step, (images, targets) in enumerate(batches, start=1):
-            model.train()
-            model.encoder.eval()
-            value = loss(model(images), targets)
-            if zero:
-                optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            losses.append(number(value))
-            if step % eval_every == 0:
+            modes(model, step, eval_every)
+            loss = loss_of(model(images), targets)
+            update(optimizer, loss)
+            losses.append(loss.item())
+            if due(step, eval_every):
                 val_losses.append(validate(model.eval()))
-                if best(val_losses):
-                    kept = copy.deepcopy(model.state_dict())
-        if load:
-            model.load_state_dict(kept)
-        model.eval()
+                if val_losses[-1] == best(val_losses):
+                    kept = keep(model.state_dict())
+        model.load_state_dict(kept)
+        end(model)
         return losses, val_losses
 
     return answer
 
 
-def _train_decoder(
-    model: Any, batches: Iterable, optimizer: Any, validate: Callable, eval_every: int
-) -> tuple[list[float], list[float]]:
-    """Cross-entropy over `batches` (images, targets), the encoder in eval mode -> losses, validation losses.
-
-    The model ends with the weights of the lowest validation loss, in eval mode.
-    """
-    return _decoder_loop()(model, batches, optimizer, validate, eval_every)
+_train_decoder = _trained()
+"""Trains on `batches` with a frozen encoder in eval mode; keeps the weights of the lowest validation loss."""
 
 
-def _seven_batches() -> Iterator[Case]:
-    batches = [(torch.randn(2, 3, 6, 7), torch.randint(0, 4, (2, 6, 7))) for _ in range(7)]
-    for _, targets in batches:
-        targets[:, :2] = 255
-    yield Case((_Parts(), batches, [0.9, 0.5, 0.7]))
+def _decoder_cases() -> Iterator[Case]:
+    """The best evaluation in the middle, then the last; more steps after the last evaluation, then none."""
+    for steps, every, val_losses in ((7, 2, [2.9, 2.4, 2.7]), (3, 1, [0.3, 0.6, 0.2])):
+        targets = torch.randint(0, 3, (steps, 2, 6, 7))
+        targets[..., :2] = 255
+        images = 1 + 2 * torch.randn(steps, 2, 3, 6, 7)
+        yield Case((_frozen("encoder"), images, targets, every, val_losses), f"of {steps} steps, eval_every={every},")
 
 
-def _run_decoder_loop(check: Check, answer: Callable, case: Case) -> Parts:
-    """Losses, and the weights and statistics at the end; in which mode each part ran is checked on the way."""
-    model, batches, promised = copy.deepcopy(case.args[0]), *case.args[1:]
-    model.encoder.requires_grad_(False)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
-    asked: list[bool] = []
+def _run_decoder(check: Check, answer: Callable, case: Case) -> Parts:
+    """The losses, and what the model is like at the end; `validate` looks at its mode and says a prepared loss."""
+    net, images, targets, every, prepared = copy.deepcopy(case.args)
+    remaining = iter(prepared)
+    optimizer = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=0.3)
 
-    def validate(network: Any) -> float:
-        check.that(network is model, f"validate is given {kind_of(network)}: hand the model over.")
-        check.that(len(asked) < len(promised), "validate is called too often: once after every eval_every steps.")
-        asked.append(any(module.training for module in network.modules()))
-        return promised[len(asked) - 1]
+    def validate(model: nn.Module) -> float:
+        if any(module.training for module in model.modules()):
+            raise Mistake("validate is given a model in train mode: model.eval() comes before.")
+        return next(remaining, 9.0)
 
-    given = check.call(answer, model, batches, optimizer, validate, 2)
-    pair = isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], list)
-    check.that(pair, f"it returns {kind_of(given)}, expected two lists: losses, and validation losses.")
-    losses, val_losses = given
-    check.that(len(losses) == len(batches), f"it returns {len(losses)} losses for {len(batches)} batches: one a step.")
-    check.that(
-        not any(encoder for encoder, _ in model.modes),
-        "the encoder runs in train mode, and its batch norm's statistics move: model.encoder.eval() after "
-        "model.train().",
+    result = check.call(answer, net, zip(images, targets, strict=True), optimizer, validate, every, when=case.when)
+    pair = isinstance(result, (tuple, list)) and len(result) == 2 and all(isinstance(x, list) for x in result)
+    check.that(pair, f"it returns {kind_of(result)}, expected two lists: `return losses, val_losses`.")
+    for found, count, of in zip(result, (len(images), len(prepared)), ("steps", "evaluations"), strict=True):
+        check.that(len(found) == count, f"{case.when} it returns {len(found)} losses of the {of}, expected {count}.")
+    return Parts(
+        {f"the loss of step {step} {case.when}": loss for step, loss in enumerate(result[0], 1)}
+        | {f"the loss of evaluation {number} {case.when}": loss for number, loss in enumerate(result[1], 1)}
+        | {f"{name} at the end {case.when}": weight.clone() for name, weight in net.state_dict().items()}
+        | {f"whether a part is in train mode at the end {case.when}": any(m.training for m in net.modules())}
     )
-    check.that(
-        all(decoder for _, decoder in model.modes),
-        "the decoder runs in eval mode: model.train() at the beginning of each step, for validation has changed it.",
-    )
-    check.that(not any(asked), "validate gets a model in train mode: validate(model.eval()).")
-    check.that(len(asked) == 3, f"validate is called {len(asked)} times in 7 steps with eval_every=2, expected 3.")
-    check.that(not any(module.training for module in model.modules()), "the model ends in train mode: model.eval().")
-    found = {f"the loss of step {step}": loss for step, loss in enumerate(losses, 1)}
-    found |= {"the list of validation losses": list(val_losses)}
-    return Parts(found | {f"at the end {name}": tensor for name, tensor in model.state_dict().items()})
 
 
 train_decoder = Exercise(
     "train_decoder",
     _train_decoder,
-    cases=_seven_batches,
-    run=_run_decoder_loop,
-    errors={
-        "255 is out of bounds": "void (255) reaches cross_entropy as a class: pass ignore_index=255.",
-        "backward through the graph a second time": "the graph of an earlier step is kept: compute the loss anew.",
-    },
-    wrong=[
-        (
-            _decoder_loop(load=False),
-            "it ends with the last weights: load those of the lowest validation loss (kept by copy.deepcopy, for "
-            "later steps change what state_dict() gives).",
-        ),
-        (
-            _decoder_loop(best=lambda losses: losses[-1] == max(losses)),
-            "the weights of the highest validation loss are kept: the lowest is the best.",
-        ),
-        (_decoder_loop(zero=False), "gradients of the steps before are still there: optimizer.zero_grad()."),
-        (
-            _decoder_loop(loss=lambda x, y: F.cross_entropy(x, torch.where(y == 255, 0, y))),
-            "void pixels (255) are trained as class 0: ignore_index=255.",
-        ),
-        (
-            _decoder_loop(loss=partial(F.cross_entropy, ignore_index=255, reduction="sum")),
-            "the loss is a sum over pixels: take the mean.",
-        ),
-        (
-            _decoder_loop(loss=lambda x, y: F.cross_entropy(x.softmax(1), y, ignore_index=255)),
-            "there is a softmax before cross_entropy, which applies its own: give it the logits.",
-        ),
-        (_decoder_loop(number=lambda loss: loss), "the losses are tensors with their graphs: loss.item()."),
-    ],
+    cases=_decoder_cases,
+    run=_run_decoder,
+    tolerance=1e-4,
 )
