@@ -1519,11 +1519,11 @@ def _run_confidence(check: Check, answer: Callable, case: Case) -> Parts:
         logged: list[tuple] = []
         event = SimpleNamespace(step=step, row={"step": step}, model=model, evaluation=scored)
         log = _recorder(logged)
-        check.call(lambda event=event, log=log: answer(event, images, log) or True, when=f"after step {step}")
+        check.call(lambda x, e=event, log=log: answer(e, x, log) or True, images, when=f"after step {step}")
         if scored is None:
             check.that(
                 not logged,
-                f"it logs after step {step}, which has no evaluation: `if event.evaluation is None: return`.",
+                "it logs after a step without evaluation: if event.evaluation is None: return.",
             )
             continue
         check.that(len(logged) == 1, f"it calls log {len(logged)} times after an evaluation, expected once.")
