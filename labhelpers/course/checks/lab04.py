@@ -1,10 +1,14 @@
-"""Checks of lab 04: sizes without padding, U-Net and its parts, losses and scores of two classes, stopping, tiles."""
+"""Checks of lab 04: sizes without padding, U-Net and its parts, losses and scores of two classes, training, tiles."""
 
 import copy
 import math
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -1236,4 +1240,397 @@ tile_starts = Exercise(
     tiles.tile_starts,
     inspect=_inspect_tiles,
     errors={"must not be zero": "the step from tile to tile is tile - overlap, not overlap."},
+)
+
+# --------------------------------------------------------------- BilinearUNet
+
+
+class _BilinearUNet(models.UNet):
+    """U-Net whose up-convolutions interpolate and convolve."""
+
+    def __init__(self, num_classes: int, base_channels: int):
+        super().__init__(num_classes, base_channels, up="bilinear")
+
+
+def _run_bilinear(check: Check, answer: Callable, case: Case) -> Parts:
+    """What each of `up` makes of a map, with the right weights, and the size of the logits."""
+    num_classes, base = case.args
+    model = make(check, answer, num_classes, base)
+    found = Parts()
+    for place, module in enumerate(_listed(check, model, "up")):
+        wide, name = base * 2 ** (4 - place), f"up[{place}]"
+        transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.modules())
+        check.that(not transposed, f"{name} is still a transposed convolution: replace self.up after super().__init__.")
+        conv = _only(check, module, nn.Conv2d, name, "3x3 convolution behind the interpolation")
+        check_conv(check, conv, name, (wide, wide // 2), 3, {base: "the list begins at the bottom, not at full size"})
+        with torch.no_grad():
+            conv.weight.copy_(torch.randn_like(conv.weight))
+            if conv.bias is not None:
+                conv.bias.copy_(torch.randn_like(conv.bias))
+            x = torch.randn(1, wide, 3, 5)
+            enlarged = check.call(module, x, when=f"in {name}")
+        size = tuple(enlarged.shape)
+        check.that(
+            size == (1, wide // 2, 6, 10),
+            f"{name} makes {size} of {tuple(x.shape)}: twice the size, half the channels.",
+        )
+        found[f"what {name} makes of a map"] = enlarged
+    with torch.no_grad():
+        found["the size of the logits"] = tuple(check.call(model, torch.randn(1, 3, 37, 50), when="in forward").shape)
+    return found
+
+
+def _enlarging(enlarge: Callable[[Tensor], Tensor], padding: str = "zeros") -> type:
+    """The answer with another way to enlarge."""
+
+    class Up(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[0](enlarge(x))
+
+    class Other(_BilinearUNet):
+        def __init__(self, num_classes: int, base_channels: int):
+            super().__init__(num_classes, base_channels)
+            for _, conv in self.up:
+                conv.padding_mode = padding
+            self.up = nn.ModuleList(Up(conv) for _, conv in self.up)
+
+    return Other
+
+
+def _interpolated(**options: Any) -> Callable[[Tensor], Tensor]:
+    return partial(F.interpolate, scale_factor=2, **options)
+
+
+bilinear_unet = Exercise(
+    "BilinearUNet",
+    _BilinearUNet,
+    cases=lambda: [Case((2, 3))],
+    run=_run_bilinear,
+    tolerance=rounding,
+    wrong=[
+        (_enlarging(_interpolated(mode="nearest")), 'this is nearest neighbour: mode="bilinear".'),
+        (
+            _enlarging(_interpolated(mode="bilinear", align_corners=True)),
+            "this has align_corners=True: the course takes False.",
+        ),
+        (_enlarging(_interpolated(mode="bicubic")), 'this is bicubic: mode="bilinear".'),
+        (
+            _enlarging(_interpolated(mode="bilinear"), "replicate"),
+            "the convolution pads by repetition: leave padding_mode as it is, zeros.",
+        ),
+        (
+            _enlarging(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear").relu()),
+            "there is a ReLU in it: an interpolation and a convolution, nothing else.",
+        ),
+    ],
+)
+
+# ------------------------------------------------------------------------ fit
+
+
+class _Watched(nn.Module):
+    """Two convolutions with batch norm between; remembers in which mode it was run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        score = nn.Conv2d(4, 3, 1)
+        nn.init.normal_(score.weight)  # so that pixels differ
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), score)
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.layers(images)
+
+
+def _fitting(
+    zero: bool = True,
+    schedule: str = "step",
+    better: Callable[[list[float]], bool] = lambda scores: scores[-1] > max(scores[:-1], default=-math.inf),
+    stop: Callable[[list[float], int], bool] = _should_stop,
+    load: bool = True,
+    number: Callable[[Tensor], Any] = Tensor.item,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(
+        model: Any,
+        batches: Iterable,
+        loss_function: Callable,
+        optimizer: Any,
+        scheduler: Any,
+        validate: Callable,
+        eval_every: int,
+        patience: int,
+        path: Any,
+    ) -> tuple:
+        losses, scores = [], []
+        for step, (images, targets) in enumerate(batches, start=1):
+            model.train()
+            loss = loss_function(model(images), targets)
+            if zero:
+                optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule == "step":
+                scheduler.step()
+            losses.append(number(loss))
+            if step % eval_every == 0:
+                if schedule == "evaluation":
+                    scheduler.step()
+                scores.append(validate(model.eval()))
+                if better(scores):
+                    torch.save(model.state_dict(), path)
+                if stop(scores, patience):
+                    break
+        if load:
+            model.load_state_dict(torch.load(path, weights_only=True))
+        model.eval()
+        return losses, scores
+
+    return answer
+
+
+def _fit(
+    model: Any,
+    batches: Iterable,
+    loss_function: Callable,
+    optimizer: Any,
+    scheduler: Any,
+    validate: Callable,
+    eval_every: int,
+    patience: int,
+    path: Any,
+) -> tuple[list[float], list[float]]:
+    """Trains with validation, a checkpoint of the best weights and an early stop -> losses, scores."""
+    return _fitting()(model, batches, loss_function, optimizer, scheduler, validate, eval_every, patience, path)
+
+
+def _fit_cases() -> Iterable[Case]:
+    batches = [(torch.randn(2, 3, 6, 7), torch.randint(0, 2, (2, 6, 7))) for _ in range(13)]
+    model = _Watched()
+    yield Case((model, batches, [0.5, 0.7, 0.6, 0.7, 0.65, 0.9], 2, 3), "where it stops early")
+    yield Case((model, batches[:7], [0.5, 0.4, 0.6], 2, 3), "where the batches end first")
+
+
+def _run_fit(check: Check, answer: Callable, case: Case) -> Parts:
+    """Losses, scores, and the weights at the end; in which mode the network ran is checked on the way."""
+    model, batches, promised, eval_every, patience = copy.deepcopy(case.args[0]), *case.args[1:]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.8**step)
+    asked: list[bool] = []
+
+    def validate(network: Any) -> float:
+        check.that(network is model, f"validate is given {kind_of(network)}: hand the model over.")
+        asked.append(any(module.training for module in network.modules()))
+        late = f"it goes on after the evaluation at which should_stop(scores, patience) is True ({case.when})."
+        check.that(len(asked) <= len(promised), late)
+        return promised[len(asked) - 1]
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):  # of the order of steps
+        path = Path(folder, "best.pt")
+        loss = nn.CrossEntropyLoss()
+        settings = (validate, eval_every, patience, path)
+        given = check.call(answer, model, batches, loss, optimizer, scheduler, *settings, when=case.when)
+        kept = torch.load(path, weights_only=True) if path.exists() else {}
+    pair = isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(part, list) for part in given)
+    check.that(pair, f"it returns {kind_of(given)}, expected two lists, the losses and the scores.")
+    losses, scores = given
+    check.that(
+        all(model.modes), "a step runs in eval mode: model.train() at its beginning, for validation has changed it."
+    )
+    check.that(not any(asked), "validate gets a model in train mode: validate(model.eval()).")
+    check.that(bool(kept), "the file `path` is not written: torch.save(model.state_dict(), path) at a better score.")
+    check.that(not any(module.training for module in model.modules()), "the model ends in train mode: model.eval().")
+    found = Parts({f"{case.when} the number of losses": len(losses), f"{case.when} the list of scores": scores})
+    found |= {f"{case.when} the loss of step {step}": value for step, value in enumerate(losses, 1)}
+    found |= {f"{case.when} at the end {name}": tensor for name, tensor in model.state_dict().items()}
+    return Parts(found | {f"{case.when} in the file {name}": tensor for name, tensor in kept.items()})
+
+
+fit = Exercise(
+    "fit",
+    _fit,
+    cases=_fit_cases,
+    run=_run_fit,
+    tolerance=1e-4,
+    errors={"weights_only": "the file holds more than tensors: save model.state_dict(), not the model."},
+    wrong=[
+        (_fitting(load=False), "it ends with the last weights: load those of the file, which are the best."),
+        (
+            _fitting(better=lambda scores: scores[-1] >= max(scores)),
+            "of equal scores the last is kept: only a better one (>) replaces the file.",
+        ),
+        (_fitting(better=lambda scores: True), "each evaluation's weights are saved: only those of a better score."),
+        (
+            _fitting(better=lambda scores: scores[-1] <= min(scores)),
+            "the weights of the lowest score are kept: higher is better.",
+        ),
+        (_fitting(stop=lambda scores, patience: False), "it never stops early: break where should_stop says so."),
+        (
+            _fitting(stop=lambda scores, patience: _should_stop(scores, patience - 1)),
+            "it stops an evaluation too early: should_stop(scores, patience).",
+        ),
+        (_fitting(zero=False), "gradients of the steps before are still there: optimizer.zero_grad()."),
+        (_fitting(schedule="never"), "the rate never changes: scheduler.step() after each optimizer.step()."),
+        (
+            _fitting(schedule="evaluation"),
+            "the rate changes at evaluations only: scheduler.step() after each optimizer.step().",
+        ),
+        (_fitting(number=lambda loss: loss), "the losses are tensors with their graphs: loss.item()."),
+    ],
+)
+
+# ------------------------------------------- log_confidence, feature_gradients
+
+
+def _confidence(
+    softmax: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(1),
+    summary: Callable[[Tensor], Tensor] = lambda probabilities: probabilities.amax(1).mean(),
+    number: Callable[[Tensor], Any] = Tensor.item,
+    always: bool = False,
+    evaluating: bool = True,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(event: Any, images: Tensor, log: Callable) -> None:
+        if event.evaluation is None and not always:
+            return
+        if evaluating:
+            event.model.eval()
+        with torch.no_grad():
+            log({"confidence": number(summary(softmax(event.model(images))))}, step=event.step)
+
+    return answer
+
+
+def _log_confidence(event: Any, images: Tensor, log: Callable[..., None]) -> None:
+    """After an evaluation: log({"confidence": c}, step=...), c the mean of the largest softmax probability."""
+    _confidence()(event, images, log)
+
+
+def _run_confidence(check: Check, answer: Callable, case: Case) -> Parts:
+    """What is logged of four steps of a training, two of them with an evaluation."""
+    model, images = copy.deepcopy(case.args[0]), case.args[1]
+    found = Parts()
+    for step in range(1, 5):
+        model.train()
+        scored = SimpleNamespace(scores=None) if step % 2 == 0 else None
+        logged: list[tuple] = []
+        event = SimpleNamespace(step=step, row={"step": step}, model=model, evaluation=scored)
+        log = _recorder(logged)
+        check.call(lambda x, e=event, log=log: answer(e, x, log) or True, images, when=f"after step {step}")
+        if scored is None:
+            check.that(
+                not logged,
+                "it logs after a step without evaluation: if event.evaluation is None: return.",
+            )
+            continue
+        check.that(len(logged) == 1, f"it calls log {len(logged)} times after an evaluation, expected once.")
+        values, at = logged[0]
+        named = isinstance(values, dict) and set(values) == {"confidence"}
+        check.that(named, f"it logs {values!r}, expected {{'confidence': a number}}.")
+        check.that(at == step, f"it logs with step={at}, expected step=event.step, here {step}.")
+        found[f"the confidence after step {step}"] = values["confidence"]
+    return found
+
+
+def _recorder(logged: list[tuple]) -> Callable[..., None]:
+    def log(values: Any, step: Any = None) -> None:
+        logged.append((values, step))
+
+    return log
+
+
+def _confidence_cases() -> Iterable[Case]:
+    images = torch.randn(2, 3, 6, 7)
+    yield Case((calibrated(_Watched(), 3 * images + 1), images))
+
+
+log_confidence = Exercise(
+    "log_confidence",
+    _log_confidence,
+    cases=_confidence_cases,
+    run=_run_confidence,
+    wrong=[
+        (_confidence(evaluating=False), "the network is in train mode: event.model.eval() before it is asked."),
+        (_confidence(softmax=lambda logits: logits), "these are logits: take their softmax over the classes first."),
+        (_confidence(softmax=torch.sigmoid), "this is a sigmoid: take the softmax over the classes."),
+        (
+            _confidence(softmax=lambda logits: logits.softmax(-1)),
+            "the softmax is over columns: take it over dim 1.",
+        ),
+        (_confidence(summary=lambda p: p.amax()), "this is one pixel's: take the mean over pixels and images."),
+        (_confidence(summary=lambda p: p.mean()), "this is the mean of all: of each pixel the largest, then the mean."),
+        (_confidence(summary=lambda p: p[:, 1].mean()), "this is class 1's probability: of each pixel the largest."),
+        (_confidence(summary=lambda p: 100 * p.amax(1).mean()), "this is in percent: as a share from 0 to 1."),
+        (_confidence(number=lambda value: value), "it logs a tensor: .item() makes a number of it."),
+    ],
+)
+
+
+def _gradients(
+    blocks: Callable[[Any], Iterable] = lambda m: m.contracting,
+    measure: Callable[[Tensor], Tensor] = Tensor.norm,
+    order: int = 1,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(model: Any, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> list[float]:
+        features: list[Tensor] = []
+        hooks = [block.register_forward_hook(lambda _, given, out: features.append(out)) for block in blocks(model)]
+        loss = loss_of(model(images))
+        for hook in hooks:
+            hook.remove()
+        return [measure(gradient).item() for gradient in torch.autograd.grad(loss, features)][::order]
+
+    return answer
+
+
+def _feature_gradients(model: Any, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> list[float]:
+    """L2 norms of the gradients of the loss with respect to what the blocks of `model.contracting` give."""
+    return _gradients()(model, images, loss_of)
+
+
+def _of_weights(model: Any, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> list[float]:
+    loss = loss_of(model(images))
+    of_blocks = [torch.autograd.grad(loss, list(b.parameters()), retain_graph=True) for b in model.contracting]
+    return [torch.cat([gradient.flatten() for gradient in block]).norm().item() for block in of_blocks]
+
+
+def _run_gradients(check: Check, answer: Callable, case: Case) -> Parts:
+    model, images = copy.deepcopy(case.args[0]), case.args[1]
+    given = check.call(answer, model, images, lambda logits: logits.square().mean())
+    check.that(isinstance(given, list), f"it returns {kind_of(given)}, expected a list of numbers.")
+    check.that(len(given) == 5, f"it returns {len(given)} numbers, expected five: one for each block of contracting.")
+    left = any(module._forward_hooks for module in model.modules())
+    check.that(not left, "its hooks stay on the network: keep what register_forward_hook returns, and remove() each.")
+    return Parts({f"the norm at contracting[{level}]": norm for level, norm in enumerate(given)})
+
+
+def _gradient_cases() -> Iterable[Case]:
+    images = torch.randn(2, 3, 32, 48)
+    yield Case((calibrated(models.UNet(2, 2), images), images))
+
+
+feature_gradients = Exercise(
+    "feature_gradients",
+    _feature_gradients,
+    cases=_gradient_cases,
+    run=_run_gradients,
+    wrong=[
+        (_gradients(order=-1), "the order is reversed: from the image to the bottom."),
+        (
+            _gradients(measure=lambda g: g.square().mean().sqrt()),
+            "this is the root mean square, which depends on the number of positions: take the norm.",
+        ),
+        (_gradients(measure=lambda g: g.abs().mean()), "this is the mean of absolute values: take the L2 norm."),
+        (_gradients(measure=lambda g: g.abs().sum()), "this is the L1 norm: take the L2 norm, gradient.norm()."),
+        (_gradients(measure=lambda g: g.square().sum()), "this is the square of the norm: take its root."),
+        (_gradients(measure=lambda g: g.abs().max()), "this is the largest value: take the L2 norm."),
+        (
+            _of_weights,
+            "these are gradients of the weights: take those of each block's output, as a hook sees it.",
+        ),
+    ],
 )
