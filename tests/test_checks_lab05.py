@@ -1,5 +1,6 @@
 """The checks of lab 05 accept answers written in different ways; wrong ones, written anew, get the hint they need."""
 
+import copy
 import math
 import statistics
 from collections import Counter
@@ -7,11 +8,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging import assert_hint, assert_passes
+from judging import assert_hint, assert_passes, rows
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from torch import nn
 
 from labhelpers.course import checks
 from labhelpers.evaluation import scores
@@ -383,3 +388,447 @@ def test_reference_disagreement_is_that_of_the_mode(models, num_classes, seed):
     found = checks.disagreement.reference(predictions, num_classes)
     assert torch.allclose(found, votes_by_mode(predictions, num_classes), atol=1e-6)
     assert (found == 0).equal((predictions == predictions[0]).all(0))
+
+
+# ------------------- hand_unet, count_parts, freeze_encoder and train_decoder
+
+CHANNELS = (256, 128, 64, 32, 16)
+
+
+class Net(nn.Module):
+    """A right answer in which a part can be made, or used, in another way."""
+
+    def __init__(
+        self, encoder_name, num_classes, encoder=smp.encoders.get_encoder, decoder=UnetDecoder, head=SegmentationHead
+    ):
+        super().__init__()
+        self.encoder = encoder(encoder_name)
+        self.decoder = decoder(self.encoder.out_channels, CHANNELS)
+        self.segmentation_head = head(16, num_classes)
+
+    def decode(self, features):
+        return self.decoder(features)
+
+    def forward(self, images):
+        return self.segmentation_head(self.decode(self.encoder(images)))
+
+
+class InSequence(nn.Sequential):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__()
+        self.add_module("encoder", smp.encoders.get_encoder(encoder_name, weights=None, depth=5))
+        self.add_module("decoder", UnetDecoder(self.encoder.out_channels, decoder_channels=CHANNELS, n_blocks=5))
+        head = nn.Sequential(nn.Conv2d(16, num_classes, 3, padding=1), nn.Identity())
+        self.add_module("segmentation_head", head)
+
+
+class OfBlocks(Net):
+    """The decoder's blocks run one by one."""
+
+    def decode(self, features):
+        x, *skips = features[:0:-1]
+        for block, skip in zip(self.decoder.blocks, [*skips, None], strict=True):
+            x = block(x, 2 * x.shape[2], 2 * x.shape[3], skip)
+        return x
+
+
+class Whole(smp.Unet):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__(encoder_name, encoder_weights=None, classes=num_classes)
+
+
+class PartsOfWhole(Net):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__(encoder_name, num_classes)
+        self.encoder = smp.Unet(encoder_name, classes=num_classes).encoder
+
+
+class OtherNames(nn.Module):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__()
+        self.backbone = smp.encoders.get_encoder(encoder_name)
+        self.decoder = UnetDecoder(self.backbone.out_channels, CHANNELS)
+        self.head = SegmentationHead(16, num_classes)
+
+
+class HeadNotKept(Net):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__(encoder_name, num_classes)
+        del self.segmentation_head
+
+
+class OneMore(Net):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__(encoder_name, num_classes)
+        self.classifier = nn.Conv2d(16, num_classes, 1)
+
+
+class Reversed(Net):
+    def decode(self, features):
+        return self.decoder(list(reversed(features)))
+
+
+class LastAlone(Net):
+    def decode(self, features):
+        return self.decoder([features[-1]])
+
+
+class Detached(Net):
+    def decode(self, features):
+        return self.decoder([feature.detach() for feature in features])
+
+
+class Untracked(Net):
+    def forward(self, images):
+        with torch.no_grad():
+            return super().forward(images)
+
+
+class Frozen(Net):
+    def __init__(self, encoder_name, num_classes):
+        super().__init__(encoder_name, num_classes)
+        self.encoder.requires_grad_(False)
+
+
+class InDictionary(Net):
+    def forward(self, images):
+        return {"out": super().forward(images)}
+
+
+class Labels(Net):
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits if self.training else logits.argmax(1)
+
+
+class Swapped(Net):
+    def forward(self, images):
+        return super().forward(images.flip(1))
+
+
+def net(**parts):
+    return partial(Net, **parts)
+
+
+def by_recursion(model):
+    def count(module):
+        own = sum(p.nelement() for p in module.parameters(recurse=False))
+        return own + sum(map(count, module.children()))
+
+    return dict(zip((n for n, _ in model.named_children()), map(count, model.children()), strict=True))
+
+
+def by_product(model):
+    counts = {}
+    for name, part in model.named_children():
+        counts[name] = 0
+        for parameter in part.parameters():
+            counts[name] += math.prod(parameter.shape)
+    return counts
+
+
+def freeze_by_loop(model):
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad = False
+    return list(filter(lambda parameter: parameter.requires_grad, model.parameters()))
+
+
+def freeze_by_ids(model):
+    encoder = set(map(id, model.encoder.requires_grad_(False).parameters()))
+    return [p for p in reversed(list(model.parameters())) if id(p) not in encoder and p.requires_grad]
+
+
+def freeze(model, found=lambda model: [p for p in model.parameters() if p.requires_grad]):
+    model.encoder.requires_grad_(False)
+    return found(model)
+
+
+def freeze_by_attribute(model):
+    model.encoder.requires_grad = False
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def listed_before_freezing(model):
+    listed = [p for p in model.parameters() if p.requires_grad]
+    model.encoder.requires_grad_(False)
+    return listed
+
+
+def train(model, batches, optimizer, validate, eval_every, number=float, copied=copy.deepcopy, start=math.inf):
+    """A right answer whose modes are set before the loop and after each validation."""
+    losses, val_losses, lowest, best = [], [], start, None
+    model.train()
+    model.encoder.eval()
+    for images, targets in batches:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), targets, ignore_index=255)
+        loss.backward()
+        optimizer.step()
+        losses.append(number(loss.detach()))
+        if len(losses) % eval_every:
+            continue
+        model.eval()
+        val_losses.append(validate(model))
+        if val_losses[-1] < lowest:
+            lowest, best = val_losses[-1], copied(model.state_dict())
+        model.train()
+        model.encoder.eval()
+    model.load_state_dict(best)
+    model.eval()
+    return losses, val_losses
+
+
+def train_by_children(model, batches, optimizer, validate, eval_every):
+    """The mean over valid pixels by hand; all states kept, the best taken at the end."""
+    losses, evaluations = [], []
+    for images, targets in batches:
+        for name, child in model.named_children():
+            child.train(name != "encoder")
+        valid = targets != 255
+        log_p = model(images).log_softmax(1).gather(1, targets.where(valid, 0)[:, None])[:, 0]
+        loss = -log_p[valid].mean()
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses += [loss.item()]
+        if len(losses) % eval_every == 0:
+            with torch.no_grad():
+                found = validate(model.eval())
+            evaluations.append((found, {name: weight.clone() for name, weight in model.state_dict().items()}))
+    model.load_state_dict(min(evaluations, key=lambda evaluation: evaluation[0])[1])
+    return losses, [found for found, _ in evaluations] if not model.eval().training else []
+
+
+def train_and_return(result):
+    """The right training with something else returned."""
+    return lambda *given: result(*train(*given))
+
+
+def train_left_in_train_mode(model, *given):
+    result = train(model, *given)
+    model.train()
+    return result
+
+
+def train_with_modes(before, after=lambda model: None, validating=nn.Module.eval):
+    """Modes set once before the first step, after each evaluation and before it."""
+
+    def answer(model, batches, optimizer, validate, eval_every):
+        losses, val_losses, best = [], [], None
+        before(model)
+        for step, (images, targets) in enumerate(batches, 1):
+            loss = F.cross_entropy(model(images), targets, ignore_index=255)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step % eval_every == 0:
+                validating(model)
+                val_losses.append(validate(model))
+                if best is None or val_losses[-1] <= min(val_losses):
+                    best = copy.deepcopy(model.state_dict())
+                after(model)
+        model.load_state_dict(best)
+        model.eval()
+        return losses, val_losses
+
+    return answer
+
+
+def half(model):
+    model.train()
+    model.encoder.eval()
+
+
+def train_with_step(step):
+    def answer(model, batches, optimizer, validate, eval_every):
+        losses, val_losses = [], []
+        for number, (images, targets) in enumerate(batches, 1):
+            half(model)
+            losses.append(step(model, images, targets, optimizer))
+            if number % eval_every == 0:
+                val_losses.append(validate(model.eval()))
+        model.eval()
+        return losses, val_losses
+
+    return answer
+
+
+def step_never_reset(model, images, targets, optimizer):
+    loss = F.cross_entropy(model(images), targets, ignore_index=255)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def step_reset_late(model, images, targets, optimizer):
+    loss = F.cross_entropy(model(images), targets, ignore_index=255)
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss.item()
+
+
+def step_right(model, images, targets, optimizer):
+    optimizer.zero_grad()
+    return step_never_reset(model, images, targets, optimizer)
+
+
+def step_on_void(model, images, targets, optimizer):
+    return F.cross_entropy(model(images), targets).item()
+
+
+def step_untracked(model, images, targets, optimizer):
+    with torch.no_grad():
+        loss = F.cross_entropy(model(images), targets, ignore_index=255)
+    loss.backward()
+    return loss.item()
+
+
+RIGHT = {
+    "hand_unet": [Net, InSequence, OfBlocks, net(encoder=partial(smp.encoders.get_encoder, weights=None))],
+    "count_parts": [by_recursion, by_product],
+    "freeze_encoder": [freeze_by_loop, freeze_by_ids, freeze],
+    "train_decoder": [
+        train,
+        train_by_children,
+        train_and_return(lambda losses, val_losses: [losses, val_losses]),
+        partial(train, copied=lambda weights: {name: weight.clone() for name, weight in weights.items()}),
+        train_with_modes(half, half),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "answer"), rows(RIGHT))
+def test_smp_by_hand_accepts(name, answer):
+    assert_passes(name, answer)
+
+
+WRONG = {
+    "hand_unet": [
+        (net(encoder=partial(smp.encoders.get_encoder, weights="imagenet")), "weights=None builds it"),
+        (PartsOfWhole, "smp.Unet itself"),
+        (Whole, "smp.Unet itself"),
+        (OtherNames, "it has no self.encoder", "its parts are backbone, decoder, head"),
+        (HeadNotKept, "it has no self.segmentation_head", "its parts are encoder, decoder"),
+        (OneMore, "beside encoder, decoder and segmentation_head it has ['classifier.weight']"),
+        (net(encoder=lambda name: smp.encoders.get_encoder("resnet18")), "encoder.", "get_encoder(encoder_name"),
+        (net(decoder=lambda given, _: UnetDecoder(given, CHANNELS[::-1])), "decoder.", "(256, 128, 64, 32, 16)"),
+        (net(decoder=partial(UnetDecoder, attention_type="scse")), "in smp.Unet it is missing"),
+        (net(decoder=lambda given, _: UnetDecoder(given[:5], CHANNELS[:4], 4)), "self.encoder.out_channels"),
+        (net(decoder=lambda given, _: UnetDecoder(given, CHANNELS, 4)), "Model depth is 4"),
+        (net(head=lambda *given: SegmentationHead(*given, kernel_size=1)), "(3, 16, 1, 1)", "kernel_size 3"),
+        (net(head=lambda given, _: SegmentationHead(given, 21)), "(21, 16, 3, 3)", "SegmentationHead(16, num_classes)"),
+        (net(head=lambda *given: nn.Conv2d(*given, 3, padding=1)), "segmentation_head.0.weight is missing"),
+        (net(head=partial(SegmentationHead, activation="sigmoid")), "a sigmoid inside forward"),
+        (net(head=partial(SegmentationHead, activation="softmax2d")), "a softmax inside forward"),
+        (net(head=partial(SegmentationHead, upsampling=2)), "shape (2, 3, 128, 64), expected (2, 3, 64, 32)"),
+        (net(decoder=partial(UnetDecoder, interpolation_mode="bilinear")), "leave interpolation_mode out"),
+        (LastAlone, "the last feature alone, in a list"),
+        (Reversed, "in reversed order"),
+        (Detached, "no gradient comes back to encoder"),
+        (Frozen, "no gradient comes back to encoder"),
+        (Untracked, "no gradient comes back through forward"),
+        (InDictionary, "forward returns a value of type dict"),
+        (Labels, "the logits has shape (2, 64, 32)"),
+        (Swapped, "the logits differs"),
+        (lambda encoder_name, num_classes: torch.zeros(2), "make it a class of nn.Module"),
+    ],
+    "count_parts": [
+        (
+            lambda model: {
+                n: sum(p.numel() for p in m.parameters() if p.requires_grad) for n, m in model.named_children()
+            },
+            "frozen",
+        ),
+        (
+            lambda model: {n: sum(t.numel() for t in m.state_dict().values()) for n, m in model.named_children()},
+            "no state_dict()",
+        ),
+        (lambda model: {n: len([*m.parameters()]) for n, m in model.named_children()}, "numel()"),
+        (lambda model: {n: torch.tensor(count) for n, count in by_product(model).items()}, "`.item()`"),
+        (lambda model: sum(p.numel() for p in model.parameters()), "a Python int, expected a value of type dict"),
+        (lambda model: list(by_product(model).values()), "expected a value of type dict"),
+        (lambda model: by_product(model) | {"total": 0}, "has the keys"),
+        (lambda model: by_product(model.encoder), "has the keys ['0', '1', '2']"),
+        (lambda model: {n: count + 1 for n, count in by_product(model).items()}, "['encoder'] is 117, expected 116"),
+    ],
+    "freeze_encoder": [
+        (freeze_by_attribute, "an attribute set on the module is not enough"),
+        (listed_before_freezing, "made before the encoder is frozen"),
+        (lambda model: freeze(model, lambda m: [*m.parameters()]), "holds all parameters"),
+        (
+            lambda model: [p for p in model.requires_grad_(False).parameters() if p.requires_grad],
+            "freeze model.encoder alone",
+        ),
+        (
+            lambda model: freeze(model, lambda m: [*m.decoder.parameters(), *m.segmentation_head.parameters()]),
+            "holds encoder_scale is 0, expected 1",
+            "known parts alone",
+        ),
+        (
+            lambda model: freeze(model, lambda m: [p for n, p in m.named_parameters() if "encoder." not in n]),
+            "that was frozen before",
+        ),
+        (lambda model: freeze(model, lambda m: [*m.encoder.parameters()]), "return those that still ask"),
+        (lambda model: freeze(model, lambda m: [*freeze(m), m.encoder_scale]), "is 2, expected 1"),
+        (
+            lambda model: freeze(model, lambda m: [n for n, p in m.named_parameters() if p.requires_grad]),
+            "a value of type str that is no parameter",
+        ),
+        (lambda model: freeze(model, lambda m: [*m.named_parameters()]), "a value of type tuple that is no parameter"),
+        (lambda model: freeze(model, lambda m: [p.detach() for p in freeze(m)]), "a torch tensor that is no parameter"),
+        (lambda model: freeze(model, lambda m: (p for p in m.parameters() if p.requires_grad)), "type generator"),
+        (lambda model: freeze(model, lambda m: None), "is a `return` missing?"),
+    ],
+    "train_decoder": [
+        (train_with_modes(nn.Module.train, nn.Module.train), "model.train(), which sets all parts"),
+        (train_with_modes(half, nn.Module.train), "after the first validation: model.encoder.eval()"),
+        (train_with_modes(half), "the decoder stays in eval mode"),
+        (train_with_modes(nn.Module.eval), "the decoder is in eval mode:"),
+        (train_with_modes(half, validating=lambda model: None), "model.eval() comes before"),
+        (train_with_modes(half, half, lambda model: model.decoder.eval()), "model.eval() comes before"),
+        (train_with_step(step_right), "the weights of the last step"),
+        (train_with_step(step_never_reset), "the gradients of earlier steps are added"),
+        (train_with_step(step_reset_late), "the weights do not change"),
+        (train_with_step(step_on_void), "ignore_index=255"),
+        (train_with_step(step_untracked), "does the forward pass run under no_grad?"),
+        (partial(train, copied=lambda weights: weights), "copy.deepcopy"),
+        (partial(train, copied=dict), "copy.deepcopy"),
+        (partial(train, number=lambda loss: loss), "the loss of step 1", "`.item()`"),
+        (partial(train, start=1.0), "no weights were kept", "math.inf"),
+        (train_and_return(lambda losses, val_losses: losses), "`return losses, val_losses`"),
+        (train_and_return(lambda losses, val_losses: (val_losses, losses)), "3 losses of the steps, expected 7"),
+        (train_and_return(lambda losses, val_losses: (losses, min(val_losses))), "expected two lists"),
+        (train_and_return(lambda losses, val_losses: (losses, sorted(val_losses))), "the loss of evaluation 1"),
+        (train_and_return(lambda losses, val_losses: (losses[::-1], val_losses)), "the loss of step 1"),
+        (train_left_in_train_mode, "the model ends in train mode"),
+        (lambda *given: None, "not written yet"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "answer", "hints"), rows(WRONG))
+def test_smp_by_hand_rejects(name, answer, hints):
+    assert_hint(name, answer, *hints)
+
+
+def test_hand_unet_is_smps_and_asks_for_nothing_from_the_network():
+    images = torch.randn(2, 3, 64, 96)
+    for encoder in ("mobilenet_v2", "tu-tf_efficientnet_lite0"):
+        model = smp.Unet(encoder, encoder_weights=None, classes=2).eval()
+        by_hand = checks.hand_unet.reference(encoder, 2).eval()
+        by_hand.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert by_hand(images).equal(model(images))
+
+
+def test_train_decoder_leaves_the_encoder_as_it_was():
+    model = nn.Sequential()
+    model.add_module("encoder", nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    model.add_module("head", nn.Conv2d(4, 2, 1))
+    learning = checks.freeze_encoder.reference(model)
+    before = copy.deepcopy(model.state_dict())
+    batches = [(torch.randn(2, 3, 4, 4), torch.randint(0, 2, (2, 4, 4))) for _ in range(4)]
+    checks.train_decoder.reference(model, batches, torch.optim.SGD(learning, 0.1), lambda model: 1.0, 2)
+    assert [n for n, w in model.state_dict().items() if not w.equal(before[n])] == ["head.weight", "head.bias"]

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function
-from labhelpers.course.checks.layers import calibrated, changed, check_gradients, make, rounding
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function, variants
+from labhelpers.course.checks.layers import activated, calibrated, changed, check_gradients, make, rounding
 from labhelpers.evaluation.confusion import scores
 
 # ------------------------------------------------------------ micro_macro_iou
@@ -406,17 +406,14 @@ def _make_unet(check: Check, answer: Callable) -> nn.Module:
     """The student's network; nothing is downloaded for it."""
     import segmentation_models_pytorch as smp
 
-    def refuse(hint: str) -> Any:
-        return {"side_effect": Mistake(hint)}
-
-    download = (
-        "the encoder asks for pretrained weights, which come from the network: weights=None builds it (get_encoder, "
-        "encoder_weights=None in smp.Unet), the weights are loaded into it afterwards."
+    pretrained = Mistake(
+        "the encoder asks for pretrained weights, which would come from the network: weights=None builds it, weights "
+        "are loaded into it afterwards."
     )
-    whole = "this is smp.Unet itself: put its encoder, decoder and head together yourself."
+    whole = Mistake("this is smp.Unet itself: put its encoder, decoder and head together yourself.")
     with (
-        patch("segmentation_models_pytorch.encoders.hf_hub_download", **refuse(download)),
-        patch.object(smp.Unet, "__init__", **refuse(whole)),
+        patch.object(smp.encoders, "hf_hub_download", side_effect=pretrained),
+        patch.object(smp.Unet, "__init__", side_effect=whole),
     ):
         return make(check, answer, _ENCODER, _CLASSES)
 
@@ -466,7 +463,26 @@ def _interpolating(self: Any, *arguments: Any) -> None:
         block.interpolation_mode = "bilinear"
 
 
-_ALL_SIX = "the decoder takes the list of all six features, from the image to the deepest: self.decoder(features)."
+_LIST = "give it the list of all six, from the image to the deepest: self.decoder(features)."
+_WRONG_FEATURES = [
+    (lambda features: (features[-1],), f"the decoder is given the last feature alone: {_LIST}"),
+    (lambda features: (features[-1:],), f"the decoder is given the last feature alone, in a list: {_LIST}"),
+    (lambda features: features, f"the decoder is given the features as six arguments: {_LIST}"),
+    (
+        lambda features: (features[::-1],),
+        f"the features are in reversed order; the decoder reverses them itself: {_LIST}",
+    ),
+    (
+        lambda features: (features[1:],),
+        f"the first feature, the image, is left out; the decoder does that itself: {_LIST}",
+    ),
+]
+
+
+def _fed(arguments: Callable[[list[Tensor]], Iterable]) -> type:
+    """A wrong answer: its decoder is given something else of the encoder's features."""
+    return _of_features(lambda net, features: net.segmentation_head(net.decoder(*arguments(features))))
+
 
 hand_unet = Exercise(
     "HandUNet",
@@ -475,6 +491,21 @@ hand_unet = Exercise(
     inspect=_inspect_unet,
     run=_run_unet,
     tolerance=rounding,
+    wrong=[
+        *activated(_HandUNet),
+        *((_fed(arguments), hint) for arguments, hint in _WRONG_FEATURES),
+        (
+            _of_features(lambda net, features: net.decoder(features)),
+            "the head is not run: self.segmentation_head comes last.",
+        ),
+        (
+            _of_features(
+                lambda net, features: F.interpolate(net.segmentation_head(net.decoder(features)), scale_factor=2)
+            ),
+            "the logits are enlarged once more: the decoder's last block is at full size, as the images are.",
+        ),
+        (changed(_HandUNet, __init__=_interpolating), "the decoder enlarges bilinearly: leave interpolation_mode out."),
+    ],
 )
 
 # ------------------------------------------------- count_parts, freeze_encoder
@@ -482,8 +513,6 @@ hand_unet = Exercise(
 
 class _Net(nn.Module):
     """An encoder and a decoder with batch norm, a head, a part without weights, and a parameter of its own."""
-
-    classification_head = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -502,6 +531,18 @@ def _count_parts(model: nn.Module) -> dict[str, int]:
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
 
 
+def _counted(tensors: Callable[[nn.Module], Iterable[Tensor]]) -> Callable:
+    """A wrong answer: the elements of other tensors of each part."""
+    return lambda model: {name: sum(t.numel() for t in tensors(part)) for name, part in model.named_children()}
+
+
+def _by_first_name(model: nn.Module) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        counts[name.split(".")[0]] += parameter.numel()
+    return dict(counts)
+
+
 def _frozen(*parts: str) -> _Net:
     net = _Net()
     for part in parts:
@@ -516,6 +557,49 @@ count_parts = Exercise(
         Case((_frozen(),), "of the check's network", "the dict"),
         Case((_frozen("encoder"),), "of a network whose encoder is frozen", "the dict"),
     ],
+    wrong=[
+        (
+            _counted(lambda part: [p for p in part.parameters() if p.requires_grad]),
+            "parameters of a frozen part are left out: they count, too.",
+        ),
+        (
+            _counted(lambda part: part.state_dict().values()),
+            "buffers are counted, which batch norm has for its statistics: parameters() alone, no state_dict().",
+        ),
+        (
+            _counted(lambda part: part.parameters(recurse=False)),
+            "only parameters that lie directly in a part are counted: parameters() gives those further down, too.",
+        ),
+        (
+            lambda model: {name: len(list(part.parameters())) for name, part in model.named_children()},
+            "it counts tensors: sum their numbers of elements, parameter.numel().",
+        ),
+        (
+            lambda model: {name: len(part.state_dict()) for name, part in model.named_children()},
+            "it counts the tensors of the state dict: sum parameter.numel() over parameters().",
+        ),
+        (
+            lambda model: {n: sum(p.numel() for p in m.parameters()) for n, m in model.named_modules()},
+            "it counts the modules of every depth: named_children() gives the direct ones.",
+        ),
+        (
+            lambda model: {name: parameter.numel() for name, parameter in model.named_parameters()},
+            "it counts each parameter by itself: sum them for each of named_children().",
+        ),
+        (
+            lambda model: {name: count for name, count in _count_parts(model).items() if count},
+            "a part without parameters is left out: it has 0 of them.",
+        ),
+        (
+            _by_first_name,
+            "the names of parameters are no list of parts (encoder_scale is a parameter, activation has none): take "
+            "named_children().",
+        ),
+        (
+            lambda model: {type(m).__name__: _count_parts(model)[n] for n, m in model.named_children()},
+            "the keys are the types of the parts: take their names.",
+        ),
+    ],
 )
 
 
@@ -523,6 +607,26 @@ def _freeze_encoder(model: Any) -> list[nn.Parameter]:
     """Freeze `model.encoder`; the parameters that still ask for a gradient."""
     model.encoder.requires_grad_(False)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _in_encoder(name: str) -> bool:
+    return name.startswith("encoder.")
+
+
+def _frozen_where(
+    freezes: Callable[[str], bool],
+    lists: Callable[[str, nn.Parameter], bool] = lambda name, parameter: parameter.requires_grad,
+    thaw: bool = False,
+) -> Callable:
+    """A wrong answer that freezes and lists by the parameters' names; with `thaw` the others are to learn."""
+
+    def answer(model: nn.Module) -> list[nn.Parameter]:
+        for name, parameter in model.named_parameters():
+            if thaw or freezes(name):
+                parameter.requires_grad_(not freezes(name))
+        return [parameter for name, parameter in model.named_parameters() if lists(name, parameter)]
+
+    return answer
 
 
 def _run_freeze(check: Check, answer: Callable, case: Case) -> Parts:
@@ -543,6 +647,55 @@ freeze_encoder = Exercise(
     _freeze_encoder,
     cases=lambda: [Case((), "of the check's network"), Case(("decoder.0.1",), "of one whose decoder.0.1 was frozen")],
     run=_run_freeze,
+    wrong=[
+        (
+            _frozen_where(lambda name: False),
+            "nothing is frozen (an attribute set on the module is not enough): model.encoder.requires_grad_(False), or "
+            "requires_grad = False for each of its parameters.",
+        ),
+        (
+            _frozen_where(lambda name: False, lambda name, p: not name.startswith("encoder.")),
+            "the encoder is left out of the list, but its parameters still ask for gradients: requires_grad = False.",
+        ),
+        (
+            _frozen_where(_in_encoder, lambda name, p: p.requires_grad or _in_encoder(name)),
+            "the list is made before the encoder is frozen: freeze first, then take those that ask for a gradient.",
+        ),
+        (
+            _frozen_where(_in_encoder, lambda name, p: True),
+            "the list holds all parameters: return those that still ask for a gradient (requires_grad).",
+        ),
+        (
+            _frozen_where(_in_encoder, lambda name, p: _in_encoder(name)),
+            "the list holds the encoder's parameters: return those that still ask for a gradient, the others.",
+        ),
+        (_frozen_where(lambda name: True), "the whole model is frozen: freeze model.encoder alone."),
+        (
+            _frozen_where(lambda name: not _in_encoder(name)),
+            "the encoder is the part that is not frozen: the others learn, it does not.",
+        ),
+        (
+            _frozen_where(lambda name: "encoder" in name),
+            "encoder_scale has `encoder` in its name, but is no part of model.encoder: take its parameters().",
+        ),
+        (
+            _frozen_where(lambda name: name == "encoder.0.weight"),
+            "the encoder's convolutions are frozen, its batch norm is not: its scale and shift are parameters, too.",
+        ),
+        (
+            _frozen_where(_in_encoder, lambda name, p: name.split(".")[0] in ("decoder", "segmentation_head")),
+            "the list is made of known parts alone, and a layer that was frozen stays in it: take all of "
+            "model.parameters() that ask for a gradient.",
+        ),
+        (
+            _frozen_where(_in_encoder, lambda name, p: not _in_encoder(name)),
+            "the list holds a layer that was frozen before: take those that ask for a gradient, not all the others.",
+        ),
+        (
+            _frozen_where(_in_encoder, thaw=True),
+            "a layer that was frozen before asks for a gradient again: leave all but the encoder as it is.",
+        ),
+    ],
 )
 
 # -------------------------------------------------------------- train_decoder
@@ -637,4 +790,89 @@ train_decoder = Exercise(
     cases=_decoder_cases,
     run=_run_decoder,
     tolerance=1e-4,
+    errors={
+        "Expected state_dict to be dict-like": "no weights were kept: is each loss compared with the lowest so far? "
+        "Begin with math.inf.",
+        "does not require grad": "the loss has no graph: does the forward pass run under no_grad?",
+    },
+    wrong=variants(
+        _trained,
+        modes=[
+            (
+                lambda model, step, every: model.train(),
+                "the encoder is in train mode, so its batch norm takes the statistics of the batch and moves its own: "
+                "model.encoder.eval() after model.train(), which sets all parts.",
+            ),
+            (
+                lambda model, step, every: model.train() if step > every else _modes(model, step, every),
+                "the encoder is in train mode after the first validation: model.encoder.eval() after each "
+                "model.train().",
+            ),
+            (
+                lambda model, step, every: None if step > every else _modes(model, step, every),
+                "the decoder stays in eval mode after the first validation: model.train(), then model.encoder.eval(), "
+                "before each step.",
+            ),
+            (
+                lambda model, step, every: model.eval(),
+                "the decoder is in eval mode: model.train(), then model.encoder.eval(), before each step.",
+            ),
+        ],
+        loss_of=[
+            (F.cross_entropy, "void, 255, is not left out: F.cross_entropy(..., ignore_index=255)."),
+            (
+                lambda logits, targets: F.cross_entropy(logits, targets.where(targets != 255, 0)),
+                "void counts as class 0: leave it out with ignore_index=255.",
+            ),
+            (
+                lambda logits, targets: F.cross_entropy(logits, targets.clamp(max=2)),
+                "void counts as the last class: leave it out with ignore_index=255.",
+            ),
+            (
+                lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255, reduction="none").mean(),
+                "the mean is over void pixels, too: take that of F.cross_entropy, over the valid ones.",
+            ),
+            (
+                lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255, reduction="sum"),
+                "the losses of the pixels are added up: take their mean.",
+            ),
+            (
+                lambda logits, targets: _cross_entropy(logits.softmax(1), targets),
+                "there is a softmax before the loss: cross_entropy takes logits.",
+            ),
+        ],
+        update=[
+            (
+                lambda optimizer, loss: (loss.backward(), optimizer.step()),
+                "the gradients of earlier steps are added: optimizer.zero_grad() before each backward().",
+            ),
+            (
+                lambda optimizer, loss: None,
+                "the weights do not change: zero_grad(), then backward(), then step(), in this order.",
+            ),
+        ],
+        due=[
+            (
+                lambda step, every: True,
+                "it validates after every step: only where step % eval_every is 0.",
+            ),
+            (
+                lambda step, every: step % every == 1 % every,
+                "it validates at other steps: count them from 1, validate where step % eval_every is 0.",
+            ),
+        ],
+        best=[
+            (max, "the weights of the highest validation loss are kept: the lowest is the best."),
+            (lambda losses: losses[-1], "the weights of the last evaluation are kept: compare with the lowest so far."),
+            (lambda losses: losses[0], "the weights of the first evaluation are kept: compare with the lowest so far."),
+        ],
+        keep=[
+            (
+                lambda weights: weights,
+                "it ends with the weights of the last step: a state dict follows the training unless it is copied "
+                "(copy.deepcopy), and load_state_dict puts the copy back.",
+            ),
+        ],
+        end=[(nn.Module.train, "the model ends in train mode: model.eval() after the best weights are loaded.")],
+    ),
 )
