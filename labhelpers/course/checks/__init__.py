@@ -68,7 +68,16 @@ from labhelpers.course.checks.lab04 import (
     unet,
     valid_output_size,
 )
-from labhelpers.course.checks.lab05 import best_epoch, disagreement, micro_macro_iou, pareto_front
+from labhelpers.course.checks.lab05 import (
+    best_epoch,
+    count_parts,
+    disagreement,
+    freeze_encoder,
+    hand_unet,
+    micro_macro_iou,
+    pareto_front,
+    train_decoder,
+)
 from labhelpers.course.checks.lab06 import (
     box_embedding,
     box_from_mask,
@@ -94,6 +103,7 @@ __all__ = [
     "box_from_mask",
     "class_weights",
     "confusion_matrix",
+    "count_parts",
     "crop_like",
     "cut_encoder",
     "decode_target",
@@ -110,7 +120,9 @@ __all__ = [
     "fcn32s",
     "fcn8s",
     "focal_loss",
+    "freeze_encoder",
     "grade",
+    "hand_unet",
     "has_two_of_a_kind",
     "iou_head",
     "is_reference",
@@ -145,6 +157,7 @@ __all__ = [
     "stability_score",
     "step_lr",
     "tile_starts",
+    "train_decoder",
     "train_loop",
     "train_step",
     "training_step",

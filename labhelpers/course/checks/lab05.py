@@ -1,17 +1,22 @@
-"""Checks of lab 05: two averages of IoU; the best epoch, the Pareto front, where several models disagree."""
+"""Checks of lab 05: smp's U-Net of its parts, training on a frozen encoder, averages of IoU, the Pareto front."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function
+from labhelpers.course.checks.layers import calibrated, changed, check_gradients, make, rounding
 from labhelpers.evaluation.confusion import scores
 
 # ------------------------------------------------------------ micro_macro_iou
@@ -350,4 +355,286 @@ disagreement = Exercise(
         *((_of_votes(formula), hint) for formula, hint in _WRONG_VOTES),
         *((_of_labels(formula), hint) for formula, hint in _WRONG_LABELS),
     ],
+)
+
+# ------------------------------------------------------------------ hand_unet
+
+_ENCODER, _CLASSES = "mobilenet_v2", 3
+
+
+class _HandUNet(nn.Module):
+    """smp's U-Net of its parts: images (B, 3, H, W), sides multiples of 32 -> logits (B, num_classes, H, W)."""
+
+    def __init__(self, encoder_name: str, num_classes: int):
+        import segmentation_models_pytorch as smp  # it takes seconds, and the other labs do without it
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+        super().__init__()
+        channels = (256, 128, 64, 32, 16)
+        self.encoder = smp.encoders.get_encoder(encoder_name, weights=None)
+        self.decoder = UnetDecoder(self.encoder.out_channels, channels)
+        self.segmentation_head = SegmentationHead(channels[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.segmentation_head(self.decoder(self.encoder(images)))
+
+
+_REMEDIES = {
+    "encoder": "smp.encoders.get_encoder(encoder_name, weights=None)",
+    "decoder": "UnetDecoder(self.encoder.out_channels, decoder_channels=(256, 128, 64, 32, 16))",
+    "segmentation_head": "SegmentationHead(16, num_classes), its kernel_size 3 as by default",
+}
+
+
+def _unet_case() -> Case:
+    return Case((torch.randn(2, 3, 64, 32),), what="the logits")
+
+
+@cache
+def _smp_weights() -> dict[str, Tensor]:
+    """The state dict of smp.Unet, its batch norms with the statistics of the images that the check takes."""
+    import segmentation_models_pytorch as smp
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = smp.Unet(_ENCODER, encoder_weights=None, classes=_CLASSES)
+        return calibrated(model, *_unet_case().args).state_dict()
+
+
+def _make_unet(check: Check, answer: Callable) -> nn.Module:
+    """The student's network; nothing is downloaded for it."""
+    import segmentation_models_pytorch as smp
+
+    def refuse(hint: str) -> Any:
+        return {"side_effect": Mistake(hint)}
+
+    download = (
+        "the encoder asks for pretrained weights, which come from the network: weights=None builds it (get_encoder, "
+        "encoder_weights=None in smp.Unet), the weights are loaded into it afterwards."
+    )
+    whole = "this is smp.Unet itself: put its encoder, decoder and head together yourself."
+    with (
+        patch("segmentation_models_pytorch.encoders.hf_hub_download", **refuse(download)),
+        patch.object(smp.Unet, "__init__", **refuse(whole)),
+    ):
+        return make(check, answer, _ENCODER, _CLASSES)
+
+
+def _inspect_unet(check: Check, answer: Callable) -> None:
+    """The three parts by smp's names, each with the weights that smp.Unet's has."""
+    expected = {name: tuple(weight.shape) for name, weight in _smp_weights().items()}
+    model = _make_unet(check, answer)
+    children = [name for name, _ in model.named_children()]
+    for part in _REMEDIES:
+        held = ", ".join(children) or "none"
+        check.that(
+            part in children, f"it has no self.{part}, which smp.Unet's weights are loaded into: its parts are {held}."
+        )
+    found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for part, remedy in _REMEDIES.items():
+        names = [name for name in {**expected, **found} if name.startswith(f"{part}.")]
+        name = next((name for name in names if found.get(name) != expected.get(name)), "")
+        here, there = (f"has shape {x[name]}" if name in x else "is missing" for x in (found, expected))
+        check.that(not name, f"{name} {here}, in smp.Unet it {there}: {remedy}.")
+    beside = [name for name in found if name not in expected]
+    check.that(not beside, f"beside encoder, decoder and segmentation_head it has {beside[:1]}: leave it out.")
+
+
+def _run_unet(check: Check, answer: Callable, case: Case) -> Tensor:
+    """The logits with the weights of smp.Unet, after a look at the gradients in training mode."""
+    model = _make_unet(check, answer)
+    model.load_state_dict(_smp_weights())
+    logits = check.call(model, *case.args, when="in forward")
+    trained = check.call(model.train(), *case.args, when="in forward in training mode")
+    for output in (logits, trained):
+        check.that(isinstance(output, Tensor), f"forward returns {kind_of(output)}, expected the logits, one tensor.")
+    first = {part: next(model.get_submodule(part).parameters()) for part in _REMEDIES}
+    cut = "no gradient comes back to {}: is it frozen, detached or under no_grad?"
+    check_gradients(check, model, trained, first, cut)
+    return logits
+
+
+def _of_features(forward: Callable[[Any, list[Tensor]], Tensor]) -> type:
+    """A wrong answer: its forward from the network and the encoder's features, the image first."""
+    return changed(_HandUNet, forward=lambda self, images: forward(self, self.encoder(images)))
+
+
+def _interpolating(self: Any, *arguments: Any) -> None:
+    _HandUNet.__init__(self, *arguments)
+    for block in self.decoder.blocks:
+        block.interpolation_mode = "bilinear"
+
+
+_ALL_SIX = "the decoder takes the list of all six features, from the image to the deepest: self.decoder(features)."
+
+hand_unet = Exercise(
+    "HandUNet",
+    _HandUNet,
+    cases=lambda: [_unet_case()],
+    inspect=_inspect_unet,
+    run=_run_unet,
+    tolerance=rounding,
+)
+
+# ------------------------------------------------- count_parts, freeze_encoder
+
+
+class _Net(nn.Module):
+    """An encoder and a decoder with batch norm, a head, a part without weights, and a parameter of its own."""
+
+    classification_head = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.encoder_scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.decoder = nn.Sequential(nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5)), nn.ReLU())
+        self.segmentation_head = nn.Conv2d(5, 3, 1)
+        self.activation = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.activation(self.segmentation_head(self.decoder(self.encoder_scale * self.encoder(images))))
+
+
+def _count_parts(model: nn.Module) -> dict[str, int]:
+    """The number of parameters of each direct child, by its name."""
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
+
+
+def _frozen(*parts: str) -> _Net:
+    net = _Net()
+    for part in parts:
+        net.get_submodule(part).requires_grad_(False)
+    return net
+
+
+count_parts = Exercise(
+    "count_parts",
+    _count_parts,
+    cases=lambda: [
+        Case((_frozen(),), "of the check's network", "the dict"),
+        Case((_frozen("encoder"),), "of a network whose encoder is frozen", "the dict"),
+    ],
+)
+
+
+def _freeze_encoder(model: Any) -> list[nn.Parameter]:
+    """Freeze `model.encoder`; the parameters that still ask for a gradient."""
+    model.encoder.requires_grad_(False)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _run_freeze(check: Check, answer: Callable, case: Case) -> Parts:
+    """For each parameter: does it ask for a gradient afterwards, and how often is it in the list?"""
+    model = _frozen(*case.args)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed = check.call(answer, model)
+    check.that(isinstance(listed, list), f"it returns {kind_of(listed)}, expected a list of parameters.")
+    for value in listed:
+        check.that(id(value) in names, f"the list holds {kind_of(value)} that is no parameter of the model.")
+    counts = Counter(names[id(value)] for value in listed)
+    asks = {f"whether {n} {case.when} asks for a gradient": p.requires_grad for n, p in model.named_parameters()}
+    return Parts(asks | {f"how often the list {case.when} holds {name}": counts[name] for name in names.values()})
+
+
+freeze_encoder = Exercise(
+    "freeze_encoder",
+    _freeze_encoder,
+    cases=lambda: [Case((), "of the check's network"), Case(("decoder.0.1",), "of one whose decoder.0.1 was frozen")],
+    run=_run_freeze,
+)
+
+# -------------------------------------------------------------- train_decoder
+
+
+def _modes(model: Any, step: int, every: int) -> None:
+    model.train()
+    model.encoder.eval()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, ignore_index=255)
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _trained(
+    modes: Callable[[Any, int, int], Any] = _modes,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
+    update: Callable[[torch.optim.Optimizer, Tensor], Any] = _update,
+    due: Callable[[int, int], bool] = lambda step, every: step % every == 0,
+    best: Callable[[list[float]], float] = min,
+    keep: Callable[[dict], dict] = copy.deepcopy,
+    end: Callable[[nn.Module], Any] = nn.Module.eval,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(
+        model: nn.Module, batches: Iterable, optimizer: torch.optim.Optimizer, validate: Callable, eval_every: int
+    ) -> tuple[list[float], list[float]]:
+        losses, val_losses, kept = [], [], {}
+        for step, (images, targets) in enumerate(batches, start=1):
+            modes(model, step, eval_every)
+            loss = loss_of(model(images), targets)
+            update(optimizer, loss)
+            losses.append(loss.item())
+            if due(step, eval_every):
+                val_losses.append(validate(model.eval()))
+                if val_losses[-1] == best(val_losses):
+                    kept = keep(model.state_dict())
+        model.load_state_dict(kept)
+        end(model)
+        return losses, val_losses
+
+    return answer
+
+
+_train_decoder = _trained()
+"""Trains on `batches` with a frozen encoder in eval mode; keeps the weights of the lowest validation loss."""
+
+
+def _decoder_cases() -> Iterator[Case]:
+    """The best evaluation in the middle, then the last; more steps after the last evaluation, then none."""
+    for steps, every, val_losses in ((7, 2, [2.9, 2.4, 2.7]), (3, 1, [0.3, 0.6, 0.2])):
+        targets = torch.randint(0, 3, (steps, 2, 6, 7))
+        targets[..., :2] = 255
+        images = 1 + 2 * torch.randn(steps, 2, 3, 6, 7)
+        yield Case((_frozen("encoder"), images, targets, every, val_losses), f"of {steps} steps, eval_every={every},")
+
+
+def _run_decoder(check: Check, answer: Callable, case: Case) -> Parts:
+    """The losses, and what the model is like at the end; `validate` looks at its mode and says a prepared loss."""
+    net, images, targets, every, prepared = copy.deepcopy(case.args)
+    remaining = iter(prepared)
+    optimizer = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=0.3)
+
+    def validate(model: nn.Module) -> float:
+        if any(module.training for module in model.modules()):
+            raise Mistake("validate is given a model in train mode: model.eval() comes before.")
+        return next(remaining, 9.0)
+
+    result = check.call(answer, net, zip(images, targets, strict=True), optimizer, validate, every, when=case.when)
+    pair = isinstance(result, (tuple, list)) and len(result) == 2 and all(isinstance(x, list) for x in result)
+    check.that(pair, f"it returns {kind_of(result)}, expected two lists: `return losses, val_losses`.")
+    for found, count, of in zip(result, (len(images), len(prepared)), ("steps", "evaluations"), strict=True):
+        check.that(len(found) == count, f"{case.when} it returns {len(found)} losses of the {of}, expected {count}.")
+    return Parts(
+        {f"the loss of step {step} {case.when}": loss for step, loss in enumerate(result[0], 1)}
+        | {f"the loss of evaluation {number} {case.when}": loss for number, loss in enumerate(result[1], 1)}
+        | {f"{name} at the end {case.when}": weight.clone() for name, weight in net.state_dict().items()}
+        | {f"whether a part is in train mode at the end {case.when}": any(m.training for m in net.modules())}
+    )
+
+
+train_decoder = Exercise(
+    "train_decoder",
+    _train_decoder,
+    cases=_decoder_cases,
+    run=_run_decoder,
+    tolerance=1e-4,
 )
