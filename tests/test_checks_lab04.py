@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from judging import assert_hint, assert_passes
 from torch import nn
 
+from labhelpers import models
 from labhelpers.course import checks
 
 # ----------------------------- valid_output_size, double_conv, pad_to_multiple
@@ -1276,3 +1277,133 @@ WRONG_TILES = [
 @pytest.mark.parametrize(("answer", "hints"), [(answer, hints) for answer, *hints in WRONG_TILES])
 def test_tile_starts_rejects(answer, hints):
     assert_hint("tile_starts", answer, *hints)
+
+
+# ------------------- BilinearUNet, fit, log_confidence, feature_gradients
+
+
+class Interpolating(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear"))
+
+
+def bilinear_unet(make):
+    class BilinearUNet(models.UNet):
+        def __init__(self, num_classes, base_channels):
+            super().__init__(num_classes, base_channels)
+            self.up = nn.ModuleList(make(base_channels * 2**level) for level in (3, 2, 1, 0))
+
+    return BilinearUNet
+
+
+def enlarge_and(*layers):
+    return nn.Sequential(nn.UpsamplingBilinear2d(scale_factor=2), *layers)
+
+
+def halving(channels, **options):
+    return nn.Conv2d(2 * channels, channels, 3, padding=1, **options)
+
+
+def test_bilinear_unets_written_in_other_ways_pass():
+    assert_passes("bilinear_unet", bilinear_unet(Interpolating))
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda c: enlarge_and(halving(c)), "align_corners=True"),  # what UpsamplingBilinear2d has
+        (
+            lambda c: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), halving(c), nn.BatchNorm2d(c)),
+            "BatchNorm2d",
+        ),
+        (lambda c: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), halving(c, bias=False)), "has no bias"),
+        (lambda c: nn.ConvTranspose2d(2 * c, c, 2, stride=2), "still a transposed convolution"),
+        (lambda c: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2 * c, c, 1)), "3x3 convolution"),
+    ],
+)
+def test_bilinear_unet_hints(make, hint):
+    assert_hint("bilinear_unet", bilinear_unet(make), hint)
+
+
+def in_another_order(model, batches, loss_function, optimizer, scheduler, validate, eval_every, patience, path):
+    best, waited, losses, scores = -math.inf, 0, [], []
+    for images, targets in batches:
+        model.train().zero_grad()
+        loss = loss_function(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses += [float(loss.detach())]
+        if len(losses) % eval_every:
+            continue
+        scores.append(validate(model.eval()))
+        waited += 1
+        if scores[-1] > best:
+            best, waited = scores[-1], 0
+            torch.save(model.state_dict(), str(path))
+        if waited >= patience:
+            break
+    model.load_state_dict(torch.load(path))
+    return losses, scores if not model.eval().training else None
+
+
+def test_a_loop_written_in_another_order_passes():
+    assert_passes("fit", in_another_order)
+
+
+def test_a_loop_that_never_validates_is_told_so():
+    def answer(model, batches, loss_function, optimizer, scheduler, validate, eval_every, patience, path):
+        torch.save(model.state_dict(), path)
+        return [loss_function(model.train()(x), y).item() for x, y in batches], []
+
+    assert_hint("fit", answer, "ends in train mode")
+
+
+def by_max(event, images, log):
+    if event.evaluation:
+        with torch.inference_mode():
+            log(
+                {"confidence": float(F.softmax(event.model.eval()(images), dim=1).max(dim=1).values.mean())}, event.step
+            )
+
+
+def without_asking(event, images, log):
+    with torch.no_grad():
+        log({"confidence": event.model.eval()(images).softmax(1).amax(1).mean().item()}, step=event.step)
+
+
+def test_confidence():
+    assert_passes("log_confidence", by_max)
+    assert_hint("log_confidence", without_asking, "a step without evaluation")
+    assert_hint("log_confidence", lambda event, images, log: None, "it calls log 0 times")
+
+
+def by_retaining(model, images, loss_of):
+    kept = []
+
+    def keep(block, given, out):
+        out.retain_grad()
+        kept.append(out)
+
+    hooks = [block.register_forward_hook(keep) for block in model.contracting]
+    loss_of(model(images)).backward()
+    for hook in hooks:
+        hook.remove()
+    return [float(out.grad.square().sum().sqrt()) for out in kept]
+
+
+def with_hooks_left(model, images, loss_of):
+    kept = []
+    for block in model.contracting:
+        block.register_forward_hook(lambda block, given, out: kept.append(out))
+    return [float(gradient.norm()) for gradient in torch.autograd.grad(loss_of(model(images)), kept)]
+
+
+def test_gradients_of_features():
+    assert_passes("feature_gradients", by_retaining)
+    assert_hint("feature_gradients", with_hooks_left, "its hooks stay on the network")
+    assert_hint("feature_gradients", lambda model, images, loss_of: [0.0] * 4, "expected five")

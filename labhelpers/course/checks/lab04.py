@@ -1263,12 +1263,17 @@ def _run_bilinear(check: Check, answer: Callable, case: Case) -> Parts:
         transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.modules())
         check.that(not transposed, f"{name} is still a transposed convolution: replace self.up after super().__init__.")
         conv = _only(check, module, nn.Conv2d, name, "3x3 convolution behind the interpolation")
-        check_conv(check, conv, name, (wide, wide // 2), 3, {base: "the list begins at the bottom, not at full size"})
+        check_conv(
+            check, conv, name, (wide, wide // 2), 3, {2 * base: "the list begins at the bottom, not at full size"}
+        )
+        leaves = [layer for layer in module.modules() if not list(layer.children())]
+        other = [type(m).__name__ for m in leaves if not isinstance(m, (nn.Upsample, nn.Conv2d, nn.Identity))]
+        check.that(not other, f"{name} holds {', '.join(other)}: an nn.Upsample and an nn.Conv2d, nothing else.")
+        check.that(conv.bias is not None, f"the convolution of {name} has no bias: no batch norm follows it.")
         with torch.no_grad():
-            conv.weight.copy_(torch.randn_like(conv.weight))
-            if conv.bias is not None:
-                conv.bias.copy_(torch.randn_like(conv.bias))
             x = torch.randn(1, wide, 3, 5)
+            conv.weight.copy_(torch.randn_like(conv.weight))
+            conv.bias.copy_(torch.randn_like(conv.bias))  # type: ignore[union-attr]
             enlarged = check.call(module, x, when=f"in {name}")
         size = tuple(enlarged.shape)
         check.that(
@@ -1345,7 +1350,7 @@ class _Watched(nn.Module):
 
 
 def _fitting(
-    zero: bool = True,
+    zero: str = "before",
     schedule: str = "step",
     better: Callable[[list[float]], bool] = lambda scores: scores[-1] > max(scores[:-1], default=-math.inf),
     stop: Callable[[list[float], int], bool] = _should_stop,
@@ -1369,9 +1374,13 @@ def _fitting(
         for step, (images, targets) in enumerate(batches, start=1):
             model.train()
             loss = loss_function(model(images), targets)
-            if zero:
+            if zero == "before":
                 optimizer.zero_grad()
             loss.backward()
+            if zero == "after":
+                optimizer.zero_grad()
+            if schedule == "before":
+                scheduler.step()
             optimizer.step()
             if schedule == "step":
                 scheduler.step()
@@ -1472,7 +1481,15 @@ fit = Exercise(
             _fitting(stop=lambda scores, patience: _should_stop(scores, patience - 1)),
             "it stops an evaluation too early: should_stop(scores, patience).",
         ),
-        (_fitting(zero=False), "gradients of the steps before are still there: optimizer.zero_grad()."),
+        (_fitting(zero="never"), "gradients of the steps before are still there: optimizer.zero_grad()."),
+        (
+            _fitting(zero="after"),
+            "zero_grad() comes between backward() and step(), so that nothing is learned: before.",
+        ),
+        (
+            _fitting(schedule="before"),
+            "scheduler.step() comes before optimizer.step(), so that the first rate is never used: after it.",
+        ),
         (_fitting(schedule="never"), "the rate never changes: scheduler.step() after each optimizer.step()."),
         (
             _fitting(schedule="evaluation"),
