@@ -205,7 +205,7 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 1, "02": 2.5, "03": 2.7, "04": 1.7, "05": 2.7, "06": 1.9, "07": 1},
+    minutes={"01": 1, "02": 2.5, "03": 2.7, "04": 3.9, "05": 3.3, "06": 1.9, "07": 1},
 )
 _TINY = replace(
     _SMOKE,
@@ -256,7 +256,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 2, "02": 54, "03": 55, "04": 16, "05": 76, "06": 45, "07": 25},
+    minutes={"01": 2, "02": 54, "03": 55, "04": 13, "05": 82, "06": 45, "07": 25},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -319,7 +319,7 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 2, "02": 220, "03": 214, "04": 82, "05": 640, "06": 120, "07": 40},
+    minutes={"01": 2, "02": 220, "03": 214, "04": 64, "05": 650, "06": 120, "07": 40},
     scene_size=513,
     epochs=50,
     deeplab=DeepLabConfig(
