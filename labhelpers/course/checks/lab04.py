@@ -1258,10 +1258,12 @@ def _run_bilinear(check: Check, answer: Callable, case: Case) -> Parts:
     model = make(check, answer, num_classes, base)
     torch.manual_seed(0)  # making it draws as many numbers as the student likes
     found = Parts()
+    before = any(isinstance(layer, nn.ConvTranspose2d) for layer in model.modules()) or not hasattr(model, "up")
+    check.that(
+        not before, "not written yet: `up` is still a transposed convolution: replace it after super().__init__."
+    )
     for place, module in enumerate(_listed(check, model, "up")):
         wide, name = base * 2 ** (4 - place), f"up[{place}]"
-        transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.modules())
-        check.that(not transposed, f"{name} is still a transposed convolution: replace self.up after super().__init__.")
         conv = _only(check, module, nn.Conv2d, name, "3x3 convolution behind the interpolation")
         check_conv(
             check, conv, name, (wide, wide // 2), 3, {2 * base: "the list begins at the bottom, not at full size"}
