@@ -24,10 +24,10 @@ from torch import nn
 
 from labhelpers import config
 from labhelpers.course import plans
-from labhelpers.data import Augmentation, Splits, cache, open_splits
+from labhelpers.data import Splits, cache, open_splits
 from labhelpers.evaluation import evaluate
 from labhelpers.models import build_smp
-from labhelpers.training import Recipe, train_or_load
+from labhelpers.training import train_or_load
 
 PROFILE = config.PROFILES["smoke"]
 SETTINGS = PROFILE.backbones
@@ -48,17 +48,7 @@ def measure(name: str, architecture: str, encoder: str, pretrained: bool, seed: 
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = SETTINGS.norm_momentum
-    recipe = Recipe(
-        steps=SETTINGS.steps,
-        batch_size=SETTINGS.batch_size,
-        augmentation=Augmentation(**vars(SETTINGS.augmentation)),
-        lr=SETTINGS.lr,
-        warmup_steps=SETTINGS.warmup_steps,
-        freeze_encoder_steps=SETTINGS.freeze_encoder_steps if pretrained else 0,
-        best_metric="val_loss",
-        eval_every=SETTINGS.eval_every,
-        seed=seed,
-    )
+    recipe = plans.backbones_recipe(PROFILE, pretrained, seed)
     run = train_or_load(name, model, data.train, data.val, recipe)
     found = evaluate(run.model, data.test, batch_size=8)
     lowest = min(row["val_loss"] for row in run.history.evaluations)

@@ -235,6 +235,30 @@ def find_plan(name: str) -> Plan:
     return PLANS[name]
 
 
+def backbones_recipe(profile: Profile, pretrained: bool, seed: int = 0, wandb: bool = False) -> Recipe:
+    """Lab 05's recipe, the same for each network but for its encoder's rate.
+
+    Args:
+        pretrained: the encoder starts from ImageNet's weights: it stays frozen for some or all steps, and learns more
+            slowly afterwards.
+    """
+    settings = profile.backbones
+    return Recipe(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        augmentation=Augmentation(**vars(settings.augmentation)),
+        lr=settings.lr,
+        warmup_steps=settings.warmup_steps,
+        freeze_encoder_steps=settings.freeze_encoder_steps if pretrained else 0,
+        backbone_factor=settings.backbone_factor if pretrained else 1.0,
+        best_metric="val_loss",
+        eval_every=settings.eval_every,
+        score_train=settings.score_train,
+        seed=seed,
+        wandb=wandb,
+    )
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A plan in the numbers of a profile, with its data."""
