@@ -632,7 +632,7 @@ def test_each_seed_is_a_dot_in_the_row_of_its_variant():
     (axes,) = figure.axes
     dots = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
     np.testing.assert_equal(dots, [[[0.5, 0], [0.6, 0], [np.nan, 0]], [[0.4, 1], [0.4, 1], [0.7, 1]]])
-    assert [text.get_text() for text in axes.texts] == ["mean 0.55", "mean 0.5"]
+    assert [text.get_text() for text in axes.texts] == ["mean 0.550", "mean 0.500"]
     assert axes.get_ylim() == (1.5, -0.5)  # the first on top
 
 

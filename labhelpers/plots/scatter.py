@@ -225,16 +225,19 @@ def seed_dots(scores: Mapping[str, Sequence[float]], xlabel: str) -> "Figure":
     figure = new_figure(0.36 * len(found) + 1.0, width=8)
     axes = figure.subplots()
     means = {name: float(np.nanmean(values)) for name, values in found.items()}
+    largest = max(map(abs, means.values()))
+    digits = max(0, 2 - math.floor(math.log10(largest))) if largest else 0  # three of the largest, as many of each
     for row, (name, values) in enumerate(found.items()):
         axes.plot([means[name]] * 2, (row - 0.3, row + 0.3), color=INK, linewidth=1.8)
         look: dict[str, Any] = {"color": SERIES_COLOURS[0], "alpha": 0.6, "markersize": 7}
         axes.plot(values, np.full(len(values), row), "o", **look)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": _FONT}
-        axes.annotate(f"mean {means[name]:.3g}", (1.01, row), **place)
+        axes.annotate(f"mean {means[name]:.{digits}f}", (1.01, row), **place)
     axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel=xlabel, ylim=(len(found) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    figure.set_label(f"{xlabel}, a dot for each seed; means: " + ", ".join(f"{n} {m:.3g}" for n, m in means.items()))
+    written = ", ".join(f"{name} {mean:.{digits}f}" for name, mean in means.items())
+    figure.set_label(f"{xlabel}, a dot for each seed; means: {written}")
     return figure
 
 

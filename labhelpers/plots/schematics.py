@@ -199,7 +199,7 @@ def _unet() -> Drawing:
         else:
             blocks[f"down{level}"] = Block(text, 1.25 * level, y, kind="contracting path")
             blocks[f"up{level}"] = Block(text, 12.5 - 1.25 * level, y, kind="expanding path")
-            arrows.append((f"down{level}", f"up{level}", f"skip: {channels} + {channels}"))
+            arrows.append((f"down{level}", f"up{level}", f"skip: {channels} + {channels} channels"))
         if level:
             arrows.append((f"down{level - 1}", f"down{level}", "pool"))
         if 0 < level < 4:
@@ -212,12 +212,12 @@ def _pspnet() -> Drawing:
         "image": Block("image", 0, 0, 1.4, kind=IO),
         "encoder": Block("encoder\nstride 8", 2.4, 0, 1.8, 4.6, ENCODER),
         "join": Block("concatenate", 9.2, 0, 1.8, 4.6, JOIN),
-        "logits": Block("3×3\nlogits", 11.6, 0, 1.4, kind=IO),
+        "logits": Block("3×3 conv:\nlogits", 11.6, 0, 1.4, kind=IO),
     }
     arrows: list = [("image", "encoder"), ("encoder", "join", "the features themselves"), ("join", "logits")]
     for cells, y in ((1, 1.9), (2, 0.95), (3, -0.95), (6, -1.9)):
         name = f"grid{cells}"
-        blocks[name] = Block(f"mean over {cells} × {cells} cells", 5.8, y, 2.8, 0.7, NEW)
+        blocks[name] = Block(f"means, {cells} × {cells} grid", 5.8, y, 2.8, 0.7, NEW)
         arrows += [("encoder", name), (name, "join")]
     return blocks, arrows, "PSPNet: the features, and their means over four grids, concatenated"
 
