@@ -116,8 +116,8 @@ def main() -> None:
         protocol = (
             f"benchmarks/unet.py: {sizes} jigsaw pictures of {PROFILE.unet.jigsaw_size} px to train on, to choose the "
             f"best evaluation by mean IoU, and to report on; {PROFILE.unet.base_channels} base channels, "
-            f"at most {recipe.steps} steps of {recipe.batch_size} pictures, augmented unless it says 'no augmentation', "
-            "on a CPU"
+            f"at most {recipe.steps} steps of {recipe.batch_size} pictures, augmented unless it says "
+            "'no augmentation', on a CPU"
         )
         stored = json.loads(plans.BENCHMARKS.read_text()) if plans.BENCHMARKS.exists() else {}
         stored["unet"] = {"protocol": protocol, "seeds": options.seeds, "scores": scores}
