@@ -194,12 +194,12 @@ def _unet() -> Drawing:
     for level, channels in enumerate((64, 128, 256, 512, 1024)):
         text, y = f"double conv\n{channels} × {512 >> level}²", -1.4 * level
         if level == 4:
-            blocks["down4"] = Block(text, 6.25, y, 2.0, kind="bottom")
+            blocks["down4"] = Block(text, 6.25, y, 4.2, kind="bottom")  # reaches below both neighbours
             arrows.append(("down4", "up3", "up-conv"))
         else:
             blocks[f"down{level}"] = Block(text, 1.25 * level, y, kind="contracting path")
             blocks[f"up{level}"] = Block(text, 12.5 - 1.25 * level, y, kind="expanding path")
-            arrows.append((f"down{level}", f"up{level}", f"skip: {channels} + {channels} channels"))
+            arrows.append((f"down{level}", f"up{level}", f"skip: {channels} + {channels}{' channels' * (level == 0)}"))
         if level:
             arrows.append((f"down{level - 1}", f"down{level}", "pool"))
         if 0 < level < 4:
