@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from labhelpers.data.augment import IMAGENET_MEAN
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
+from labhelpers.data.reading import read_image, read_labels
 from labhelpers.data.voc import visible_objects
 
 
@@ -228,6 +230,25 @@ SMALLEST = 200  # pixels of an object worth cutting out
 LARGEST_OBJECT_NUMBER = 254  # 255 is void
 
 
+class ObjectFolder:
+    """A folder in VOC layout of which only pictures and objects count: what they are called need not be known."""
+
+    def __init__(self, root: Path, split: str):
+        self.root, self.name = root, root.name
+        self.ids = (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load_image(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(read_image(self.root / "JPEGImages" / f"{self.ids[index]}.jpg").copy()).permute(2, 0, 1)
+
+    def instances(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(
+            read_labels(self.root / "SegmentationObject" / f"{self.ids[index]}.png", voc_labels=255)
+        )
+
+
 class Library:
     """The images of one or more data sets that hold at least one object, to draw from.
 
@@ -239,7 +260,7 @@ class Library:
         ValueError: no image holds such an object.
     """
 
-    def __init__(self, datasets: Sequence[SegmentationDataset], smallest: int = SMALLEST):
+    def __init__(self, datasets: Sequence["SegmentationDataset | ObjectFolder"], smallest: int = SMALLEST):
         self.pictures: list[Picture] = []
         for dataset in datasets:
             for index in range(len(dataset)):
@@ -254,10 +275,12 @@ class Library:
                     self.pictures.append(Picture(image, objects, boxes, weights / weights.sum()))
         if not self.pictures:
             raise ValueError(f"no object of at least {smallest} pixels in {', '.join(d.name for d in datasets)}")
+        counts = np.sqrt([len(picture.boxes) for picture in self.pictures])
+        self.weights = counts / counts.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[Picture, int]:
-        """A picture, and one of its objects: the larger, the more often (by the root of its area)."""
-        picture = self.pictures[int(rng.integers(len(self.pictures)))]
+        """A picture, by the root of how many objects it has, and one of them, by the root of its area."""
+        picture = self.pictures[int(rng.choice(len(self.pictures), p=self.weights))]
         return picture, list(picture.boxes)[int(rng.choice(len(picture.boxes), p=picture.weights))]
 
 
@@ -295,7 +318,7 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 # The mixture as a data set: item i is drawn from (seed, i) alone.
 
 
-KINDS = ("photos", "streets", "scenes", "blobs", "pasted")
+KINDS = ("photos", "regions", "scenes", "blobs", "pasted")
 
 
 class ObjectMixture(SegmentationDataset):
@@ -303,9 +326,9 @@ class ObjectMixture(SegmentationDataset):
 
     Args:
         photos: photographs with instances, to look at and to cut out from.
-        streets: street scenes (CamVid), whose regions count as objects; may be missing.
+        regions: pictures whose regions count as objects, ground and sky among them; may be missing.
         scenes: the synthetic scenes; may be missing.
-        shares: of the kinds of pictures: windows of photos, of streets, of scenes; blobs with textures; objects pasted.
+        shares: of the kinds of pictures: windows of photos, of regions, of scenes; blobs with textures; objects pasted.
         size: S, pixels.
         length: how many items there are to draw; none is kept.
 
@@ -316,14 +339,14 @@ class ObjectMixture(SegmentationDataset):
     def __init__(
         self,
         photos: Library,
-        streets: Library | None = None,
+        regions: Library | None = None,
         scenes: Library | None = None,
-        shares: tuple[float, ...] = (0.3, 0.15, 0.1, 0.15, 0.3),
+        shares: tuple[float, ...] = (0.5, 0.15, 0.08, 0.05, 0.22),
         size: int = 128,
-        length: int = 100_000,
+        length: int = 1_000_000,
         seed: int = 0,
     ):
-        self.libraries: Mapping[str, Library | None] = {"photos": photos, "streets": streets, "scenes": scenes}
+        self.libraries: Mapping[str, Library | None] = {"photos": photos, "regions": regions, "scenes": scenes}
         missing = [
             k for k, share in zip(KINDS, shares, strict=False) if share and self.libraries.get(k, photos) is None
         ]

@@ -61,7 +61,7 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "deeplabv3plus": (DeepLabV3Plus, _DILATED),
     "unet": (UNet, {}),
     "unet_bilinear": (partial(UNet, up="bilinear"), {}),
-    "mini_sam": (MiniSAM, {"backbone": "mobilenet_v3_small"}),
+    "mini_sam": (MiniSAM, {"backbone": "efficientnet_lite0"}),
 }
 
 

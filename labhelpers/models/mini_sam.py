@@ -2,11 +2,10 @@
 
 The plan is that of Kirillov et al., Segment Anything, ICCV 2023: a heavy image encoder that runs once for each image,
 a prompt encoder, and a light decoder that runs at every click and returns three candidate masks, each with a predicted
-IoU. Three things differ, so that it can be trained on a laptop: the encoder is a MobileNetV3; prompts become maps
-instead of tokens (see `prompt_maps`); three convolutions take the place of the two-way transformer.
+IoU. Three things differ, so that it can be trained on a laptop: the encoder is an EfficientNet-Lite; prompts become
+maps instead of tokens (see `prompt_maps`); three convolutions take the place of the two-way transformer.
 
-Parameters stand where positions are few: three quarters of them at stride 32. What a click has to compute is thin, and
-what the decoder computes from the image alone is computed in `MiniSAM.encode`.
+What a click has to compute is thin; what the decoder computes from the image alone is computed in `MiniSAM.encode`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from labhelpers.models.prompt_maps import BroadcastPrompts, Size, SpatialPrompts
 FUSIONS: dict[str, type[SpatialPrompts] | type[BroadcastPrompts]]
 FUSIONS = {"spatial": SpatialPrompts, "broadcast": BroadcastPrompts}
 EMBEDDING = 256  # channels of the image embedding
-DECODER = 64  # channels of all that is computed at a click
+DECODER = 96  # channels of all that is computed at a click
 KEYS = 64  # channels by which positions are compared with what was clicked
 FINE = 32  # channels at stride 4
 CANDIDATES = 3  # masks for one object: a click on a wheel may mean the wheel, the car or the row of cars
@@ -34,7 +33,7 @@ class Embedding:
     """What is computed once for each image; h = ceil(H / 8), w = ceil(W / 8), B images."""
 
     features: Tensor  # (B, 256, h, w), the image embedding
-    decoder_part: Tensor  # (B, 64, h, w), the image's share in the decoder's first layer
+    decoder_part: Tensor  # (B, 96, h, w), the image's share in the decoder's first layer
     keys: Tensor  # (B, 64, h, w), see `prompt_maps.SpatialPrompts`
     fine: Tensor  # (B, 32, 2h, 2w), features of stride 4 for the mask's edge
     size: Size  # (H, W) of the images
@@ -51,7 +50,7 @@ class MiniSAM(nn.Module):
 
     Args:
         encoder: the part with ImageNet weights, which a training may freeze or train at a lower rate: features of
-            strides 4, 8, 16 and 32, as `build_encoder("mobilenet_v3_small")` gives them.
+            strides 4, 8, 16 and 32, as `build_encoder("efficientnet_lite0")` gives them.
         num_classes: 1: the mask of the prompted object, in three candidates. More: logits of so many classes.
         fusion: `"spatial"`: what the prompt says depends on each position's offset to each point and to the box.
             `"broadcast"`: one vector for all prompts, the same at every position, so that the decoder cannot tell
@@ -192,16 +191,13 @@ class MiniSAM(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """An encoder, its features fused from stride 32 up to 8 as in a feature pyramid (Lin et al., FPN, 2017).
-
-    Three quarters of all parameters are in `context`, at stride 32, where an image of 512 px has 256 positions.
-    """
+    """An encoder, its features fused from stride 32 up to 8 as in a feature pyramid (Lin et al., FPN, 2017)."""
 
     def __init__(self, backbone: Encoder):
         super().__init__()
         self.backbone = backbone
         _, c8, c16, c32 = backbone.channels
-        self.context = nn.Sequential(conv_norm(c32, EMBEDDING, 1), *(Residual(EMBEDDING) for _ in range(3)))
+        self.context = nn.Sequential(conv_norm(c32, EMBEDDING, 1), Residual(EMBEDDING))
         self.lateral16 = nn.Conv2d(c16, EMBEDDING, 1)
         self.smooth16 = separable(EMBEDDING)
         self.lateral8 = nn.Conv2d(c8, EMBEDDING, 1)

@@ -20,7 +20,7 @@ from labhelpers.prompting.sampling import box_from_mask
 from labhelpers.prompting.windows import Window
 
 OVERVIEW = 192  # pixels of the longer side at which the whole image is seen
-WINDOW = 128  # pixels of a window's side, as in training
+WINDOW = 160  # pixels of a window's side, as in training
 BOX_MARGIN = 1.2  # side of the window around a box, in units of the box's longer side
 CLICK_MARGIN = 1.6  # the same for what the first look found
 SURE = 8.0  # the logit of a pixel that is taken as certain

@@ -45,7 +45,7 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     state = {k: v for k, v in state.items() if not k.startswith(SEMANTIC)}
     if num_classes > 1:
         state |= own
-    model = MiniSAM(build_encoder("mobilenet_v3_small"), num_classes)
+    model = MiniSAM(build_encoder("efficientnet_lite0"), num_classes)
     try:
         model.load_state_dict(state)  # half precision in the file, float32 in the model
     except RuntimeError as error:
