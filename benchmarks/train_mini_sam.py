@@ -3,9 +3,9 @@
     python benchmarks/train_mini_sam.py ROOT [--steps 3000] [--start FILE] [--out FILE]
 
 ROOT holds folders in VOC layout with instance masks (`PHOTOS`), one with regions (`REGIONS`), and CamVid, split into
-images/train and labels/train; checkpoints/mini_sam.md names them. Synthetic scenes are drawn. First the object head learns on
-windows of all of them, on pasted objects and on shapes with textures; then, with the image encoder as it is, the head
-for 21 classes on scenes and photographs. An interrupted run continues.
+images/train and labels/train; checkpoints/mini_sam.md names them. Synthetic scenes are drawn. First the object head
+learns on windows of all of them, on pasted objects and on shapes with textures; then, with the image encoder as it is,
+the head for 21 classes on scenes and photographs. An interrupted run continues.
 
 Every eighth photograph of the first folder is left out: its scores, printed at the end, are for choosing between ideas.
 What comes out is measured by benchmarks/mini_sam.py on photographs that nothing was chosen by.
