@@ -80,13 +80,15 @@ class Joined(SegmentationDataset):
         self.name, self.split, self.ids = "+".join(part.name for part in parts), "train", range(len(self.items))
         self.class_names, self.num_classes = parts[0].class_names, parts[0].num_classes
 
-    def load_image(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         part, own = self.items[index]
-        return part.load_image(own)
+        return part[own]
+
+    def load_image(self, index: int) -> Tensor:
+        return self[index][0]
 
     def load_target(self, index: int) -> Tensor:
-        part, own = self.items[index]
-        return part.load_target(own)
+        return self[index][1]
 
     def fingerprint(self) -> str:
         return "+".join(part.fingerprint() for part in dict.fromkeys(part for part, _ in self.items))
