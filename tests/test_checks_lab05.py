@@ -19,6 +19,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
+from labhelpers import evaluation
 from labhelpers.course import checks
 from labhelpers.evaluation import scores
 
@@ -373,6 +374,42 @@ def votes_by_bincount(predictions, num_classes):
     index = predictions.reshape(models, -1).long() + num_classes * torch.arange(height * width)
     counts = torch.bincount(index.flatten(), minlength=num_classes * height * width).view(height, width, num_classes)
     return (models - counts.max(2).values) / models
+
+
+def levels_by_loop(predictions, target, num_classes):
+    """Pixel by pixel, a draw to the lowest label."""
+    matrices = torch.zeros(len(predictions), num_classes, num_classes, dtype=torch.int64)
+    for y, x in np.ndindex(*target.shape):
+        votes = [(predictions[:, y, x] == label).sum().item() for label in range(num_classes)]
+        if target[y, x] != 255:
+            matrices[len(predictions) - max(votes), int(target[y, x]), votes.index(max(votes))] += 1
+    return matrices
+
+
+def levels_by_argmax(predictions, target, num_classes):
+    counts = torch.stack([(predictions == label).sum(0) for label in range(num_classes)])
+    most, vote = counts.amax(0), counts.argmax(0).to(torch.uint8)
+    targets = [torch.where(len(predictions) - most == k, target, 255) for k in range(len(predictions))]
+    return torch.stack([evaluation.confusion_matrix(vote, only, num_classes) for only in targets])
+
+
+@pytest.mark.parametrize("answer", [levels_by_loop, levels_by_argmax])
+def test_vote_by_level_accepts(answer):
+    assert_passes("vote_by_level", answer)
+
+
+def always_by_loop(matrix):
+    size = len(matrix)
+    return torch.tensor([[int(matrix[i].sum()) if j == 0 else 0 for j in range(size)] for i in range(size)])
+
+
+def always_by_cat(matrix):
+    return torch.cat([matrix.sum(1, keepdim=True), torch.zeros_like(matrix[:, 1:])], 1)
+
+
+@pytest.mark.parametrize("answer", [always_by_loop, always_by_cat])
+def test_always_first_accepts(answer):
+    assert_passes("always_first", answer)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function, variants
 from labhelpers.course.checks.layers import activated, calibrated, changed, check_gradients, make, rounding
-from labhelpers.evaluation.confusion import scores
+from labhelpers.evaluation.confusion import confusion_matrix, scores
 
 # ------------------------------------------------------------ micro_macro_iou
 
@@ -108,6 +108,63 @@ micro_macro_iou = Exercise(
         *((_averages(micro=formula), hint) for formula, hint in _WRONG_MICRO),
         (_averages(micro=_macro, macro=_micro), "the two are exchanged: micro comes first, macro second."),
         *((_averages(macro=formula), hint) for formula, hint in _WRONG_MACRO),
+    ],
+)
+
+# --------------------------------------------------------------- always_first
+
+
+def _always_first(matrix: Tensor) -> Tensor:
+    """matrix (K, K), rows target -> that of a network which says class 0 everywhere on the same images."""
+    always = torch.zeros_like(matrix)
+    always[:, 0] = matrix.sum(1)
+    return always
+
+
+def _in_column(counts: Callable[[Tensor], Tensor], transposed: bool = False) -> Callable:
+    """A wrong answer: other counts in column 0, or in row 0."""
+
+    def answer(matrix: Tensor) -> Tensor:
+        always = torch.zeros_like(matrix)
+        always[:, 0] = counts(matrix)
+        return always.T if transposed else always
+
+    return answer
+
+
+def _kept(matrix: Tensor) -> Tensor:
+    always = matrix.clone()
+    always[:, 0] = matrix.sum(1)
+    return always
+
+
+always_first = Exercise(
+    "always_first",
+    _always_first,
+    cases=lambda: [
+        Case((torch.tensor(_ROWS),), what="the matrix"),
+        Case((torch.diag(torch.tensor([7, 0, 2])),), "of a perfect prediction", "the matrix"),
+    ],
+    wrong=[
+        (
+            _in_column(lambda m: m.sum(0)),
+            "column 0 holds how often each class was predicted: the target's counts are the row sums, matrix.sum(1).",
+        ),
+        (
+            _in_column(lambda m: m.sum(1), transposed=True),
+            "row 0 is filled: what is predicted stands in the columns, and class 0 is predicted everywhere.",
+        ),
+        (
+            _in_column(lambda m: m.diagonal()),
+            "only what the network had right is counted: all pixels of the images stay, matrix.sum(1).",
+        ),
+        (_in_column(lambda m: m[:, 0]), "only what the network itself called class 0 is counted: sum each row."),
+        (_kept, "the other columns still hold the network's predictions: no other class is predicted any more."),
+        (
+            lambda m: F.pad(m.sum()[None, None], (0, len(m) - 1, 0, len(m) - 1)),
+            "all pixels are counted as class 0 in the target: the target stays as it is, in the rows.",
+        ),
+        (lambda m: m.sum(1), "these are the row sums alone: they go into column 0 of a matrix of zeros."),
     ],
 )
 
@@ -416,6 +473,87 @@ disagreement = Exercise(
         *((_of_votes(formula), hint) for formula, hint in _WRONG_VOTES),
         *((_of_labels(formula), hint) for formula, hint in _WRONG_LABELS),
     ],
+)
+
+# -------------------------------------------------------------- vote_by_level
+
+
+def _vote_by(
+    level: Callable[[Tensor, int, int], Tensor] = lambda p, k, m: (m * _disagreement(p, k)).round(),
+    vote: Callable[[Tensor, int], Tensor] = lambda p, k: p.mode(0).values,
+    at: Callable[[Tensor, int], Tensor] = torch.eq,
+    finish: Callable[[Tensor], Tensor] = lambda matrices: matrices,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(predictions: Tensor, target: Tensor, num_classes: int) -> Tensor:
+        models = len(predictions)
+        levels, said = level(predictions, num_classes, models), vote(predictions, num_classes)
+        targets = (target.where(at(levels, k), 255) for k in range(models))
+        return finish(torch.stack([confusion_matrix(said, only, num_classes) for only in targets]))
+
+    return answer
+
+
+_vote_by_level = _vote_by()
+"""predictions (M, H, W) uint8, target (H, W) -> (M, K, K), the vote's matrix for each number of models against it."""
+
+
+def _vote_cases() -> list[Case]:
+    """Six models of two classes, draws among them, then five of four, whose most frequent label is always one alone."""
+    six = (torch.rand(6, 12, 13) < torch.rand(12, 13)).to(torch.uint8)
+    five = torch.randint(0, 4, (5, 12, 13), dtype=torch.uint8)
+    votes = F.one_hot(five.long(), 4).sum(0).sort(-1).values
+    five = torch.where(votes[..., -1] == votes[..., -2], five[:1], five)
+    cases = []
+    for predictions, classes in ((six, 2), (five, 4)):
+        target = torch.randint(0, classes, predictions.shape[1:], dtype=torch.uint8)
+        target[:2] = 255
+        cases.append(Case((predictions, target, classes), f"of {len(predictions)} models", "the matrices"))
+    return cases
+
+
+vote_by_level = Exercise(
+    "vote_by_level",
+    _vote_by_level,
+    cases=_vote_cases,
+    errors={"must have shape": "evaluation.confusion_matrix takes the vote (H, W), the target (H, W) and num_classes."},
+    wrong=variants(
+        _vote_by,
+        level=[
+            (
+                lambda p, k, m: m * _disagreement(p, k),
+                "pixels are lost: 6 * (1 - 5 / 6) is not exactly 1 in float32, so round() the count before comparing.",
+            ),
+            (
+                lambda p, k, m: (m * _disagreement(p, k)).int(),
+                "pixels are on a wrong level: int() cuts 1.9999999 off to 1, round() does not.",
+            ),
+            (
+                lambda p, k, m: m - (m * _disagreement(p, k)).round(),
+                "the levels count the models for the vote: the first matrix is of no model against it.",
+            ),
+            (lambda p, k, m: _disagreement(p, k), "the levels are shares: multiply by the number of models."),
+        ],
+        vote=[
+            (lambda p, k: p[0], "the first model is scored: score the vote, the most frequent label of each pixel."),
+            (
+                lambda p, k: p.float().mean(0).round().to(torch.uint8),
+                "the mean label is scored: labels are names, take the most frequent one.",
+            ),
+            (lambda p, k: p.amax(0), "the largest label is scored: score the vote, the most frequent label."),
+        ],
+        at=[
+            (torch.ge, "a level also holds the pixels of the higher ones: compare with ==, not >=."),
+            (torch.le, "a level also holds the pixels of the lower ones: compare with ==, not <=."),
+            (torch.ne, "a level holds all pixels but its own: void, 255, is what is not on the level."),
+        ],
+        finish=[
+            (lambda matrices: matrices.mT, "rows and columns are exchanged: rows are the target, columns the vote."),
+            (lambda matrices: matrices.sum(0), "it is one matrix of all levels: return one for each, torch.stack."),
+            (lambda matrices: matrices[1:], "the level where all agree is left out: it comes first."),
+        ],
+    ),
 )
 
 # ------------------------------------------------------------------ hand_unet
