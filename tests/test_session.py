@@ -1,6 +1,7 @@
 """The session and its canvas, without a browser: what each action does, what is sent, what is said, what is kept."""
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -8,13 +9,14 @@ import re
 import subprocess
 import sys
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import Answers, DiscPredictor, picture
+from prompting_toys import Answers, DiscPredictor, Nested, picture
 
 from labhelpers.models import build
 from labhelpers.prompting import MiniSamPredictor, PromptCanvas, PromptSession
@@ -45,15 +47,39 @@ def state(session: PromptSession) -> tuple:
         box,
         session.mask.tobytes(),
         session.predicted_iou,
+        session.chosen,
+        [(kept.label, kept.mask.tobytes()) for kept in session.objects],
     )
 
 
 # --- every action ---
-class LastClick(DiscPredictor):
+class LastClick(Nested):
     """Draws a disc at the last click alone, so that a mask that was not refined lacks those before."""
 
     def discs(self, image, points, labels, box, mask_input):
         return super().discs(image, points[-1:], labels[-1:], box, mask_input)
+
+
+class State(NamedTuple):
+    clicks: tuple = ()
+    box: tuple | None = None
+    start: int = 0  # how many of the clicks the first prediction was asked; each of the others refines what was there
+    chosen: dict = {}
+    objects: tuple = ()
+
+    def masks(self, image, model) -> list[np.ndarray]:
+        """The candidates."""
+        if not self.clicks and not self.box:
+            return []
+        found = None
+        for count in range(self.start, len(self.clicks) + 1):
+            points, labels = [c[:2] for c in self.clicks[:count]], [c[2] for c in self.clicks[:count]]
+            choice = count == 1 and not self.box
+            radii = [RADII[model] + more for more in ((0, 4, 8) if choice else (0,))]
+            earlier = found if found is not None and found.any() else None  # an empty mask says nothing
+            masks = [LastClick(radius=radius).discs(image, points, labels, self.box, earlier)[0] for radius in radii]
+            found = masks[self.chosen.get(model, 0) if choice else 0]
+        return masks
 
 
 class Expected:
@@ -61,46 +87,83 @@ class Expected:
 
     def __init__(self):
         self.image, self.model = "wide", "small"
-        self.history = {name: [((), None, {})] for name in IMAGES}  # clicks, box, mask by model
+        self.history = {name: [State()] for name in IMAGES}
         self.position = dict.fromkeys(IMAGES, 0)
 
     @property
-    def now(self):
+    def now(self) -> State:
         return self.history[self.image][self.position[self.image]]
 
-    def do(self, name, *arguments):
-        clicks, box, masks = self.now
-        if name == "add_point":  # refines the mask before it
-            self.add((*clicks, arguments), box, masks)
-        elif name == "add_box":  # replaces the box, keeps the clicks, refines nothing
-            self.add(clicks, arguments, {})
+    @property
+    def masks(self):
+        return self.now.masks(IMAGES[self.image], self.model)
+
+    @property
+    def mask(self):
+        shape = IMAGES[self.image].shape[:2]
+        return self.masks[self.chosen] if self.masks else np.zeros(shape, dtype=bool)
+
+    @property
+    def chosen(self):
+        return self.now.chosen.get(self.model, 0) if len(self.masks) > 1 else 0
+
+    def do(self, name, *arguments) -> bool:
+        """Whether it is possible; without effect it is."""
+        clicks, box, start, chosen, objects = now = self.now
+        first, *rest = arguments or [None]
+        if name == "add_point":
+            self.add(now._replace(clicks=(*clicks, arguments), start=start or (0 if box else 1)))
+        elif name == "add_box":
+            self.add(State(clicks, arguments, len(clicks), objects=objects))
+        elif name in ("move_point", "delete_point"):
+            if first >= len(clicks):
+                return False
+            moved = ((*rest, clicks[first][2]),) if name == "move_point" else ()
+            clicks = (*clicks[:first], *moved, *clicks[first + 1 :])
+            if first < start:
+                start, chosen = start - (not moved), {}
+            start = min(len(clicks), start if box else 1)
+            self.add(now._replace(clicks=clicks, start=start, chosen=chosen))
+        elif name == "choose":
+            if first >= len(self.masks):
+                return False
+            if first != self.chosen:
+                self.add(now._replace(chosen={**chosen, self.model: first}))
+        elif name == "keep":
+            if not self.mask.any():
+                return False
+            self.add(State(objects=(*objects, (first, self.mask.tobytes()))))
+        elif name == "delete_object":
+            if first >= len(objects):
+                return False
+            self.add(now._replace(objects=(*objects[:first], *objects[first + 1 :])))
         elif name == "clear" and (clicks or box):
-            self.add((), None, {})
+            self.add(State(objects=objects))
         elif name in ("undo", "redo"):
             moved = self.position[self.image] + (1 if name == "redo" else -1)
             if 0 <= moved < len(self.history[self.image]):
                 self.position[self.image] = moved
         elif name == "switch_image":
-            (self.image,) = arguments
+            self.image = first
         elif name == "switch_model":
-            (self.model,) = arguments
+            self.model = first
+        return True
 
-    def add(self, clicks, box, earlier):
-        points, labels = [(x, y) for x, y, _ in clicks], [label for *_, label in clicks]
-        masks = {}
-        for name, radius in RADII.items() if clicks or box else ():
-            before = earlier[name] if name in earlier and earlier[name].any() else None  # an empty mask says nothing
-            masks[name], _ = LastClick(name, radius).discs(IMAGES[self.image], points, labels, box, before)
+    def add(self, state):
         self.position[self.image] += 1
-        self.history[self.image][self.position[self.image] :] = [(clicks, box, masks)]
+        self.history[self.image][self.position[self.image] :] = [state]
 
 
 coordinates = st.integers(0, 39)
+indices = st.integers(0, 2)
 actions = st.one_of(
     st.tuples(st.just("add_point"), coordinates, coordinates, st.integers(0, 1)),
     st.tuples(st.just("add_box"), coordinates, coordinates, coordinates, coordinates).map(
         lambda a: ("add_box", min(a[1], a[3]), min(a[2], a[4]), max(a[1], a[3]), max(a[2], a[4]))
     ),
+    st.tuples(st.just("move_point"), indices, coordinates, coordinates),
+    st.tuples(st.sampled_from(["delete_point", "choose", "delete_object"]), indices),
+    st.tuples(st.just("keep"), st.sampled_from(["dog", "cat"])),
     st.tuples(st.sampled_from(["undo", "redo", "clear"])),
     st.tuples(st.just("switch_image"), st.sampled_from(sorted(IMAGES))),
     st.tuples(st.just("switch_model"), st.sampled_from(["small", "large"])),
@@ -112,30 +175,41 @@ def two_models() -> PromptSession:
     return new_session(predictor={name: LastClick(name, radius) for name, radius in RADII.items()})
 
 
-CLICKS = [("add_point", 10, 10, 1), ("add_point", 30, 10, 1)]
+CLICKS = [("add_point", 10, 10, 1), ("add_point", 30, 10, 1), ("add_point", 20, 30, 1)]
 EMPTIED = [("add_box", 20, 20, 21, 21), ("add_point", 20, 20, 0)]  # an empty mask
+BOX = ("add_box", 0, 0, 20, 20)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(sequences)
 @example([*CLICKS, ("switch_model", "large"), ("undo",), ("switch_model", "small")])
-@example([*CLICKS, ("add_box", 0, 0, 20, 20), ("add_point", 39, 39, 0), ("clear",), CLICKS[0]])
+@example([*CLICKS, BOX, ("add_point", 39, 39, 0), ("clear",), CLICKS[0]])
 @example([*EMPTIED, CLICKS[1]])
 @example([CLICKS[0], ("undo",), CLICKS[1], ("redo",), ("switch_image", "tall, with/odd name"), ("undo",), CLICKS[0]])
+@example([*CLICKS, ("move_point", 1, 5, 35), ("delete_point", 0), ("delete_point", 1), ("delete_point", 0)])
+@example([*CLICKS[:2], BOX, CLICKS[2], ("delete_point", 0), ("delete_point", 1), ("delete_point", 0)])
+@example([BOX, CLICKS[1], ("delete_point", 0), ("undo",), ("move_point", 0, 30, 30)])
+@example([CLICKS[0], ("choose", 2), *CLICKS[1:], ("delete_point", 2), ("delete_point", 1), ("choose", 0)])
+@example([CLICKS[0], ("choose", 1), ("switch_model", "large"), ("choose", 2), ("switch_model", "small"), ("undo",)])
+@example([CLICKS[0], ("keep", "dog"), CLICKS[1], ("keep", "cat"), BOX, ("delete_object", 0), ("clear",), ("undo",)])
 def test_every_action_does_what_it_says_and_observers_hear_of_every_change(sequence):
     session, expected, heard = two_models(), Expected(), []
     session.observe(lambda: heard.append(state(session)))
     for name, *arguments in sequence:
         before = state(session), session.can_undo, session.can_redo
-        getattr(session, name)(*arguments)
-        expected.do(name, *arguments)
-        clicks, box, masks = expected.now
+        if expected.do(name, *arguments):
+            getattr(session, name)(*arguments)
+        else:
+            with pytest.raises(ValueError, match="there is no (point|candidate|object|mask)"):
+                getattr(session, name)(*arguments)
+        now = expected.now
         assert (session.image_name, session.model) == (expected.image, expected.model)
-        assert [(*point, label) for point, label in zip(session.points, session.labels, strict=True)] == list(clicks)
-        assert session.box is box is None or tuple(session.box) == box
-        mask = masks.get(expected.model, np.zeros(IMAGES[expected.image].shape[:2], dtype=bool))
-        np.testing.assert_array_equal(session.mask, mask)
-        assert session.predicted_iou == (pytest.approx(mask.mean()) if masks else None)
+        assert [(*point, label) for point, label in zip(session.points, session.labels, strict=True)] == list(now.clicks)
+        assert session.box is now.box is None or tuple(session.box) == now.box
+        np.testing.assert_array_equal(session.mask, expected.mask)
+        assert session.predicted_iou == (pytest.approx(expected.mask.mean()) if expected.masks else None)
+        assert (len(session.candidates), session.chosen) == (len(expected.masks), expected.chosen)
+        assert [(kept.label, kept.mask.tobytes()) for kept in session.objects] == list(now.objects)
         at, last = expected.position[expected.image], len(expected.history[expected.image]) - 1
         assert (session.can_undo, session.can_redo) == (at > 0, at < last)
         assert len(heard) == len(session.actions) - 2  # beyond the model and the image that it began with
@@ -150,7 +224,8 @@ def test_a_replayed_recording_gives_the_same_masks_at_every_step(sequence):
     masks = [session.mask]
     for name, *arguments in sequence:
         before = len(session.actions)
-        getattr(session, name)(*arguments)
+        with contextlib.suppress(ValueError):  # there is no such point, candidate or object
+            getattr(session, name)(*arguments)
         if len(session.actions) > before:
             masks.append(session.mask)
     again = two_models()
