@@ -186,10 +186,14 @@ def test_an_earlier_answer_goes_back_as_its_own_logits(predictor, monkeypatch):
     mask, _ = predictor.predict(**CLICK)
     answer = list(predictor._answers.values())[-1]
     predictor.predict(**BOX)  # in between
-    for x in range(20):  # as often as a preview tries where the next click would go
-        predictor.predict(np.array([[x, 9]]), np.array([1]), mask_input=mask.copy())
+    predictor.predict(**CLICK, mask_input=mask.copy())
     assert given[0] is None
-    assert all(torch.equal(earlier, answer) for earlier in given[2:])
+    assert torch.equal(given[2], answer)
+    foreign = predictor.model.mask_logits(torch.from_numpy(mask), predictor._embedding)
+    monkeypatch.setattr(sam_module, "KEPT_ANSWERS", 4)
+    for x in range(0, 56, 4):  # more than are kept, as a preview tries where the next click would go
+        predictor.predict(np.array([[x, 9]]), np.array([1]), mask_input=mask.copy(), multimask=True)
+        assert not torch.equal(given[-1], foreign)
     foreign = mask.copy()
     foreign[:20] ^= True
     predictor.predict(**CLICK, mask_input=foreign)
