@@ -119,7 +119,12 @@ class Unsure(DiscPredictor):
 
 
 def toy_predictors() -> dict[str, DiscPredictor]:
-    return {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25), "unsure": Unsure("unsure")}
+    return {
+        "small": DiscPredictor("small", 10),
+        "large": DiscPredictor("large", 25),
+        "unsure": Unsure("unsure"),
+        "nested": Nested("nested", 10),
+    }
 
 
 def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
