@@ -534,6 +534,12 @@ def test_keys_alone(canvas):
         canvas.press("ArrowRight")  # what is seen follows, up to the edge
     canvas.press("Space")
     assert canvas.prompts[0] == [[127, y + 33, 1]]
+    canvas.control("fit").click()
+    canvas.canvas.focus()
+    canvas.press("b")
+    canvas.click(3, 90)  # with the mouse instead
+    assert canvas.prompts == ([[127, y + 33, 1], [3, 90, 1]], None)
+    assert canvas.text("crosshair") == ""
 
 
 def test_fingers(canvas, window):

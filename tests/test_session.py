@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+import zipfile
 from types import ModuleType
 from typing import NamedTuple
 
@@ -803,6 +804,56 @@ class TestEvents:
         send(canvas, "switch_image", name="second")
         assert (canvas._state["image"], canvas._state["size"]) == ("second", [30, 20])
         assert Image.open(io.BytesIO(canvas._picture)).size == (30, 20)
+
+    def test_candidates_and_objects_are_shown(self):
+        canvas = new_canvas(predictor=Nested())
+        assert (canvas._state["candidates"], canvas._state["objects"], canvas._objects) == ([], [], b"")
+        send(canvas, "add_point", x=30, y=30, label=1)
+        send(canvas, "choose", index=1)
+        ious = [answer.predicted_iou for answer in canvas.session.candidates]
+        assert (canvas._state["candidates"], canvas._state["chosen"]) == (ious, 1)
+        np.testing.assert_array_equal(shown_mask(canvas), canvas.session.candidates[1].mask)
+        mask = shown_mask(canvas)
+        send(canvas, "keep", label="dog")
+        assert canvas._state["objects"] == [{"label": "dog", "colour": "#800000"}]
+        shown = np.asarray(Image.open(io.BytesIO(canvas._objects)).convert("RGBA"))
+        np.testing.assert_array_equal(shown[..., 3], mask * 255)
+        assert np.unique(shown[mask], axis=0).tolist() == [[128, 0, 0, 255]]
+        send(canvas, "delete_object", index=0)
+        assert (canvas._state["objects"], canvas._objects) == ([], b"")
+        assert canvas._look["labels"] == VOC_CLASSES[1:]
+
+    @pytest.mark.parametrize("image", ["first", "second"])
+    def test_a_preview_is_a_message_of_its_own_and_changes_nothing(self, image, monkeypatch):
+        canvas, messages = new_canvas(), []
+        send(canvas, "add_point", x=10, y=20, label=1)
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        before = state(canvas.session), canvas._sequence, canvas._state
+        send(canvas, "preview", image=image, x=20, y=10, label=1)
+        [(content, [mask])] = messages
+        assert content == {"preview": "view:7"}
+        expected = np.packbits(canvas.session.preview(20, 10).mask).tobytes()
+        assert mask == (expected if image == "first" else b"")  # the pointer was on a picture that is gone
+        assert (state(canvas.session), canvas._sequence, canvas._state) == before
+
+    def test_a_preview_that_cannot_be_had_is_empty_and_says_nothing(self, monkeypatch):
+        canvas, messages = new_canvas(predictor=Fails()), []
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        send(canvas, "preview", x=20, y=10, label=1)
+        assert (messages, canvas._state["message"]) == ([({"preview": "view:7"}, [b""])], "")
+
+    def test_an_export_is_what_save_writes(self, monkeypatch, tmp_path):
+        canvas, messages = new_canvas(), []
+        send(canvas, "add_point", x=10, y=20, label=1)
+        send(canvas, "keep", label="dog")
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        send(canvas, "export")
+        [(content, [data])] = messages
+        assert content == {"export": "view:7"}
+        saved = canvas.session.save(tmp_path)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+        assert files == {p.relative_to(saved).as_posix(): p.read_bytes() for p in saved.rglob("*") if p.is_file()}
 
     def test_a_click_on_a_picture_that_is_gone_is_not_taken_for_another(self):
         canvas = new_canvas()

@@ -11,6 +11,7 @@ const MOST_ZOOM = 16;
 const PART = 1 << 20; // bytes of an upload in one message
 const PATIENCE = 4000; // milliseconds without an answer after which the user is told
 
+const HINT = "Click on an object, or drag a box around it. More by mouse, touch and keys";
 const HELP = `
   <ul>
     <li>Mouse: left click: object; right click or Shift: not the object; drag: box. Wheel: zoom; middle button: move.
@@ -65,7 +66,7 @@ const LAYOUT = `
     <span data-readout="class"></span><span data-readout="crosshair"></span>
   </div>
   <p class="pc-message" role="alert"></p>
-  <details class="pc-help"><summary>Mouse, touch and keys</summary>${HELP}</details>`;
+  <details class="pc-help"><summary>${HINT}</summary>${HELP}</details>`;
 
 class View {
   constructor(model, el) {
@@ -283,9 +284,11 @@ class View {
     const group = this.control("objects");
     buttons(group, this.state.objects.length, (index) => this.send("delete_object", { index }));
     [...group.children].forEach((button, index) => {
-      button.textContent = `${index + 1} ${this.state.objects[index]} ×`;
-      button.title = `Delete object ${index + 1}, ${this.state.objects[index]}`;
+      const { label, colour } = this.state.objects[index];
+      button.textContent = `${index + 1} ${label} ×`;
+      button.title = `Delete object ${index + 1}, ${label}`;
       button.setAttribute("aria-label", button.title);
+      button.style.borderLeft = `10px solid ${colour}`;
     });
   }
 
@@ -428,8 +431,7 @@ class View {
     this.canvas.setPointerCapture(event.pointerId);
     if (event.isPrimary) this.pointers.clear(); // should the end of an earlier one have been missed
     this.pointers.set(event.pointerId, event);
-    this.crosshair = null;
-    this.drag = null;
+    this.crosshair = this.corner = this.drag = null;
     this.ask(null);
     if (this.pointers.size === 1) {
       const background = event.button === 2 || event.shiftKey || event.ctrlKey; // Ctrl+click is a Mac's right click

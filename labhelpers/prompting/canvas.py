@@ -83,7 +83,10 @@ class PromptCanvas(anywidget.AnyWidget):
                 **session.prompts()[session.image_name],
                 "candidates": [answer.predicted_iou for answer in session.candidates],
                 "chosen": session.chosen,
-                "objects": [kept.label for kept in session.objects],
+                "objects": [
+                    {"label": kept.label, "colour": f"#{VOC_PALETTE[number].tobytes().hex()}"}
+                    for number, kept in enumerate(session.objects, start=1)
+                ],
                 "predicted_iou": session.predicted_iou,
                 "latency_ms": session.latency_ms,
                 "class_name": session.class_name,
