@@ -286,8 +286,8 @@ class View {
     [...group.children].forEach((button, index) => {
       const { label, colour } = this.state.objects[index];
       button.textContent = `${index + 1} ${label} ×`;
-      button.title = `Delete object ${index + 1}, ${label}`;
-      button.setAttribute("aria-label", button.title);
+      button.title = "Delete this object";
+      button.setAttribute("aria-label", `${index + 1} ${label}: delete this object`);
       button.style.borderLeft = `10px solid ${colour}`;
     });
   }
@@ -297,7 +297,8 @@ class View {
   }
 
   readout(name, text) {
-    this.root.querySelector(`[data-readout=${name}]`).textContent = text;
+    const place = this.root.querySelector(`[data-readout=${name}]`);
+    if (place.textContent !== text) place.textContent = text; // else a screen reader would say it again
   }
 
   // To Python
