@@ -101,6 +101,16 @@ def picture(height: int = 48, width: int = 64, shade: int = 90) -> np.ndarray:
 TOY_IMAGES = {"wide": picture(96, 128), "tall": picture(120, 80, shade=30)}
 
 
+class Nested(DiscPredictor):
+    """One radius after the other, where it is asked for candidates."""
+
+    def predict(self, points=None, labels=None, box=None, mask_input=None, multimask=False):
+        radii = [self.radius, self.radius + 4, self.radius + 8] if multimask else [self.radius]
+        asked = {"points": points, "labels": labels, "box": box, "mask_input": mask_input}
+        masks, ious = zip(*(type(self)(radius=radius).discs(self.image, **asked) for radius in radii), strict=True)
+        return (np.array(masks), np.array(ious)) if multimask else (masks[0], ious[0])
+
+
 class Unsure(DiscPredictor):
     """Estimates no IoU, as GrabCut."""
 
@@ -109,7 +119,12 @@ class Unsure(DiscPredictor):
 
 
 def toy_predictors() -> dict[str, DiscPredictor]:
-    return {"small": DiscPredictor("small", 10), "large": DiscPredictor("large", 25), "unsure": Unsure("unsure")}
+    return {
+        "small": DiscPredictor("small", 10),
+        "large": DiscPredictor("large", 25),
+        "unsure": Unsure("unsure"),
+        "nested": Nested("nested", 10),
+    }
 
 
 def photo(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The checks of lab 04 accept answers written in different ways; wrong ones, written anew, get the hint they need."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -208,7 +209,10 @@ WRONG_BLOCKS = [
     (layers("crnCrN"), "ReLU comes before batch norm in both halves of the block"),
     (layers("cnrCrN"), "ReLU comes before batch norm in the block, second half"),
     (layers("cnCNr"), "ReLU is missing in the block, first half"),
-    (layers("cnrCnr"), "holds 1 nn.BatchNorm2d, expected 2 (one used twice counts once)"),
+    (
+        layers("cnrCnr"),
+        "holds 1 nn.BatchNorm2d, expected 2 (one used twice counts once): each convolution has its own behind it.",
+    ),
     (layers("crCr"), "batch norm is missing in the block"),
     (layers("cnrCr"), "holds 1 nn.BatchNorm2d, expected 2"),
     (layers("cnr"), "holds 1 convolutions", "expected 2"),
@@ -316,7 +320,7 @@ WRONG_PADDING = [
     (resized("bilinear"), "it resizes"),
     (padded(lambda h, w: (0, w, 0, h), mode="edge"), 'torch calls it mode="replicate"'),
     (to_remainder, "expected (2, 3, 8, 12)"),
-    (fixed, "(2, 3, 16, 16), expected (2, 3, 8, 12)"),
+    (fixed, "`multiple` is not used"),
     (lambda images, multiple=8: by_remainder(images, multiple), "expected (2, 3, 32, 32)"),
     (lambda images, multiple: by_remainder(images, multiple), "missing 1 required positional argument"),
     (lambda images, multiple=16: by_remainder(images, multiple).double(), "expected torch.float32"),
@@ -826,10 +830,10 @@ def clamped(logits, target, ignore_index=255):
     return total / max(int(count), 1)
 
 
-def with_epsilon(logits, target, ignore_index=255):
+def with_epsilon(logits, target, ignore_index=255, epsilon=1e-8):
     p, valid = logits.softmax(1), (target != ignore_index).unsqueeze(1)
     y = target.unsqueeze(1) == torch.arange(logits.size(1)).view(1, -1, 1, 1)
-    terms = torch.where(y, (p + 1e-8).log(), (1 - p + 1e-8).log()) * valid
+    terms = torch.where(y, (p + epsilon).log(), (1 - p + epsilon).log()) * valid
     return -terms.sum() / torch.clamp(valid.sum() * logits.size(1), min=1)
 
 
@@ -853,7 +857,18 @@ def by_logits(logits, target, ignore_index=255):
     return (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
-@pytest.mark.parametrize("answer", [library, selected, clamped, with_epsilon, by_other_classes, by_logits])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        library,
+        selected,
+        clamped,
+        with_epsilon,
+        partial(with_epsilon, epsilon=1e-6),
+        by_other_classes,
+        by_logits,
+    ],
+)
 def test_binary_cross_entropy_accepts(answer):
     assert_passes("binary_cross_entropy", answer)
 
@@ -914,6 +929,7 @@ def minus_log(logits, target, ignore_index=255):
 WRONG_LOSSES = [
     (changed(activation=torch.sigmoid), "it uses sigmoid"),
     (changed(activation=lambda x: x.softmax(1).sigmoid()), "a sigmoid after the softmax"),
+    (partial(with_epsilon, epsilon=1e-3), "the loss of 3 maps"),
     (changed(negative=False), "(1 - y) log(1 - p) is missing"),
     (first_map_only, "only map 1 is compared"),
     (
@@ -1159,11 +1175,12 @@ def sorts(scores, patience):
 
 WRONG_RULES = [
     (lambda s, n: len(s) > n and s[-1] <= s[-2], "only the last two scores are compared"),
-    (counter(more=1), "it waits one epoch too long"),
+    (counter(more=1), "it waits one evaluation too long"),
     (counter(best=0.0), "the best so far starts at 0"),
     (lambda s, n: len(s) > n and max(s[-n:]) <= s[-n - 1], "compared with the one before them"),
-    (lambda s, n: max(s[-n:]) <= max(s[:-n]), "there may be fewer scores than `patience`, or none"),
-    (lambda s, n: s[-n - 1] >= max(s[-n:]), "there may be fewer scores than `patience`, or none"),
+    (lambda s, n: max(s[-n:]) <= max(s[:-n]), "there may be `patience` scores or fewer, or none"),
+    (lambda s, n: s[-n - 1] >= max(s[-n:]), "there may be `patience` scores or fewer, or none"),
+    (lambda s, n: len(s) >= n and max(s[-n:]) <= max(s[:-n]), "there may be `patience` scores or fewer, or none"),
     (lambda s, n: len(s) > n and max(s[-n], s[-1]) <= max(s[:-n]), "is True, expected False"),
     (sorts, "in place"),
     (lambda s, n: int(by_maximum(s, n)), "a Python int, expected True or False"),
@@ -1323,36 +1340,103 @@ def test_bilinear_unets_written_in_other_ways_pass():
         (lambda c: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), halving(c, bias=False)), "has no bias"),
         (lambda c: nn.ConvTranspose2d(2 * c, c, 2, stride=2), "still a transposed convolution"),
         (lambda c: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2 * c, c, 1)), "3x3 convolution"),
+        (
+            lambda c: nn.Sequential(halving(c), nn.Upsample(scale_factor=2, mode="bilinear")),
+            "enlarge first, then convolve",
+        ),
     ],
 )
 def test_bilinear_unet_hints(make, hint):
     assert_hint("bilinear_unet", bilinear_unet(make), hint)
 
 
-def in_another_order(model, batches, loss_function, optimizer, scheduler, validate, eval_every, patience, path):
-    best, waited, losses, scores = -math.inf, 0, [], []
-    for images, targets in batches:
+def load(model, path):
+    model.load_state_dict(torch.load(path))
+
+
+def in_another_order(
+    model,
+    batches,
+    loss_function,
+    optimizer,
+    scheduler,
+    validate,
+    eval_every,
+    patience,
+    path,
+    best=-math.inf,
+    number=float,
+    counted_from=1,
+    due=lambda step, every: step % every == 0,
+    scored=lambda validate, model: validate(model),
+    save=lambda model, path: torch.save(model.state_dict(), str(path)),
+    load=load,
+):
+    waited, losses, scores = 0, [], []
+    for step, (images, targets) in enumerate(batches, counted_from):
         model.train().zero_grad()
         loss = loss_function(model(images), targets)
         loss.backward()
         optimizer.step()
         scheduler.step()
-        losses += [float(loss.detach())]
-        if len(losses) % eval_every:
+        losses.append(number(loss.detach()))
+        if not due(step, eval_every):
             continue
-        scores.append(validate(model.eval()))
+        scores.append(scored(validate, model.eval()))
         waited += 1
         if scores[-1] > best:
             best, waited = scores[-1], 0
-            torch.save(model.state_dict(), str(path))
+            save(model, path)
         if waited >= patience:
             break
-    model.load_state_dict(torch.load(path))
+    load(model, path)
     return losses, scores if not model.eval().training else None
 
 
 def test_a_loop_written_in_another_order_passes():
     assert_passes("fit", in_another_order)
+
+
+def wrapped(model, path):
+    torch.save({"model": model.state_dict(), "step": 1}, path)
+
+
+def whole(model, path):
+    torch.save(model, path)
+
+
+def load_wrapped(model, path):
+    model.load_state_dict(torch.load(path)["model"])
+
+
+def load_whole(model, path):
+    model.load_state_dict(torch.load(path, weights_only=False).state_dict())
+
+
+WRONG_LOOPS = [
+    ({"save": wrapped, "load": load_wrapped}, "the file must hold model.state_dict(), nothing around it"),
+    ({"save": whole, "load": load_whole}, "the file must hold model.state_dict(), nothing around it"),
+    ({"save": whole}, "the file must hold model.state_dict(), nothing around it", "options, do those steps"),
+    ({"scored": lambda validate, model: max(validate(model), validate(model))}, "validate is called twice"),
+    ({"counted_from": 0}, "is 9, expected 10: it validates at other steps: count steps from 1"),
+    ({"due": lambda step, every: True}, "it validates after every step: only where step % eval_every is 0"),
+    ({"number": torch.clone}, "fit: the losses are tensors: loss.item()"),
+    ({"best": 0}, "nothing was saved", "-math.inf"),
+    ({"best": 0, "load": lambda model, path: path.exists() and load(model, path)}, "the file `path` is not written"),
+]
+
+
+@pytest.mark.parametrize(("parts", "hints"), [(parts, hints) for parts, *hints in WRONG_LOOPS])
+def test_fit_rejects(parts, hints):
+    assert_hint("fit", partial(in_another_order, **parts), *hints)
+
+
+def test_a_loop_that_validates_after_every_step_and_never_stops_is_told_so():
+    def answer(*given):
+        *settings, _, path = given
+        return in_another_order(*settings, math.inf, path, due=lambda step, every: True)
+
+    assert_hint("fit", answer, "it validates too often: where step % eval_every is 0")
 
 
 def test_a_loop_that_never_validates_is_told_so():
@@ -1376,7 +1460,14 @@ def without_asking(event, images, log):
         log({"confidence": event.model.eval()(images).softmax(1).amax(1).mean().item()}, step=event.step)
 
 
+def with_a_graph(event, images, log):
+    if event.evaluation:
+        confidence = event.model.eval()(images).softmax(1).max(1).values.mean().item()
+        log({"confidence": confidence}, step=event.step)
+
+
 def test_confidence():
+    assert_hint("log_confidence", with_a_graph, "with torch.no_grad() around it")
     assert_passes("log_confidence", by_max)
     assert_hint("log_confidence", without_asking, "a step without evaluation")
     assert_hint("log_confidence", lambda event, images, log: None, "it calls log 0 times")
@@ -1396,6 +1487,30 @@ def by_retaining(model, images, loss_of):
     return [float(out.grad.square().sum().sqrt()) for out in kept]
 
 
+def by_backward_hooks(model, images, loss_of, remove=True, outputs=True):
+    """Norms of what the blocks' backward hooks are given, which come from the bottom to the image."""
+    norms = []
+
+    def keep(block, of_inputs, of_outputs):
+        norms.insert(0, float((of_outputs if outputs else of_inputs)[0].norm()))
+
+    hooks = [block.register_full_backward_hook(keep) for block in model.contracting]
+    loss_of(model(images)).backward()
+    for hook in hooks if remove else []:
+        hook.remove()
+    return norms
+
+
+def with_pre_hooks(model, images, loss_of, remove=True, image_too=True):
+    """Gradients of what the blocks are given."""
+    kept = []
+    hooks = [block.register_forward_pre_hook(lambda block, given: kept.append(given[0])) for block in model.contracting]
+    loss = loss_of(model(images.requires_grad_() if image_too else images))
+    for hook in hooks if remove else []:
+        hook.remove()
+    return [float(gradient.norm()) for gradient in torch.autograd.grad(loss, kept)]
+
+
 def with_hooks_left(model, images, loss_of):
     kept = []
     for block in model.contracting:
@@ -1403,7 +1518,53 @@ def with_hooks_left(model, images, loss_of):
     return [float(gradient.norm()) for gradient in torch.autograd.grad(loss_of(model(images)), kept)]
 
 
-def test_gradients_of_features():
-    assert_passes("feature_gradients", by_retaining)
-    assert_hint("feature_gradients", with_hooks_left, "its hooks stay on the network")
-    assert_hint("feature_gradients", lambda model, images, loss_of: [0.0] * 4, "expected five")
+def of_kept(formula):
+    """An answer from a formula of the loss and of what the blocks give."""
+
+    def answer(model, images, loss_of):
+        kept = []
+        hooks = [block.register_forward_hook(lambda block, given, out: kept.append(out)) for block in model.contracting]
+        loss = loss_of(model(images))
+        for hook in hooks:
+            hook.remove()
+        return [value.item() for value in formula(loss, kept)]
+
+    return answer
+
+
+def of_first_weights(model, images, loss_of):
+    loss_of(model(images)).backward()
+    return [float(block[0].weight.grad.norm()) for block in model.contracting]
+
+
+def never_retained(loss, kept):
+    loss.backward()
+    return [out.grad.norm() for out in kept]
+
+
+WRONG_GRADIENTS = [
+    (with_hooks_left, "its hooks stay on the network"),
+    (partial(by_backward_hooks, remove=False), "its hooks stay on the network"),
+    (partial(with_pre_hooks, remove=False), "its hooks stay on the network"),
+    (lambda model, images, loss_of: [0.0] * 4, "expected five"),
+    (with_pre_hooks, "gradients of the blocks' inputs"),
+    (partial(with_pre_hooks, image_too=False), "the image asks for no gradient"),
+    (partial(by_backward_hooks, outputs=False), "a backward hook is given it in grad_output"),
+    (of_first_weights, "gradients of the weights"),
+    (of_kept(lambda loss, kept: [out.norm() for out in kept]), "norms of the features themselves"),
+    (of_kept(never_retained), "retain_grad() on each block's output"),
+    (
+        of_kept(lambda loss, kept: [g.square().mean().sqrt() for g in torch.autograd.grad(loss, kept)]),
+        "the root mean square: take the root of the sum",
+    ),
+]
+
+
+@pytest.mark.parametrize("answer", [by_retaining, by_backward_hooks])
+def test_feature_gradients_accepts(answer):
+    assert_passes("feature_gradients", answer)
+
+
+@pytest.mark.parametrize(("answer", "hint"), WRONG_GRADIENTS)
+def test_feature_gradients_rejects(answer, hint):
+    assert_hint("feature_gradients", answer, hint)

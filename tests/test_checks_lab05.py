@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 import statistics
 from collections import Counter
 from functools import partial
@@ -18,6 +19,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
+from labhelpers import evaluation
 from labhelpers.course import checks
 from labhelpers.evaluation import scores
 
@@ -90,6 +92,7 @@ WRONG_AVERAGES = [
     (averages(right_macro, right_micro), "exchanged"),
     (micro(lambda i, r, c, u: i[r > 0].sum() / u[r > 0].sum()), "micro", "class 4"),
     (micro(right_macro), "micro is 0.2"),
+    (micro(lambda i, r, c, u: 2 * i.sum() / (r + c).sum()), "micro", "pixel accuracy, or Dice (equal here)"),
     (macro(lambda i, r, c, u: ((i + 1e-9) / (u + 1e-9)).mean()), "macro", "perfect 1"),
     (macro(lambda i, r, c, u: (i / u)[i > 0].mean()), "macro", "no hit"),
     (lambda matrix: averages_loop(matrix)[0], "`return micro, macro`"),
@@ -117,8 +120,8 @@ def test_micro_iou_is_pixel_accuracy_in_disguise(rows):
 # ----------------------------------------------------------------- best_epoch
 
 
-def best_by_loop(val_losses):
-    best, place = math.inf, 0
+def best_by_loop(val_losses, start=math.inf):
+    best, place = start, 0
     for epoch, loss in enumerate(val_losses, start=1):
         if loss < best:
             best, place = loss, epoch
@@ -152,6 +155,19 @@ def best_of_compacted(val_losses):
     return kept.index(min(kept)) + 1
 
 
+def best_by_index(start, below=operator.lt):
+    """A loop over places that starts with this loss, or with the first where None."""
+
+    def answer(val_losses):
+        best, lowest = 0, val_losses[0] if start is None else start
+        for i in range(len(val_losses)):
+            if below(val_losses[i], lowest):
+                best, lowest = i, val_losses[i]
+        return best + 1
+
+    return answer
+
+
 def best_in_place(val_losses):
     val_losses.sort()
     return 1
@@ -162,12 +178,18 @@ WRONG_EPOCH = [
     (lambda x: 1 + int(np.argmin(x)), "nan counts as the lowest"),
     (lambda x: x.index(min(x)), "it counts from 0, and min()"),
     (best_of_compacted, "move up"),
+    (best_by_index(None), "as does a loop that starts with the first loss"),
+    (best_by_index(None, operator.le), "takes the last (`<=`), and nothing is less than a nan"),
+    (best_by_index(math.inf, operator.le), "of equal losses it takes the last: the first counts"),
+    *((best_by_index(start), "starts with a fixed number, which losses may exceed") for start in (1.0, 100, 1000.0)),
+    (best_by_index(10_000, operator.le), "a fixed number, which losses may exceed: start with math.inf. And of equal"),
+    (partial(best_by_loop, start=1000.0), "starts with a fixed number, which losses may exceed"),
     (best_in_place, "in place"),
     (lambda x: torch.tensor(best_by_loop(x)), "`.item()`"),
     (lambda x: float(best_by_loop(x)), "a Python float"),
     (lambda x: (best_by_loop(x), min(x)), "a value of type tuple"),
     (lambda x: best_by_loop([v or math.inf for v in x]), "best_epoch([0.4, 0.0, 0.2])"),
-    (lambda x: best_by_loop([v if v < 100 else math.inf for v in x]), "best_epoch([250.0, 180.0, 190.0])"),
+    (lambda x: best_by_loop([min(v, 1000) for v in x]), "best_epoch([25000.0, 18000.0, 19000.0])"),
     (lambda x: x.index(sorted(x)[0]) + 1, "right but where a loss is nan"),
     (lambda x: x.index(statistics.median(x)) + 1, "best_epoch([0.9, 0.6, 0.7, 0.4, 0.5])"),
 ]
@@ -260,6 +282,16 @@ def front_from_zero(latency, score):
     return front
 
 
+def sweep(latency, score, key=lambda model: model[0], better=operator.gt):
+    """Through the models by `key` of (latency, score, index): each that is better than the best so far."""
+    best, front = -math.inf, []
+    for model in sorted(zip(latency, score, range(len(score)), strict=True), key=key):
+        if better(model[1], best):
+            front.append(model[2])
+            best = model[1]
+    return front
+
+
 def front_in_place(latency, score):
     front = front_by_pairs(latency, score)
     latency.sort()
@@ -284,6 +316,13 @@ WRONG_FRONT = [
     (lambda x, y: dict.fromkeys(front_by_pairs(x, y)), "a value of type dict"),
     (lambda x, y: [*front_by_pairs(x, y), 0], "expected"),
     (front_in_place, "in place"),
+    (partial(sweep, key=lambda model: (model[0], -model[1])), "only the first is kept"),
+    (partial(sweep, key=lambda model: (model[0], -model[1]), better=operator.ge), "with equal scores, the slower one"),
+    (sweep, "a worse one stays where it comes first, and of equal models one is lost: sort by latency, then"),
+    (partial(sweep, key=lambda model: model), "comes first, and of equal models one is lost"),
+    (partial(sweep, better=operator.ge), "comes first, and slower ones with an equal score, too"),
+    (lambda x, y: sorted(front_where(lambda a, s, b, t: a < b and s > t, x, y)), "only better in both"),
+    (lambda x, y: [*front_by_pairs(x, y)[:2], 0, 8, 7], "is [1, 3, 0, 8, 7], expected [1, 3, 6, 0, 8, 7]"),
 ]
 
 
@@ -337,6 +376,42 @@ def votes_by_bincount(predictions, num_classes):
     return (models - counts.max(2).values) / models
 
 
+def levels_by_loop(predictions, target, num_classes):
+    """Pixel by pixel, a draw to the lowest label."""
+    matrices = torch.zeros(len(predictions), num_classes, num_classes, dtype=torch.int64)
+    for y, x in np.ndindex(*target.shape):
+        votes = [(predictions[:, y, x] == label).sum().item() for label in range(num_classes)]
+        if target[y, x] != 255:
+            matrices[len(predictions) - max(votes), int(target[y, x]), votes.index(max(votes))] += 1
+    return matrices
+
+
+def levels_by_argmax(predictions, target, num_classes):
+    counts = torch.stack([(predictions == label).sum(0) for label in range(num_classes)])
+    most, vote = counts.amax(0), counts.argmax(0).to(torch.uint8)
+    targets = [torch.where(len(predictions) - most == k, target, 255) for k in range(len(predictions))]
+    return torch.stack([evaluation.confusion_matrix(vote, only, num_classes) for only in targets])
+
+
+@pytest.mark.parametrize("answer", [levels_by_loop, levels_by_argmax])
+def test_vote_by_level_accepts(answer):
+    assert_passes("vote_by_level", answer)
+
+
+def always_by_loop(matrix):
+    size = len(matrix)
+    return torch.tensor([[int(matrix[i].sum()) if j == 0 else 0 for j in range(size)] for i in range(size)])
+
+
+def always_by_cat(matrix):
+    return torch.cat([matrix.sum(1, keepdim=True), torch.zeros_like(matrix[:, 1:])], 1)
+
+
+@pytest.mark.parametrize("answer", [always_by_loop, always_by_cat])
+def test_always_first_accepts(answer):
+    assert_passes("always_first", answer)
+
+
 @pytest.mark.parametrize(
     "answer", [votes_by_mode, votes_by_loop, votes_by_counter, votes_by_one_hot, votes_by_bincount]
 )
@@ -360,6 +435,11 @@ def in_place(predictions, num_classes):
 
 WRONG_VOTES = [
     (of_votes(lambda v, m: v.amax(0) / m), "share that agrees"),
+    (of_votes(lambda v, m: v.amin(0) / m), "the rarest label"),
+    (of_votes(lambda v, m: 1 - v.amin(0) / m), "the rarest label's share"),
+    (lambda p, k: (p != p.float().mean(0)).float().mean(0), "the mean of the labels"),
+    (lambda p, k: (p != p.mode(-1, keepdim=True).values).float().mean(0), "the mode is over pixels"),
+    (lambda p, k: (p != p.mode().values).float().mean(0), "these shapes do not fit", "predictions.mode(0)"),
     (lambda p, k: p.float().var(0), "variance"),
     (lambda p, k: (p != p[-1]).float().mean(0), "the last model"),
     (of_votes(lambda v, m: (m - v.amax(0)) / len(v)), "number of classes"),
@@ -599,6 +679,57 @@ def train_by_children(model, batches, optimizer, validate, eval_every):
     return losses, [found for found, _ in evaluations] if not model.eval().training else []
 
 
+def train_and_keep(state_of, restore=nn.Module.load_state_dict):
+    """Keeps a part of what there is where the validation loss is lowest; all else is that of the last step."""
+
+    def answer(model, *given):
+        kept = []
+        found = train(model, *given, copied=lambda weights: kept.append(copy.deepcopy(state_of(model))) or weights)
+        restore(model, kept[-1])
+        return found
+
+    return answer
+
+
+def train_to_the_lowest_training_loss(model, *given):
+    kept = [math.inf, {}]
+
+    def number(loss):
+        if loss < kept[0]:
+            kept[:] = loss, copy.deepcopy(model.state_dict())
+        return loss.item()
+
+    found = train(model, *given, number=number)
+    model.load_state_dict(kept[1])
+    return found
+
+
+def train_to_evaluation(best):
+    """Keeps the state of the evaluation whose loss is best(losses so far)."""
+    return train_and_validate(lambda step, every: step % every == 0, best)
+
+
+def train_and_validate(due, best=min):
+    def answer(model, batches, optimizer, validate, eval_every):
+        losses, val_losses, kept = [], [], None
+        for step, (images, targets) in enumerate(batches, start=1):
+            half(model)
+            losses.append(step_right(model, images, targets, optimizer))
+            if due(step, eval_every):
+                val_losses.append(validate(model.eval()))
+                if val_losses[-1] == best(val_losses):
+                    kept = copy.deepcopy(model.state_dict())
+        model.load_state_dict(kept)
+        model.eval()
+        return losses, val_losses
+
+    return answer
+
+
+def train_by_length(model, batches, *given):
+    return train(model, [batches[i] for i in range(len(batches))], *given)
+
+
 def train_and_return(result):
     """The right training with something else returned."""
     return lambda *given: result(*train(*given))
@@ -685,6 +816,8 @@ def step_untracked(model, images, targets, optimizer):
     return loss.item()
 
 
+NO_EVALUATION = "the state at the end with 7 steps, eval_every=2 is that of no evaluation as a whole"
+
 RIGHT = {
     "hand_unet": [Net, InSequence, OfBlocks, net(encoder=partial(smp.encoders.get_encoder, weights=None))],
     "count_parts": [by_recursion, by_product],
@@ -713,6 +846,13 @@ WRONG = {
         (HeadNotKept, "it has no self.segmentation_head", "its parts are encoder, decoder"),
         (OneMore, "beside encoder, decoder and segmentation_head it has ['classifier.weight']"),
         (net(encoder=lambda name: smp.encoders.get_encoder("resnet18")), "encoder.", "get_encoder(encoder_name"),
+        (net(encoder=lambda name: smp.encoders.get_encoder("mobilenet_v2")), "encoder_name is not used"),
+        (net(head=lambda given, _: SegmentationHead(given, 3)), "num_classes is not used"),
+        (
+            net(decoder=lambda given, _: UnetDecoder((3, 16, 24, 32, 96, 1280), CHANNELS)),
+            "of HandUNet('efficientnet-b0', 2) decoder.",
+            "self.encoder.out_channels",
+        ),
         (net(decoder=lambda given, _: UnetDecoder(given, CHANNELS[::-1])), "decoder.", "(256, 128, 64, 32, 16)"),
         (net(decoder=partial(UnetDecoder, attention_type="scse")), "in smp.Unet it is missing"),
         (net(decoder=lambda given, _: UnetDecoder(given[:5], CHANNELS[:4], 4)), "self.encoder.out_channels"),
@@ -730,8 +870,8 @@ WRONG = {
         (Frozen, "no gradient comes back to encoder"),
         (Untracked, "no gradient comes back through forward"),
         (InDictionary, "forward returns a value of type dict"),
-        (Labels, "the logits has shape (2, 64, 32)"),
-        (Swapped, "the logits differs"),
+        (Labels, "the output has shape (2, 64, 32)"),
+        (Swapped, "the output differs"),
         (lambda encoder_name, num_classes: torch.zeros(2), "make it a class of nn.Module"),
     ],
     "count_parts": [
@@ -746,6 +886,14 @@ WRONG = {
             "no state_dict()",
         ),
         (lambda model: {n: len([*m.parameters()]) for n, m in model.named_children()}, "numel()"),
+        (
+            lambda model: {n: sum(p.shape[0] for p in m.parameters()) for n, m in model.named_children()},
+            "it counts rows",
+        ),
+        (
+            lambda model: {n: sum(p.numel() for p in m.parameters() if p.ndim > 1) for n, m in model.named_children()},
+            "biases and batch norm's scale",
+        ),
         (lambda model: {n: torch.tensor(count) for n, count in by_product(model).items()}, "`.item()`"),
         (lambda model: sum(p.numel() for p in model.parameters()), "a Python int, expected a value of type dict"),
         (lambda model: list(by_product(model).values()), "expected a value of type dict"),
@@ -788,7 +936,24 @@ WRONG = {
         (train_with_modes(nn.Module.eval), "the decoder is in eval mode:"),
         (train_with_modes(half, validating=lambda model: None), "model.eval() comes before"),
         (train_with_modes(half, half, lambda model: model.decoder.eval()), "model.eval() comes before"),
-        (train_with_step(step_right), "the weights of the last step"),
+        (train_with_step(step_right), NO_EVALUATION, "expected that of evaluation 2, whose loss is the lowest"),
+        (train_and_keep(copy.deepcopy, lambda model, best: None), NO_EVALUATION, "into the model"),
+        (
+            train_and_keep(lambda m: m.decoder.state_dict(), lambda m, best: m.decoder.load_state_dict(best)),
+            NO_EVALUATION,
+            "the whole state dict",
+        ),
+        (
+            train_and_keep(lambda m: dict(m.named_parameters()), partial(nn.Module.load_state_dict, strict=False)),
+            NO_EVALUATION,
+            "the whole state dict",
+        ),
+        (train_to_the_lowest_training_loss, "expected that of evaluation 2, whose loss is the lowest"),
+        (train_to_evaluation(max), "is that of evaluation 1, expected that of evaluation 2"),
+        (train_to_evaluation(lambda losses: losses[-1]), "is that of evaluation 3, expected that of evaluation 2"),
+        (train_by_length, "take enumerate(batches, start=1)", "TypeError with 7 steps, eval_every=2 in line"),
+        (train_and_validate(lambda step, every: True), "is 7, expected 3: it validates after every step"),
+        (train_and_validate(lambda step, every: (step - 1) % every == 0), "is 4, expected 3: it validates at other"),
         (train_with_step(step_never_reset), "the gradients of earlier steps are added"),
         (train_with_step(step_reset_late), "the weights do not change"),
         (train_with_step(step_on_void), "ignore_index=255"),
@@ -798,7 +963,7 @@ WRONG = {
         (partial(train, number=lambda loss: loss), "the loss of step 1", "`.item()`"),
         (partial(train, start=1.0), "no weights were kept", "math.inf"),
         (train_and_return(lambda losses, val_losses: losses), "`return losses, val_losses`"),
-        (train_and_return(lambda losses, val_losses: (val_losses, losses)), "3 losses of the steps, expected 7"),
+        (train_and_return(lambda losses, val_losses: (val_losses, losses)), "the number of losses", "is 3, expected 7"),
         (train_and_return(lambda losses, val_losses: (losses, min(val_losses))), "expected two lists"),
         (train_and_return(lambda losses, val_losses: (losses, sorted(val_losses))), "the loss of evaluation 1"),
         (train_and_return(lambda losses, val_losses: (losses[::-1], val_losses)), "the loss of step 1"),

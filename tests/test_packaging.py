@@ -32,8 +32,9 @@ def test_environment_yml_agrees_with_pyproject():
     python, conda = lines[0], {Requirement(line).name: str(Requirement(line).specifier) for line in lines[1:]}
     conda.pop("pip")
     assert python == f"python{PROJECT['requires-python']}"
-    by_pip = {Requirement(line).name for line in GROUPS["weights"]}  # conda-forge does not have them
-    assert {"pip": ["-e .[weights]"]} in environment["dependencies"]
+    axe = next(line for line in GROUPS["dev"] if line.startswith("axe-"))
+    by_pip = {Requirement(line).name for line in (*GROUPS["weights"], axe)}  # conda-forge does not have them
+    assert {"pip": ["-e .[weights]", axe]} in environment["dependencies"]
     there = [r for r in REQUIREMENTS if r.name not in by_pip]
     assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in there}
 

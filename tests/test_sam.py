@@ -189,14 +189,19 @@ def test_an_earlier_answer_goes_back_as_its_own_logits(predictor, monkeypatch):
     predictor.predict(**CLICK, mask_input=mask.copy())
     assert given[0] is None
     assert torch.equal(given[2], answer)
+    foreign = predictor.model.mask_logits(torch.from_numpy(mask), predictor._embedding)
+    monkeypatch.setattr(sam_module, "KEPT_ANSWERS", 4)
+    for x in range(0, 56, 4):  # more than are kept, as a preview tries where the next click would go
+        predictor.predict(np.array([[x, 9]]), np.array([1]), mask_input=mask.copy(), multimask=True)
+        assert not torch.equal(given[-1], foreign)
     foreign = mask.copy()
     foreign[:20] ^= True
     predictor.predict(**CLICK, mask_input=foreign)
-    assert len(given[3].unique()) > 1
-    assert given[3].abs().max() <= 8
+    assert len(given[-1].unique()) > 1
+    assert given[-1].abs().max() <= 8
     predictor.set_image(photo(seed=1))  # the same mask on another image is no answer
     predictor.predict(**CLICK, mask_input=mask)
-    assert not torch.equal(given[4], answer)
+    assert not torch.equal(given[-1], answer)
 
 
 @pytest.fixture

@@ -1,25 +1,30 @@
 """The session and its canvas, without a browser: what each action does, what is sent, what is said, what is kept."""
 
 import base64
+import contextlib
 import io
 import json
 import math
 import re
 import subprocess
 import sys
+import zipfile
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
-from prompting_toys import Answers, DiscPredictor, picture
+from prompting_toys import Answers, DiscPredictor, Nested, picture
 
+from labhelpers.data import VOC_CLASSES, FolderSegmentation, VOCSegmentation, voc_palette
 from labhelpers.models import build
-from labhelpers.prompting import MiniSamPredictor, PromptCanvas, PromptSession
+from labhelpers.prompting import FilledBox, GrabCut, MiniSamPredictor, PromptCanvas, PromptSession
 from labhelpers.prompting.canvas import decode_upload
-from labhelpers.prompting.session import draw
+from labhelpers.prompting.session import draw, run_lengths
 
 IMAGES = {"wide": picture(48, 64), "tall, with/odd name": picture(50, 40, shade=20)}
 RADII = {"small": 3, "large": 8}
@@ -45,15 +50,39 @@ def state(session: PromptSession) -> tuple:
         box,
         session.mask.tobytes(),
         session.predicted_iou,
+        session.chosen,
+        [(kept.label, kept.mask.tobytes()) for kept in session.objects],
     )
 
 
 # --- every action ---
-class LastClick(DiscPredictor):
+class LastClick(Nested):
     """Draws a disc at the last click alone, so that a mask that was not refined lacks those before."""
 
     def discs(self, image, points, labels, box, mask_input):
         return super().discs(image, points[-1:], labels[-1:], box, mask_input)
+
+
+class State(NamedTuple):
+    clicks: tuple = ()
+    box: tuple | None = None
+    start: int = 0  # how many of the clicks the first prediction was asked; each of the others refines what was there
+    chosen: dict = {}
+    objects: tuple = ()
+
+    def masks(self, image, model) -> list[np.ndarray]:
+        """The candidates."""
+        if not self.clicks and not self.box:
+            return []
+        found = None
+        for count in range(self.start, len(self.clicks) + 1):
+            points, labels = [c[:2] for c in self.clicks[:count]], [c[2] for c in self.clicks[:count]]
+            choice = count == 1 and not self.box
+            radii = [RADII[model] + more for more in ((0, 4, 8) if choice else (0,))]
+            earlier = found if found is not None and found.any() else None  # an empty mask says nothing
+            masks = [LastClick(radius=radius).discs(image, points, labels, self.box, earlier)[0] for radius in radii]
+            found = masks[self.chosen.get(model, 0) if choice else 0]
+        return masks
 
 
 class Expected:
@@ -61,46 +90,83 @@ class Expected:
 
     def __init__(self):
         self.image, self.model = "wide", "small"
-        self.history = {name: [((), None, {})] for name in IMAGES}  # clicks, box, mask by model
+        self.history = {name: [State()] for name in IMAGES}
         self.position = dict.fromkeys(IMAGES, 0)
 
     @property
-    def now(self):
+    def now(self) -> State:
         return self.history[self.image][self.position[self.image]]
 
-    def do(self, name, *arguments):
-        clicks, box, masks = self.now
-        if name == "add_point":  # refines the mask before it
-            self.add((*clicks, arguments), box, masks)
-        elif name == "add_box":  # replaces the box, keeps the clicks, refines nothing
-            self.add(clicks, arguments, {})
+    @property
+    def masks(self):
+        return self.now.masks(IMAGES[self.image], self.model)
+
+    @property
+    def mask(self):
+        shape = IMAGES[self.image].shape[:2]
+        return self.masks[self.chosen] if self.masks else np.zeros(shape, dtype=bool)
+
+    @property
+    def chosen(self):
+        return self.now.chosen.get(self.model, 0) if len(self.masks) > 1 else 0
+
+    def do(self, name, *arguments) -> bool:
+        """Whether it is possible; without effect it is."""
+        clicks, box, start, chosen, objects = now = self.now
+        first, *rest = arguments or [None]
+        if name == "add_point":
+            self.add(now._replace(clicks=(*clicks, arguments), start=start or (0 if box else 1)))
+        elif name == "add_box":
+            self.add(State(clicks, arguments, len(clicks), objects=objects))
+        elif name in ("move_point", "delete_point"):
+            if first >= len(clicks):
+                return False
+            moved = ((*rest, clicks[first][2]),) if name == "move_point" else ()
+            clicks = (*clicks[:first], *moved, *clicks[first + 1 :])
+            if first < start:
+                start, chosen = start - (not moved), {}
+            start = min(len(clicks), start if box else 1)
+            self.add(now._replace(clicks=clicks, start=start, chosen=chosen))
+        elif name == "choose":
+            if first >= len(self.masks):
+                return False
+            if first != self.chosen:
+                self.add(now._replace(chosen={**chosen, self.model: first}))
+        elif name == "keep":
+            if not self.mask.any():
+                return False
+            self.add(State(objects=(*objects, (first, self.mask.tobytes()))))
+        elif name == "delete_object":
+            if first >= len(objects):
+                return False
+            self.add(now._replace(objects=(*objects[:first], *objects[first + 1 :])))
         elif name == "clear" and (clicks or box):
-            self.add((), None, {})
+            self.add(State(objects=objects))
         elif name in ("undo", "redo"):
             moved = self.position[self.image] + (1 if name == "redo" else -1)
             if 0 <= moved < len(self.history[self.image]):
                 self.position[self.image] = moved
         elif name == "switch_image":
-            (self.image,) = arguments
+            self.image = first
         elif name == "switch_model":
-            (self.model,) = arguments
+            self.model = first
+        return True
 
-    def add(self, clicks, box, earlier):
-        points, labels = [(x, y) for x, y, _ in clicks], [label for *_, label in clicks]
-        masks = {}
-        for name, radius in RADII.items() if clicks or box else ():
-            before = earlier[name] if name in earlier and earlier[name].any() else None  # an empty mask says nothing
-            masks[name], _ = LastClick(name, radius).discs(IMAGES[self.image], points, labels, box, before)
+    def add(self, state):
         self.position[self.image] += 1
-        self.history[self.image][self.position[self.image] :] = [(clicks, box, masks)]
+        self.history[self.image][self.position[self.image] :] = [state]
 
 
 coordinates = st.integers(0, 39)
+indices = st.integers(0, 2)
 actions = st.one_of(
     st.tuples(st.just("add_point"), coordinates, coordinates, st.integers(0, 1)),
     st.tuples(st.just("add_box"), coordinates, coordinates, coordinates, coordinates).map(
         lambda a: ("add_box", min(a[1], a[3]), min(a[2], a[4]), max(a[1], a[3]), max(a[2], a[4]))
     ),
+    st.tuples(st.just("move_point"), indices, coordinates, coordinates),
+    st.tuples(st.sampled_from(["delete_point", "choose", "delete_object"]), indices),
+    st.tuples(st.just("keep"), st.sampled_from(["dog", "cat"])),
     st.tuples(st.sampled_from(["undo", "redo", "clear"])),
     st.tuples(st.just("switch_image"), st.sampled_from(sorted(IMAGES))),
     st.tuples(st.just("switch_model"), st.sampled_from(["small", "large"])),
@@ -112,30 +178,43 @@ def two_models() -> PromptSession:
     return new_session(predictor={name: LastClick(name, radius) for name, radius in RADII.items()})
 
 
-CLICKS = [("add_point", 10, 10, 1), ("add_point", 30, 10, 1)]
+CLICKS = [("add_point", 10, 10, 1), ("add_point", 30, 10, 1), ("add_point", 20, 30, 1)]
 EMPTIED = [("add_box", 20, 20, 21, 21), ("add_point", 20, 20, 0)]  # an empty mask
+BOX = ("add_box", 0, 0, 20, 20)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(sequences)
 @example([*CLICKS, ("switch_model", "large"), ("undo",), ("switch_model", "small")])
-@example([*CLICKS, ("add_box", 0, 0, 20, 20), ("add_point", 39, 39, 0), ("clear",), CLICKS[0]])
+@example([*CLICKS, BOX, ("add_point", 39, 39, 0), ("clear",), CLICKS[0]])
 @example([*EMPTIED, CLICKS[1]])
 @example([CLICKS[0], ("undo",), CLICKS[1], ("redo",), ("switch_image", "tall, with/odd name"), ("undo",), CLICKS[0]])
+@example([*CLICKS, ("move_point", 1, 5, 35), ("delete_point", 0), ("delete_point", 1), ("delete_point", 0)])
+@example([*CLICKS[:2], BOX, CLICKS[2], ("delete_point", 0), ("delete_point", 1), ("delete_point", 0)])
+@example([BOX, CLICKS[1], ("delete_point", 0), ("undo",), ("move_point", 0, 30, 30)])
+@example([CLICKS[0], ("choose", 2), *CLICKS[1:], ("delete_point", 2), ("delete_point", 1), ("choose", 0)])
+@example([CLICKS[0], ("choose", 1), ("switch_model", "large"), ("choose", 2), ("switch_model", "small"), ("undo",)])
+@example([CLICKS[0], ("keep", "dog"), CLICKS[1], ("keep", "cat"), BOX, ("delete_object", 0), ("clear",), ("undo",)])
 def test_every_action_does_what_it_says_and_observers_hear_of_every_change(sequence):
     session, expected, heard = two_models(), Expected(), []
     session.observe(lambda: heard.append(state(session)))
     for name, *arguments in sequence:
         before = state(session), session.can_undo, session.can_redo
-        getattr(session, name)(*arguments)
-        expected.do(name, *arguments)
-        clicks, box, masks = expected.now
+        if expected.do(name, *arguments):
+            getattr(session, name)(*arguments)
+        else:
+            with pytest.raises(ValueError, match="there is no (point|candidate|object|mask)"):
+                getattr(session, name)(*arguments)
+        now = expected.now
         assert (session.image_name, session.model) == (expected.image, expected.model)
-        assert [(*point, label) for point, label in zip(session.points, session.labels, strict=True)] == list(clicks)
-        assert session.box is box is None or tuple(session.box) == box
-        mask = masks.get(expected.model, np.zeros(IMAGES[expected.image].shape[:2], dtype=bool))
-        np.testing.assert_array_equal(session.mask, mask)
-        assert session.predicted_iou == (pytest.approx(mask.mean()) if masks else None)
+        assert [(*point, label) for point, label in zip(session.points, session.labels, strict=True)] == list(
+            now.clicks
+        )
+        assert session.box is now.box is None or tuple(session.box) == now.box
+        np.testing.assert_array_equal(session.mask, expected.mask)
+        assert session.predicted_iou == (pytest.approx(expected.mask.mean()) if expected.masks else None)
+        assert (len(session.candidates), session.chosen) == (len(expected.masks), expected.chosen)
+        assert [(kept.label, kept.mask.tobytes()) for kept in session.objects] == list(now.objects)
         at, last = expected.position[expected.image], len(expected.history[expected.image]) - 1
         assert (session.can_undo, session.can_redo) == (at > 0, at < last)
         assert len(heard) == len(session.actions) - 2  # beyond the model and the image that it began with
@@ -150,7 +229,8 @@ def test_a_replayed_recording_gives_the_same_masks_at_every_step(sequence):
     masks = [session.mask]
     for name, *arguments in sequence:
         before = len(session.actions)
-        getattr(session, name)(*arguments)
+        with contextlib.suppress(ValueError):  # there is no such point, candidate or object
+            getattr(session, name)(*arguments)
         if len(session.actions) > before:
             masks.append(session.mask)
     again = two_models()
@@ -220,12 +300,107 @@ class TestAnswers:
     def test_of_the_network(self):
         session = PromptSession(MiniSamPredictor(build("mini_sam", 1)), picture(64, 96))
         session.add_point(30, 20)
+        alone, iou = session.predictors["mini_sam"].predict(session.points, session.labels)
+        ious = [answer.predicted_iou for answer in session.candidates]
+        assert (len(ious), ious, session.answer) == (3, sorted(ious, reverse=True), session.candidates[0])
+        np.testing.assert_array_equal(session.mask, alone)  # what it says when it is asked for one mask
+        assert session.predicted_iou == iou
+        session.choose(2)
         session.add_point(50, 40, label=0)
         session.add_box(10, 10, 60, 50)
         again = PromptSession.from_json(session.to_json(), session.predictors, picture(64, 96))
         assert session.mask.shape == (64, 96)
         assert 0 <= session.predicted_iou <= 1
         np.testing.assert_array_equal(again.mask, session.mask)
+
+    def test_further_clicks_refine_the_candidate_that_was_chosen(self):
+        session = new_session(predictor=Nested())
+        session.add_point(10, 10)
+        masks = [answer.mask for answer in session.candidates]
+        assert [mask.sum() for mask in masks] == sorted({mask.sum() for mask in masks})
+        session.choose(np.int64(1))
+        np.testing.assert_array_equal(session.mask, masks[1])
+        session.add_point(40, 30)
+        assert len(session.candidates) == 1
+        assert session.mask[masks[1]].all()
+        assert not session.mask[masks[2] & ~masks[1]].any()
+        assert session.actions[3] == {"action": "choose", "index": 1}
+
+    @pytest.mark.parametrize("baseline", [GrabCut(), FilledBox()], ids=lambda baseline: baseline.name)
+    def test_a_predictor_of_one_mask_has_one_candidate_and_says_what_it_needs(self, baseline):
+        session = new_session(predictor=baseline)
+        for ask in (session.add_point, session.preview):
+            with pytest.raises(ValueError, match="needs a box and takes nothing else, got points, labels: it cannot"):
+                ask(3, 3)
+        session.add_box(10, 10, 30, 30)
+        assert (len(session.candidates), session.chosen, session.predicted_iou) == (1, 0, None)
+
+    @pytest.mark.parametrize("label", [0, 1])
+    def test_a_preview_is_what_a_click_would_give_and_changes_nothing(self, label):
+        session, heard = used(new_session(predictor=Nested())), []
+        session.choose(1)
+        session.observe(lambda: heard.append(1))
+        before = state(session), session.to_json()
+        preview = session.preview(8, 9, label)
+        assert (state(session), session.to_json(), heard) == (*before, [])
+        session.add_point(8, 9, label)
+        np.testing.assert_array_equal(session.mask, preview.mask)
+        assert session.predicted_iou == preview.predicted_iou
+
+
+class TestObjects:
+    def test_a_kept_mask_stays_with_its_label_and_the_prompts_go(self):
+        session = new_session()
+        session.add_point(10, 10)
+        mask = session.mask
+        session.keep("dog")
+        assert (len(session.points), session.answer, session.mask.any()) == (0, None, False)
+        assert [(kept.label, kept.mask is mask) for kept in session.objects] == [("dog", True)]
+        session.undo()
+        assert (session.objects, session.mask is mask) == ((), True)
+
+    def test_in_maps_the_smaller_one_is_on_top_and_of_equals_the_later(self):
+        session = new_session()
+        for box, label in (((20, 20, 24, 24), "cat"), ((10, 10, 40, 40), "dog"), ((24, 24, 28, 28), "sofa")):
+            session.add_box(*box)
+            session.keep(label)
+        labels, objects = session.label_maps()
+        assert (labels.dtype, objects.dtype, labels.shape) == (np.uint8, np.uint8, (48, 64))
+        expected = np.zeros((48, 64), int)
+        expected[10:41, 10:41] = 2
+        expected[20:25, 20:25] = 1
+        expected[24:29, 24:29] = 3
+        np.testing.assert_array_equal(objects, expected)
+        np.testing.assert_array_equal(labels, np.array([0, 8, 12, 18])[expected])
+        session.switch_image("tall, with/odd name")
+        assert not np.any(session.label_maps())
+
+    def test_more_than_a_map_of_bytes_holds_is_refused(self):
+        session = new_session()
+        for _ in range(254):
+            session.add_point(3, 3)
+            session.keep("dog")
+        session.add_point(3, 3)
+        with pytest.raises(ValueError, match="254 objects are kept of this image, and a label map holds no more"):
+            session.keep("dog")
+        with pytest.raises(ValueError, match="class_names has 256 names; a label map holds 255 at most"):
+            PromptSession(DiscPredictor(), picture(), [str(number) for number in range(256)])
+        with pytest.raises(ValueError, match="class_names calls the labels 1 and 2 'a'"):
+            PromptSession(DiscPredictor(), picture(), ["background", "a", "a"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_run_lengths_are_cocos(mask):
+    counts = run_lengths(mask)
+    np.testing.assert_array_equal(from_run_lengths({"size": list(mask.shape), "counts": counts}), mask)
+    assert all(counts[1:])
+
+
+def from_run_lengths(segmentation) -> np.ndarray:
+    """As COCO's own reader does it: runs of 0 and 1 in turn, column by column."""
+    counts = segmentation["counts"]
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(segmentation["size"], order="F")
 
 
 def used(session: PromptSession) -> PromptSession:
@@ -252,6 +427,16 @@ NO_RECORDING = "no recording of a PromptSession"
         (lambda s: s.add_point(1, 1, label=0.7), r"labels must be 1 .* or 0 .* got \[0\.7\]"),
         (lambda s: s.add_box(64, 0, 80, 10), r"box must lie in the image of 64 x 48 pixels .* got \[64"),
         (lambda s: s.add_box(10, 0, 5, 10), "sort its corners"),
+        (lambda s: s.preview(64, 0), r"points must lie in the image of 64 x 48 pixels .* got \[64"),
+        (lambda s: s.move_point(0, 64, 0), r"points must lie in the image of 64 x 48 pixels .* got \[64"),
+        (lambda s: s.move_point(1, 3, 3), "there is no point 1 on 'wide': they are numbered 0 to 0"),
+        (lambda s: s.delete_point(-1), "there is no point -1 on 'wide': they are numbered 0 to 0"),
+        (lambda s: s.delete_point(True), "there is no point True"),
+        (lambda s: s.choose(1), "there is no candidate 1 on 'wide': they are numbered 0 to 0"),
+        (lambda s: s.choose("0"), "there is no candidate '0'"),
+        (lambda s: s.delete_object(0), "there is no object 0 on 'wide': there are none"),
+        (lambda s: s.keep("background"), "unknown label 'background'; known: aeroplane, bicycle"),
+        (lambda s: s.keep(12), "unknown label 12; known: aeroplane, bicycle"),
         (lambda s: s.switch_image("none"), "unknown image 'none'; known: wide, tall"),
         (lambda s: s.switch_model("sam"), "unknown model 'sam'; known: discs, fails"),
         (lambda s: s.switch_model("fails"), "out of memory"),
@@ -326,6 +511,89 @@ def test_save_writes_masks_that_can_be_read_back(tmp_path):
     assert other.mask.sum() > session.mask.sum()
 
 
+class TestLabelled:
+    """What `save` writes of kept objects is read again by the project's readers, and by the definition of COCO's."""
+
+    @pytest.fixture
+    def session(self):
+        session = new_session({**IMAGES, "without": picture(20, 20)})
+        for box, label in (((10, 10, 30, 30), "person"), ((20, 20, 50, 40), "dog")):
+            session.add_box(*box)
+            session.keep(label)
+        session.switch_image("tall, with/odd name")
+        session.add_point(0, 0)  # a mask at the image's corner
+        session.keep("tvmonitor")
+        session.add_point(20, 20)
+        return session
+
+    def test_as_voc(self, session, tmp_path):
+        folder = session.save(tmp_path)
+        dataset = VOCSegmentation(folder, "trainval")
+        assert dataset.ids == ["01_wide", "02_tall_with_odd_name"]
+        assert dataset.has_instances
+        for index, name in ((1, "tall, with/odd name"), (0, "wide")):
+            session.switch_image(name)
+            image, target = dataset[index]
+            labels, objects = session.label_maps()
+            np.testing.assert_array_equal(image.permute(1, 2, 0), session.image)
+            np.testing.assert_array_equal(target, labels)
+            np.testing.assert_array_equal(dataset.instances(index), objects)
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(folder / f"SegmentationClass/{dataset.ids[index]}.png").convert("RGB")),
+                voc_palette()[labels],  # what any viewer shows
+            )
+        assert sorted(np.unique(target)) == [0, 12, 15]
+
+    def test_as_coco(self, session, tmp_path):
+        coco = json.loads((session.save(tmp_path) / "instances.json").read_text())
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        assert names == dict(list(enumerate(VOC_CLASSES))[1:])
+        assert len({annotation["id"] for annotation in coco["annotations"]}) == 3
+        for image, name, count in zip(coco["images"], IMAGES, (2, 1), strict=True):
+            session.switch_image(name)
+            assert Image.open(tmp_path / "JPEGImages" / image["file_name"]).size == (image["width"], image["height"])
+            own = [annotation for annotation in coco["annotations"] if annotation["image_id"] == image["id"]]
+            assert len(own) == len(session.objects) == count
+            for annotation, kept in zip(own, session.objects, strict=True):  # whole, also where another one covers it
+                np.testing.assert_array_equal(from_run_lengths(annotation["segmentation"]), kept.mask)
+                assert names[annotation["category_id"]] == kept.label
+                assert annotation["area"] == kept.mask.sum()
+                y, x = np.nonzero(kept.mask)
+                assert annotation["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+
+    def test_with_classes_of_ones_own(self, tmp_path):
+        names = ["nothing", "leaf", "stem"]
+        session = PromptSession(DiscPredictor(), picture(), names)
+        session.add_point(10, 10)
+        session.keep("stem")
+        folder = session.save(tmp_path)
+        dataset = FolderSegmentation(folder / "JPEGImages", folder / "SegmentationClass", names)
+        np.testing.assert_array_equal(dataset[0][1], session.label_maps()[0])
+        assert sorted(np.unique(dataset[0][1])) == [0, 2]
+        again = PromptSession.from_json((folder / "session.json").read_text(), DiscPredictor(), picture(), names)
+        assert state(again) == state(session)
+        with pytest.raises(ValueError, match="action 4 of the recording, keep: unknown label 'stem'; known: aeroplane"):
+            PromptSession.from_json(session.to_json(), DiscPredictor(), picture())
+
+    def test_a_second_save_leaves_nothing_of_the_first_and_removes_nothing_else(self, session, tmp_path):
+        folder = session.save(tmp_path)
+        (folder / "JPEGImages" / "mine.png").touch()
+        (folder / "01_wide.png").touch()
+        session.delete_object(0)
+        session.clear()
+        session.save(folder)
+        assert VOCSegmentation(folder, "trainval").ids == ["01_wide"]
+        session.switch_image("wide")
+        for _ in range(2):
+            session.delete_object(0)
+        session.save(folder)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        assert files == ["01_wide.png", "JPEGImages/mine.png", "session.json"]
+        (folder / "session.json").write_text('{"images": {"a": {"labelled": "../01_wide"}}}')
+        session.save(folder)
+        assert (folder / "01_wide.png").exists()
+
+
 def test_needs_no_widgets():
     code = "import sys; import labhelpers.prompting; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -343,11 +611,17 @@ def places(tree, path=()):
         yield from places(tree[key], (*path, key))
 
 
-@settings(max_examples=300, deadline=None)
+RECORDED = [
+    *CLICKS[:2], ("delete_point", 1), ("choose", 1), ("move_point", 0, 9, 9), ("keep", "dog"), *CLICKS,
+    ("delete_object", 0), ("switch_image", "tall, with/odd name"), ("add_box", 1, 2, 30, 40), ("undo",),
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_a_broken_recording_is_replayed_or_refused_by_one_error_that_changes_nothing(data):
     recorded = two_models()
-    for name, *arguments in [*CLICKS, ("switch_image", "tall, with/odd name"), ("add_box", 1, 2, 30, 40), ("undo",)]:
+    for name, *arguments in RECORDED:
         getattr(recorded, name)(*arguments)
     record = json.loads(recorded.to_json())
     path = data.draw(st.sampled_from(list(places(record))))
@@ -389,6 +663,7 @@ def test_a_broken_recording_is_replayed_or_refused_by_one_error_that_changes_not
         ({"actions": ["undo"]}, NO_RECORDING),
         ({"more": {"x": 1}}, f"{NO_RECORDING} .*action"),
         ({"more": {"action": "add_point", "x": 1}}, "action 3 of the recording, add_point, .* needs label, x, y"),
+        ({"more": {"action": "choose", "index": 0}}, "action 3 of the recording, choose: there is no candidate 0"),
         ({"more": {"action": "undo"}}, "action 3 of the recording, undo: it changes nothing"),
         ({"more": {"action": "undo", "x": 1}}, "action 3 of the recording, undo, is told x; it needs nothing"),
         (
@@ -530,6 +805,56 @@ class TestEvents:
         assert (canvas._state["image"], canvas._state["size"]) == ("second", [30, 20])
         assert Image.open(io.BytesIO(canvas._picture)).size == (30, 20)
 
+    def test_candidates_and_objects_are_shown(self):
+        canvas = new_canvas(predictor=Nested())
+        assert (canvas._state["candidates"], canvas._state["objects"], canvas._objects) == ([], [], b"")
+        send(canvas, "add_point", x=30, y=30, label=1)
+        send(canvas, "choose", index=1)
+        ious = [answer.predicted_iou for answer in canvas.session.candidates]
+        assert (canvas._state["candidates"], canvas._state["chosen"]) == (ious, 1)
+        np.testing.assert_array_equal(shown_mask(canvas), canvas.session.candidates[1].mask)
+        mask = shown_mask(canvas)
+        send(canvas, "keep", label="dog")
+        assert canvas._state["objects"] == [{"label": "dog", "colour": "#800000"}]
+        shown = np.asarray(Image.open(io.BytesIO(canvas._objects)).convert("RGBA"))
+        np.testing.assert_array_equal(shown[..., 3], mask * 255)
+        assert np.unique(shown[mask], axis=0).tolist() == [[128, 0, 0, 255]]
+        send(canvas, "delete_object", index=0)
+        assert (canvas._state["objects"], canvas._objects) == ([], b"")
+        assert canvas._look["labels"] == VOC_CLASSES[1:]
+
+    @pytest.mark.parametrize("image", ["first", "second"])
+    def test_a_preview_is_a_message_of_its_own_and_changes_nothing(self, image, monkeypatch):
+        canvas, messages = new_canvas(), []
+        send(canvas, "add_point", x=10, y=20, label=1)
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        before = state(canvas.session), canvas._sequence, canvas._state
+        send(canvas, "preview", image=image, x=20, y=10, label=1)
+        [(content, [mask])] = messages
+        assert content == {"preview": "view:7"}
+        expected = np.packbits(canvas.session.preview(20, 10).mask).tobytes()
+        assert mask == (expected if image == "first" else b"")  # the pointer was on a picture that is gone
+        assert (state(canvas.session), canvas._sequence, canvas._state) == before
+
+    def test_a_preview_that_cannot_be_had_is_empty_and_says_nothing(self, monkeypatch):
+        canvas, messages = new_canvas(predictor=Fails()), []
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        send(canvas, "preview", x=20, y=10, label=1)
+        assert (messages, canvas._state["message"]) == ([({"preview": "view:7"}, [b""])], "")
+
+    def test_an_export_is_what_save_writes(self, monkeypatch, tmp_path):
+        canvas, messages = new_canvas(), []
+        send(canvas, "add_point", x=10, y=20, label=1)
+        send(canvas, "keep", label="dog")
+        monkeypatch.setattr(canvas, "send", lambda *message: messages.append(message))
+        send(canvas, "export")
+        [(content, [data])] = messages
+        assert content == {"export": "view:7"}
+        saved = canvas.session.save(tmp_path)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+        assert files == {p.relative_to(saved).as_posix(): p.read_bytes() for p in saved.rglob("*") if p.is_file()}
+
     def test_a_click_on_a_picture_that_is_gone_is_not_taken_for_another(self):
         canvas = new_canvas()
         canvas.session.switch_image("second")
@@ -636,6 +961,10 @@ class TestWithoutABrowser:
         np.testing.assert_array_equal(drawn[60, 60], session.image[60, 60])
         assert drawn[203, 103].tolist() == [0, 0x9E, 0x73]
         assert drawn[203, 303].tolist() == [0xD5, 0x5E, 0]
+        session.keep("dog")
+        np.testing.assert_allclose(
+            np.asarray(draw(session))[25, 35], (session.image[25, 35] + voc_palette()[1].astype(float)) / 2, atol=1
+        )
         vertical = [drawn[200 - 3, x].tolist() == [255, 255, 255] for x in (100, 300)]
         horizontal = [drawn[200, x - 3].tolist() == [255, 255, 255] for x in (100, 300)]
         assert (horizontal, vertical) == ([True, True], [True, False])

@@ -147,7 +147,7 @@ def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path,
         "!!  notebook 03_*.ipynb: not in",
         "and so its exercises effective_kernel, atrous_conv, looked_at,",
         "05_smp_backbones.ipynb holds the marks of a merge conflict (<<<<<<<): put a whole version in its place",
-        "Exercises that cannot be read: micro_macro_iou, best_epoch, pareto_front, disagreement",
+        "Exercises that cannot be read: micro_macro_iou, always_first, best_epoch, pareto_front, disagreement",
         "ok  07_sam_comparison.ipynb: answered: stability_score, non_maximum",
         "!!  demo_minisam.ipynb: not in",
         "!!  weights of FCN-8s: not trained in the profile smoke; run labhelpers train fcn8s",
@@ -351,7 +351,7 @@ def test_answers_that_never_end_or_end_python_are_stopped_and_the_others_checked
     assert said["best_epoch fails its check"] == "not done after 1 seconds, the limit: does a loop never end?"
     assert said["pareto_front fails its check"] == f"SystemExit: {answers.ENDS}"
     assert said["disagreement fails its check"].startswith("NameError")
-    assert said["missing"].startswith("HandUNet, count_parts, freeze_encoder, train_decoder;")
+    assert said["missing"].startswith("always_first, vote_by_level, HandUNet, count_parts,")
     assert len(said) == len(code) + 1 == 6
 
 
@@ -366,7 +366,7 @@ def test_answers_that_never_end_or_end_python_are_stopped_and_the_others_checked
          "fails its check: this is the library's answer"),
         (["best_epoch = None"], "unanswered: best_epoch;"),
         (["best_epoch = lambda losses: ..."], "unanswered: best_epoch;"),
-        (["x = 1"], "missing: micro_macro_iou, best_epoch,"),
+        (["x = 1"], "missing: micro_macro_iou, always_first, best_epoch,"),
     ],
 )  # fmt: skip
 def test_an_exercise_is_failing_unanswered_or_missing(tmp_path, monkeypatch, cells, said):

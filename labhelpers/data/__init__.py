@@ -14,6 +14,7 @@ from labhelpers.data.loader import (
     training_loader,
 )
 from labhelpers.data.open import Splits, open_course_data, open_splits
+from labhelpers.data.packaged import PHOTOGRAPHS, photographs
 from labhelpers.data.reading import voc_palette
 from labhelpers.data.scenes import CONTEXT_PAIRS, make_scenes
 from labhelpers.data.statistics import (
@@ -27,10 +28,10 @@ from labhelpers.data.voc import COMPARISON_IDS, VOC_CLASSES, VOCSegmentation, co
 
 __all__ = [
     "CAMVID_CLASSES", "COMPARISON_IDS", "CONTEXT_PAIRS", "IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD",
-    "JIGSAW_CLASSES", "VOC_CLASSES", "WEIGHT_METHODS", "Augmentation", "CachedDataset",
+    "JIGSAW_CLASSES", "PHOTOGRAPHS", "VOC_CLASSES", "WEIGHT_METHODS", "Augmentation", "CachedDataset",
     "ClassStatistics", "DownloadError", "FolderSegmentation", "SegmentationDataset", "Splits", "SubsetDataset",
     "VOCSegmentation", "View", "cache", "class_statistics", "class_weights", "comparison_indices", "decode_target",
     "denormalize", "fetch_sbd", "fetch_voc", "make_jigsaw", "make_scenes", "open_course_data", "open_splits",
-    "rare_class_sample_weights", "sample_rng", "steps_per_epoch", "subset", "to_input", "training_loader",
-    "voc_palette",
+    "photographs", "rare_class_sample_weights", "sample_rng", "steps_per_epoch", "subset", "to_input",
+    "training_loader", "voc_palette",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ class BoxBaseline(Predictor):
     def check(self, prompt: Prompt, multimask: bool) -> None:
         """Raises ValueError unless there is a box and nothing beside it."""
         given = ["points", "labels"] * (len(prompt.points) > 0) + ["mask_input"] * (prompt.mask is not None)
-        given += ["multimask"] * multimask
+        given = given or ["multimask"] * multimask
         if prompt.box is None or given:
             found = f"got {', '.join(given) or 'nothing'}" + (" beside it" if prompt.box is not None else "")
             raise ValueError(f"{self.name} needs a box and takes nothing else, {found}: it cannot answer clicks.")

@@ -65,8 +65,11 @@ class SamPredictor(Predictor):
     def _mask_logits(self, mask: np.ndarray | None) -> Tensor | None:
         if mask is None:
             return None
-        known = self._answers.get(self._key + _digest(mask))
-        return self.model.mask_logits(torch.from_numpy(mask), self._embedding) if known is None else known
+        key = self._key + _digest(mask)
+        if key not in self._answers:
+            return self.model.mask_logits(torch.from_numpy(mask), self._embedding)
+        _keep(self._answers, key, self._answers[key], KEPT_ANSWERS)  # what is refined stays, however often it is tried
+        return self._answers[key]
 
 
 def load_sam(name: str = "sam_vit_b", device: str | torch.device | None = None) -> SamPredictor | None:

@@ -73,6 +73,7 @@ from labhelpers.course.checks.lab04 import (
     valid_output_size,
 )
 from labhelpers.course.checks.lab05 import (
+    always_first,
     best_epoch,
     count_parts,
     disagreement,
@@ -81,6 +82,7 @@ from labhelpers.course.checks.lab05 import (
     micro_macro_iou,
     pareto_front,
     train_decoder,
+    vote_by_level,
 )
 from labhelpers.course.checks.lab06 import (
     box_embedding,
@@ -96,6 +98,7 @@ from labhelpers.course.checks.lab06 import (
 from labhelpers.course.checks.lab07 import label_masks, non_maximum_suppression, number_of_clicks, stability_score
 
 __all__ = [
+    "always_first",
     "aspp",
     "atrous_conv",
     "best_epoch",
@@ -174,6 +177,7 @@ __all__ = [
     "unet",
     "upsample_layer",
     "valid_output_size",
+    "vote_by_level",
     "voc_dataset",
     "voc_palette",
     "warmup_poly",

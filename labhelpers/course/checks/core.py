@@ -7,6 +7,7 @@ recognised by running the wrong answers on the same cases: the one that gives wh
 import contextlib
 import linecache
 import os
+import re
 import signal
 import sysconfig
 import threading
@@ -442,8 +443,10 @@ def _numbers_apart(found: Parts | Mistake, words: str, expected: Any) -> str:
     a, b = found[words], expected
     if isinstance(b, list) and isinstance(a, list) and max(len(a), len(b)) < 6:
         return f"{words} is {a}, expected {b}: "
-    single = all(_is(x, int) or _is(x, float) or (isinstance(x, torch.Tensor) and x.ndim == 0) for x in (a, b))
-    return f"{words} is {float(_numbers(a)):.6g}, expected {float(_numbers(b)):.6g}: " if single else ""
+    if not all(_is(x, int) or _is(x, float) or (isinstance(x, torch.Tensor) and x.ndim == 0) for x in (a, b)):
+        return ""
+    mine, right = (f"{float(_numbers(x)):.6g}" for x in (a, b))
+    return f"{words} is {mine}, expected {right}: " if mine != right else ""  # the same where the kind alone is wrong
 
 
 # ------------------------------------------------------------- running code
@@ -487,7 +490,7 @@ def _unchanged(before: Any, after: Any) -> bool:
 
 
 def exception_hint(error: Exception, when: str, errors: Mapping[str, str]) -> str:
-    message = str(error).strip().split("\n")[0][:300]
+    message = re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0][:300]  # torch sets words in bold
     place, line = _place(error)
     # torch raises NotImplementedError too: in a line of the student's that is no `raise` it means something else.
     if isinstance(error, NotImplementedError) and (not message or not line or line.startswith("raise")):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function, variants
 from labhelpers.course.checks.layers import activated, calibrated, changed, check_gradients, make, rounding
-from labhelpers.evaluation.confusion import scores
+from labhelpers.evaluation.confusion import confusion_matrix, scores
 
 # ------------------------------------------------------------ micro_macro_iou
 
@@ -63,12 +64,12 @@ _MISSED = f"class 3 of the check's matrix {_ROWS} is in the target but never pre
 _TWICE = "its union is row sum + column sum, which counts each intersection twice: subtract the diagonal."
 _PERCENT = "it is in percent: return a fraction between 0 and 1."
 _ACCURACY = (
-    "this is pixel accuracy, hits over pixels. The unions add up to more: a wrong pixel lies in two of them, that of "
-    "its true class and that of the predicted one."
+    "this is pixel accuracy, or Dice (equal here). The unions add up to more: a wrong pixel lies in two of them, that "
+    "of its true class and that of the predicted one."
 )
 _WRONG_MICRO = [
     (_macro, "this is the macro IoU: sum the intersections and the unions first, then divide once."),
-    (lambda i, r, c, u: i.sum() / r.sum(), _ACCURACY),
+    (lambda i, r, c, u: i.sum() / r.sum(), _ACCURACY),  # 2 I / (r + c) is the same
     (lambda i, r, c, u: i.sum() / (r + c).sum(), _TWICE),
     (lambda i, r, c, u: i.sum() / (u - i).sum(), "the diagonal is subtracted twice: row sum + column sum - hits."),
     (lambda i, r, c, u: i[1:].sum() / u[1:].sum(), "it leaves out class 0: all classes enter."),
@@ -110,6 +111,63 @@ micro_macro_iou = Exercise(
     ],
 )
 
+# --------------------------------------------------------------- always_first
+
+
+def _always_first(matrix: Tensor) -> Tensor:
+    """matrix (K, K), rows target -> that of a network which says class 0 everywhere on the same images."""
+    always = torch.zeros_like(matrix)
+    always[:, 0] = matrix.sum(1)
+    return always
+
+
+def _in_column(counts: Callable[[Tensor], Tensor], transposed: bool = False) -> Callable:
+    """A wrong answer: other counts in column 0, or in row 0."""
+
+    def answer(matrix: Tensor) -> Tensor:
+        always = torch.zeros_like(matrix)
+        always[:, 0] = counts(matrix)
+        return always.T if transposed else always
+
+    return answer
+
+
+def _kept(matrix: Tensor) -> Tensor:
+    always = matrix.clone()
+    always[:, 0] = matrix.sum(1)
+    return always
+
+
+always_first = Exercise(
+    "always_first",
+    _always_first,
+    cases=lambda: [
+        Case((torch.tensor(_ROWS),), what="the matrix"),
+        Case((torch.diag(torch.tensor([7, 0, 2])),), "of a perfect prediction", "the matrix"),
+    ],
+    wrong=[
+        (
+            _in_column(lambda m: m.sum(0)),
+            "column 0 holds how often each class was predicted: the target's counts are the row sums, matrix.sum(1).",
+        ),
+        (
+            _in_column(lambda m: m.sum(1), transposed=True),
+            "row 0 is filled: what is predicted stands in the columns, and class 0 is predicted everywhere.",
+        ),
+        (
+            _in_column(lambda m: m.diagonal()),
+            "only what the network had right is counted: all pixels of the images stay, matrix.sum(1).",
+        ),
+        (_in_column(lambda m: m[:, 0]), "only what the network itself called class 0 is counted: sum each row."),
+        (_kept, "the other columns still hold the network's predictions: no other class is predicted any more."),
+        (
+            lambda m: F.pad(m.sum()[None, None], (0, len(m) - 1, 0, len(m) - 1)),
+            "all pixels are counted as class 0 in the target: the target stays as it is, in the rows.",
+        ),
+        (lambda m: m.sum(1), "these are the row sums alone: they go into column 0 of a matrix of zeros."),
+    ],
+)
+
 # ----------------------------------------------------------------- best_epoch
 
 
@@ -126,9 +184,22 @@ def _first_dip(losses: list[float]) -> int:
     return next((i for i in range(1, len(losses)) if losses[i] > losses[i - 1]), len(losses))
 
 
+def _lowest_so_far(start: Callable[[list[float]], float], below: Callable, place: int = 0) -> Callable:
+    """A wrong answer, a loop that begins with the loss `start` as that of the evaluation `place`."""
+
+    def answer(losses: list[float]) -> int:
+        best, lowest = place, start(losses)
+        for number, loss in enumerate(losses, start=1):
+            if below(loss, lowest):
+                best, lowest = number, loss
+        return best
+
+    return answer
+
+
 def _epoch_cases() -> list[Case]:
     """First lists without nan, so that what is wrong in the later ones alone is about nan."""
-    plain = [[0.9, 0.6, 0.7, 0.4, 0.5], [0.8, 0.5, 0.6, 0.5, 0.7], [0.4, 0.0, 0.2], [250.0, 180.0, 190.0], [2.5]]
+    plain = [[0.9, 0.6, 0.7, 0.4, 0.5], [0.8, 0.5, 0.6, 0.5, 0.7], [0.4, 0.0, 0.2], [25e3, 18e3, 19e3], [2.5]]
     with_nan = calls("best_epoch", ([math.nan, 0.9, 0.4, math.nan, 0.6],), ([0.7, math.nan, 0.3, 0.8],))
     remedy = "it is right but where a loss is nan: leave nan out (`math.isnan`)."
     return calls("best_epoch", *((x,) for x in plain)) + [replace(case, remedy=remedy) for case in with_nan]
@@ -144,10 +215,28 @@ best_epoch = Exercise(
         (lambda x: int(np.nanargmax(x)), "this is the highest loss, counted from 0: the lowest is the best."),
         (lambda x: 1 + int(np.argmin(x)), "nan counts as the lowest: leave it out (or take np.nanargmin)."),
         (lambda x: int(np.argmin(x)), "nan counts as the lowest, and it counts from 0: leave nan out, count from 1."),
-        (lambda x: 1 + x.index(min(x)), "nothing is less than nan, so min() keeps it where it comes first."),
+        (
+            lambda x: 1 + x.index(min(x)),
+            "nothing is less than nan, so min() keeps it where it comes first, as does a loop that starts with the "
+            "first loss: leave nan out, start with math.inf.",
+        ),
         (lambda x: x.index(min(x)), "it counts from 0, and min() keeps a nan that comes first: leave nan out."),
         (lambda x: 1 + _known(x).index(min(_known(x))), "nan is taken out too early, so all places behind it move up."),
         (lambda x: len(x) - x[::-1].index(min(_known(x))), "of equal losses it takes the last: the first counts."),
+        (
+            _lowest_so_far(lambda x: x[0], operator.le, place=1),
+            "of equal losses it takes the last (`<=`), and nothing is less than a nan that comes first: `<`, and start "
+            "with math.inf.",
+        ),
+        *(
+            (
+                _lowest_so_far(lambda x, start=start: start, below, place),
+                f"the lowest so far starts with a fixed number, which losses may exceed: start with math.inf.{equal}",
+            )
+            for below, equal in ((operator.lt, ""), (operator.le, " And of equal losses the first counts: `<`."))
+            for start in (0.0, 1.0, 1e3)
+            for place in (0, 1)
+        ),
         (len, "this is the last evaluation: return the one with the lowest loss."),
         (lambda x: min(_known(x)), "this is the lowest loss itself: return at which evaluation it was reached."),
         (_first_dip, "it stops at the first rise: the loss may fall again, look at all evaluations."),
@@ -159,13 +248,13 @@ best_epoch = Exercise(
 Front = Callable[[list[float], list[float]], list[int]]
 
 
-def _unless(beats: Callable[[float, float, float, float], bool]) -> Front:
-    """The models that no other beats, fastest first; `beats` has latency and score of the other, then of the one."""
+def _unless(beats: Callable[[float, float, float, float], bool], fastest_first: bool = True) -> Front:
+    """The models that no other beats; `beats` has latency and score of the other, then of the one."""
 
     def front(latency: list[float], score: list[float]) -> list[int]:
         models = list(enumerate(zip(latency, score, strict=True)))
         kept = [i for i, one in models if not any(beats(*other, *one) for j, other in models if j != i)]
-        return sorted(kept, key=lambda i: latency[i])
+        return sorted(kept, key=lambda i: latency[i]) if fastest_first else kept
 
     return front
 
@@ -195,6 +284,19 @@ def _above_neighbour(latency: list[float], score: list[float]) -> list[int]:
     return order[:1] + [i for before, i in pairwise(order) if score[i] > score[before]]
 
 
+def _sweep(ties: int, better: Callable[[float, float], bool]) -> Front:
+    """Sorted by latency, of equal ones by `ties` * score: each model that is better than the best so far."""
+
+    def front(latency: list[float], score: list[float]) -> list[int]:
+        kept: list[int] = []
+        for i in sorted(range(len(score)), key=lambda i: (latency[i], ties * score[i])):
+            if all(better(score[i], score[j]) for j in kept):
+                kept.append(i)
+        return kept
+
+    return front
+
+
 def _hull(latency: list[float], score: list[float]) -> list[int]:
     points = {i: (latency[i], score[i]) for i in _pareto_front(latency, score)}
 
@@ -215,6 +317,7 @@ def _pareto_cases() -> list[Case]:
 
 
 def _run_front(check: Check, answer: Callable, case: Case) -> list[int]:
+    """The list as it is; the right models, of which equally fast ones come in any order, as the reference's list."""
     result = run_function(check, answer, case)
     if isinstance(result, set):
         raise Mistake("it returns a set, which has no order: return a list, the fastest model first.")
@@ -226,13 +329,17 @@ def _run_front(check: Check, answer: Callable, case: Case) -> list[int]:
             raise Mistake("it returns True and False for the models: return the indices of those on the front.")
         if kind_of(value) != "a Python int":
             raise Mistake(f"the list holds {kind_of(value)}: return the models' indices, not their numbers or names.")
-    latency, found = case.args[0], sorted(map(int, result))
-    if found == sorted(_pareto_front(*case.args)) and any(latency[i] > latency[j] for i, j in pairwise(result)):
-        raise Mistake(f"{case.what} is {result}: the right models in another order: by latency, the fastest first.")
-    return found
+    latency, found, expected = case.args[0], list(map(int, result)), _pareto_front(*case.args)
+    if sorted(found) != sorted(expected):
+        return found
+    if any(latency[i] > latency[j] for i, j in pairwise(found)):
+        raise Mistake(f"{case.what} is {found}: the right models in another order: by latency, the fastest first.")
+    return expected
 
 
 _BOTH = "not slower, not worse, and better in one of the two is enough to beat a model."
+_WORSE_FIRST = "of equally fast models a worse one stays where it comes first, and "
+_SORT = "sort by latency, then by falling score; equal models both stay."
 _EQUAL = "equal models on the front {}: neither beats the other, so both stay."
 _WRONG_BEATS: list[tuple[Callable[[float, float, float, float], bool], str]] = [
     (lambda a, s, b, t: a < b and s > t, f"only better in both counts as beating: {_BOTH}"),
@@ -262,9 +369,11 @@ pareto_front = Exercise(
             "these are the models that another one beats: return the others.",
         ),
         (lambda x, y: [], "it is empty. Is each model compared with itself, or a model with its equal?"),
-        *((_unless(beats), hint) for beats, hint in _WRONG_BEATS),
+        *((_unless(beats, first), hint) for beats, hint in _WRONG_BEATS for first in (True, False)),
         (_one_of_equals(min), _EQUAL.format("are one too few, only the first is kept")),
         (_one_of_equals(max), _EQUAL.format("are one too few, only the last is kept")),
+        *((_sweep(n, operator.gt), f"{_WORSE_FIRST}of equal models one is lost: {_SORT}") for n in (0, 1)),
+        *((_sweep(n, operator.ge), f"{_WORSE_FIRST}slower ones with an equal score, too: {_SORT}") for n in (0, 1)),
         (_above_neighbour, "it looks at the next faster model alone: compare with all of them."),
         (_hull, "these are the corners of the convex hull: a model below the line between two others is not beaten."),
     ],
@@ -305,9 +414,12 @@ _NAMES = "labels are names, not amounts: 1 and 20 are as different as 1 and 2. C
 _MODEL = "it compares with the {} model: compare with the most frequent label at the pixel."
 _PAIRS = "it compares models in pairs: compare each with the most frequent label at the pixel."
 _DISTINCT = "it counts different labels: how many models vote for which counts, too."
+_AXIS = "the models are axis 0, as in predictions.mode(0)."
 _DIVIDE = "it divides by the number of {}: divide by the number of models."
 _WRONG_VOTES = [
     (lambda v, m: v.amax(0) / m, "this is the share that agrees: the disagreement is 1 minus that, 0 where all agree."),
+    (lambda v, m: v.amin(0) / m, "this is the share of the rarest label: 1 minus the share of the most frequent."),
+    (lambda v, m: 1 - v.amin(0) / m, "this is 1 minus the rarest label's share: take the most frequent label's."),
     (lambda v, m: m - v.amax(0), "this is a number of models: divide by how many there are."),
     (lambda v, m: v.amax(0), "these are the votes for the most frequent label: divide by the models, then 1 minus."),
     (lambda v, m: v.argmax(0), "this is the most frequent label: return the share that does not vote for it."),
@@ -333,7 +445,12 @@ _WRONG_LABELS = [
     *((lambda p, n=n: p.std(0, correction=n), f"this is their standard deviation: {_NAMES}") for n in (0, 1)),
     *((lambda p, n=n: p.var(0, correction=n), f"this is their variance: {_NAMES}") for n in (0, 1)),
     (lambda p: (p != p.mean(0).round()).float().mean(0), f"it compares with the mean label, rounded: {_NAMES}"),
+    (lambda p: (p != p.mean(0)).float().mean(0), f"it compares with the mean of the labels: {_NAMES}"),
     (lambda p: (p != p.median(0).values).float().mean(0), f"it compares with the median label: {_NAMES}"),
+    *(
+        (lambda p, n=n: (p != p.mode(n, keepdim=True).values).float().mean(0), f"the mode is over pixels: {_AXIS}")
+        for n in (1, 2)
+    ),
     (lambda p: (p[:, None] != p[None]).float().mean((0, 1)), _PAIRS),
     (lambda p: (p[:, None] != p[None]).float().sum((0, 1)) / (len(p) * (len(p) - 1)), _PAIRS),
     (lambda p: (p != p[0]).float().mean(0), _MODEL.format("first")),
@@ -349,6 +466,7 @@ disagreement = Exercise(
     errors={
         "one_hot is only applicable to index tensor": "one_hot wants int64 labels: predictions.long().",
         "must be smaller than num_classes": "one_hot counts labels up to num_classes - 1.",
+        "must match the size of tensor": f"these shapes do not fit: {_AXIS}",
         "bool value of Tensor": "a comparison of tensors is a tensor of True and False: take its mean over the models.",
     },
     wrong=[
@@ -357,9 +475,90 @@ disagreement = Exercise(
     ],
 )
 
+# -------------------------------------------------------------- vote_by_level
+
+
+def _vote_by(
+    level: Callable[[Tensor, int, int], Tensor] = lambda p, k, m: (m * _disagreement(p, k)).round(),
+    vote: Callable[[Tensor, int], Tensor] = lambda p, k: p.mode(0).values,
+    at: Callable[[Tensor, int], Tensor] = torch.eq,
+    finish: Callable[[Tensor], Tensor] = lambda matrices: matrices,
+) -> Callable:
+    """The answer with one of its parts in another way."""
+
+    def answer(predictions: Tensor, target: Tensor, num_classes: int) -> Tensor:
+        models = len(predictions)
+        levels, said = level(predictions, num_classes, models), vote(predictions, num_classes)
+        targets = (target.where(at(levels, k), 255) for k in range(models))
+        return finish(torch.stack([confusion_matrix(said, only, num_classes) for only in targets]))
+
+    return answer
+
+
+_vote_by_level = _vote_by()
+"""predictions (M, H, W) uint8, target (H, W) -> (M, K, K), the vote's matrix for each number of models against it."""
+
+
+def _vote_cases() -> list[Case]:
+    """Six models of two classes, draws among them, then five of four, whose most frequent label is always one alone."""
+    six = (torch.rand(6, 12, 13) < torch.rand(12, 13)).to(torch.uint8)
+    five = torch.randint(0, 4, (5, 12, 13), dtype=torch.uint8)
+    votes = F.one_hot(five.long(), 4).sum(0).sort(-1).values
+    five = torch.where(votes[..., -1] == votes[..., -2], five[:1], five)
+    cases = []
+    for predictions, classes in ((six, 2), (five, 4)):
+        target = torch.randint(0, classes, predictions.shape[1:], dtype=torch.uint8)
+        target[:2] = 255
+        cases.append(Case((predictions, target, classes), f"of {len(predictions)} models", "the matrices"))
+    return cases
+
+
+vote_by_level = Exercise(
+    "vote_by_level",
+    _vote_by_level,
+    cases=_vote_cases,
+    errors={"must have shape": "evaluation.confusion_matrix takes the vote (H, W), the target (H, W) and num_classes."},
+    wrong=variants(
+        _vote_by,
+        level=[
+            (
+                lambda p, k, m: m * _disagreement(p, k),
+                "pixels are lost: 6 * (1 - 5 / 6) is not exactly 1 in float32, so round() the count before comparing.",
+            ),
+            (
+                lambda p, k, m: (m * _disagreement(p, k)).int(),
+                "pixels are on a wrong level: int() cuts 1.9999999 off to 1, round() does not.",
+            ),
+            (
+                lambda p, k, m: m - (m * _disagreement(p, k)).round(),
+                "the levels count the models for the vote: the first matrix is of no model against it.",
+            ),
+            (lambda p, k, m: _disagreement(p, k), "the levels are shares: multiply by the number of models."),
+        ],
+        vote=[
+            (lambda p, k: p[0], "the first model is scored: score the vote, the most frequent label of each pixel."),
+            (
+                lambda p, k: p.float().mean(0).round().to(torch.uint8),
+                "the mean label is scored: labels are names, take the most frequent one.",
+            ),
+            (lambda p, k: p.amax(0), "the largest label is scored: score the vote, the most frequent label."),
+        ],
+        at=[
+            (torch.ge, "a level also holds the pixels of the higher ones: compare with ==, not >=."),
+            (torch.le, "a level also holds the pixels of the lower ones: compare with ==, not <=."),
+            (torch.ne, "a level holds all pixels but its own: void, 255, is what is not on the level."),
+        ],
+        finish=[
+            (lambda matrices: matrices.mT, "rows and columns are exchanged: rows are the target, columns the vote."),
+            (lambda matrices: matrices.sum(0), "it is one matrix of all levels: return one for each, torch.stack."),
+            (lambda matrices: matrices[1:], "the level where all agree is left out: it comes first."),
+        ],
+    ),
+)
+
 # ------------------------------------------------------------------ hand_unet
 
-_ENCODER, _CLASSES = "mobilenet_v2", 3
+_SIZES = ("mobilenet_v2", 3), ("efficientnet-b0", 2)  # what is written by hand shows in the second
 
 
 class _HandUNet(nn.Module):
@@ -387,22 +586,25 @@ _REMEDIES = {
 }
 
 
+_UNUSED = {"encoder": "encoder_name is not used, ", "segmentation_head": "num_classes is not used, "}
+
+
 def _unet_case() -> Case:
-    return Case((torch.randn(2, 3, 64, 32),), what="the logits")
+    return Case((torch.randn(2, 3, 64, 32),), what="the output")
 
 
 @cache
-def _smp_weights() -> dict[str, Tensor]:
+def _smp_weights(encoder_name: str, num_classes: int) -> dict[str, Tensor]:
     """The state dict of smp.Unet, its batch norms with the statistics of the images that the check takes."""
     import segmentation_models_pytorch as smp
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = smp.Unet(_ENCODER, encoder_weights=None, classes=_CLASSES)
+        model = smp.Unet(encoder_name, encoder_weights=None, classes=num_classes)
         return calibrated(model, *_unet_case().args).state_dict()
 
 
-def _make_unet(check: Check, answer: Callable) -> nn.Module:
+def _make_unet(check: Check, answer: Callable, *size: Any) -> nn.Module:
     """The student's network; nothing is downloaded for it."""
     import segmentation_models_pytorch as smp
 
@@ -415,33 +617,34 @@ def _make_unet(check: Check, answer: Callable) -> nn.Module:
         patch.object(smp.encoders, "hf_hub_download", side_effect=pretrained),
         patch.object(smp.Unet, "__init__", side_effect=whole),
     ):
-        return make(check, answer, _ENCODER, _CLASSES)
+        return make(check, answer, *size)
 
 
 def _inspect_unet(check: Check, answer: Callable) -> None:
     """The three parts by smp's names, each with the weights that smp.Unet's has."""
-    expected = {name: tuple(weight.shape) for name, weight in _smp_weights().items()}
-    model = _make_unet(check, answer)
-    children = [name for name, _ in model.named_children()]
-    for part in _REMEDIES:
-        held = ", ".join(children) or "none"
-        check.that(
-            part in children, f"it has no self.{part}, which smp.Unet's weights are loaded into: its parts are {held}."
-        )
-    found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    for part, remedy in _REMEDIES.items():
-        names = [name for name in {**expected, **found} if name.startswith(f"{part}.")]
-        name = next((name for name in names if found.get(name) != expected.get(name)), "")
-        here, there = (f"has shape {x[name]}" if name in x else "is missing" for x in (found, expected))
-        check.that(not name, f"{name} {here}, in smp.Unet it {there}: {remedy}.")
-    beside = [name for name in found if name not in expected]
-    check.that(not beside, f"beside encoder, decoder and segmentation_head it has {beside[:1]}: leave it out.")
+    shapes = [{name: tuple(weight.shape) for name, weight in _smp_weights(*size).items()} for size in _SIZES]
+    for size, expected in zip(_SIZES, shapes, strict=True):
+        model = _make_unet(check, answer, *size)
+        children = [name for name, _ in model.named_children()]
+        for part in _REMEDIES:
+            held = ", ".join(children) or "none"
+            there = f"it has no self.{part}, which smp.Unet's weights are loaded into: its parts are {held}."
+            check.that(part in children, there)
+        found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        for part, remedy in _REMEDIES.items():
+            names = [name for name in {**expected, **found} if name.startswith(f"{part}.")]
+            name = next((name for name in names if found.get(name) != expected.get(name)), "")
+            here, there = (f"has shape {x[name]}" if name in x else "is missing" for x in (found, expected))
+            unused = _UNUSED.get(part, "") if found.get(name) == shapes[0].get(name) else ""
+            check.that(not name, f"of HandUNet{size} {name} {here}, in smp.Unet it {there}: {unused}{remedy}.")
+        beside = [name for name in found if name not in expected]
+        check.that(not beside, f"beside encoder, decoder and segmentation_head it has {beside[:1]}: leave it out.")
 
 
 def _run_unet(check: Check, answer: Callable, case: Case) -> Tensor:
     """The logits with the weights of smp.Unet, after a look at the gradients in training mode."""
-    model = _make_unet(check, answer)
-    model.load_state_dict(_smp_weights())
+    model = _make_unet(check, answer, *_SIZES[0])
+    model.load_state_dict(_smp_weights(*_SIZES[0]))
     logits = check.call(model, *case.args, when="in forward")
     trained = check.call(model.train(), *case.args, when="in forward in training mode")
     for output in (logits, trained):
@@ -573,6 +776,14 @@ count_parts = Exercise(
         (
             lambda model: {name: len(list(part.parameters())) for name, part in model.named_children()},
             "it counts tensors: sum their numbers of elements, parameter.numel().",
+        ),
+        (
+            lambda model: {n: sum(len(p) for p in m.parameters()) for n, m in model.named_children()},
+            "it counts rows, the first number of each shape: sum parameter.numel(), the product of all.",
+        ),
+        (
+            _counted(lambda part: [p for p in part.parameters() if p.dim() > 1]),
+            "parameters with one axis are left out: biases and batch norm's scale and shift count, too.",
         ),
         (
             lambda model: {name: len(part.state_dict()) for name, part in model.named_children()},
@@ -721,8 +932,6 @@ def _trained(
     loss_of: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
     update: Callable[[torch.optim.Optimizer, Tensor], Any] = _update,
     due: Callable[[int, int], bool] = lambda step, every: step % every == 0,
-    best: Callable[[list[float]], float] = min,
-    keep: Callable[[dict], dict] = copy.deepcopy,
     end: Callable[[nn.Module], Any] = nn.Module.eval,
 ) -> Callable:
     """The answer with one of its parts in another way."""
@@ -738,8 +947,8 @@ def _trained(
             losses.append(loss.item())
             if due(step, eval_every):
                 val_losses.append(validate(model.eval()))
-                if val_losses[-1] == best(val_losses):
-                    kept = keep(model.state_dict())
+                if val_losses[-1] == min(val_losses):
+                    kept = copy.deepcopy(model.state_dict())
         model.load_state_dict(kept)
         end(model)
         return losses, val_losses
@@ -752,34 +961,51 @@ _train_decoder = _trained()
 
 
 def _decoder_cases() -> Iterator[Case]:
-    """The best evaluation in the middle, then the last; more steps after the last evaluation, then none."""
+    """The best evaluation in the middle, then the last; more steps after the last evaluation, then none.
+
+    No two losses are equal: of equal lowest ones an answer may keep either.
+    """
     for steps, every, val_losses in ((7, 2, [2.9, 2.4, 2.7]), (3, 1, [0.3, 0.6, 0.2])):
         targets = torch.randint(0, 3, (steps, 2, 6, 7))
         targets[..., :2] = 255
         images = 1 + 2 * torch.randn(steps, 2, 3, 6, 7)
-        yield Case((_frozen("encoder"), images, targets, every, val_losses), f"of {steps} steps, eval_every={every},")
+        yield Case((_frozen("encoder"), images, targets, every, val_losses), f"with {steps} steps, eval_every={every}")
 
 
 def _run_decoder(check: Check, answer: Callable, case: Case) -> Parts:
-    """The losses, and what the model is like at the end; `validate` looks at its mode and says a prepared loss."""
+    """The losses, and what the model is like at the end; `validate` looks at its mode and says a prepared loss.
+
+    Of which evaluation its weights are is told before each of them is compared: wherever they come from, that is true.
+    """
     net, images, targets, every, prepared = copy.deepcopy(case.args)
-    remaining = iter(prepared)
+    remaining, evaluated = iter(prepared), []
     optimizer = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=0.3)
 
     def validate(model: nn.Module) -> float:
         if any(module.training for module in model.modules()):
             raise Mistake("validate is given a model in train mode: model.eval() comes before.")
+        evaluated.append(copy.deepcopy(net.state_dict()))
         return next(remaining, 9.0)
 
     result = check.call(answer, net, zip(images, targets, strict=True), optimizer, validate, every, when=case.when)
     pair = isinstance(result, (tuple, list)) and len(result) == 2 and all(isinstance(x, list) for x in result)
     check.that(pair, f"it returns {kind_of(result)}, expected two lists: `return losses, val_losses`.")
-    for found, count, of in zip(result, (len(images), len(prepared)), ("steps", "evaluations"), strict=True):
-        check.that(len(found) == count, f"{case.when} it returns {len(found)} losses of the {of}, expected {count}.")
+    at_end, best = net.state_dict(), 1 + prepared.index(min(prepared))
+    same = [all(state[name].equal(weight) for name, weight in at_end.items()) for state in evaluated]
+    lowest = (
+        f"that of evaluation {best}, whose loss is the lowest: copy.deepcopy the whole state dict there (else it "
+        "follows the training), load_state_dict it into the model at the end"
+    )
+    state = f"that of evaluation {1 + same.index(True)}" if True in same else "that of no evaluation as a whole"
     return Parts(
-        {f"the loss of step {step} {case.when}": loss for step, loss in enumerate(result[0], 1)}
+        {
+            f"the number of losses {case.when}": len(result[0]),
+            f"the number of validation losses {case.when}": len(result[1]),
+        }
+        | {f"the loss of step {step} {case.when}": loss for step, loss in enumerate(result[0], 1)}
         | {f"the loss of evaluation {number} {case.when}": loss for number, loss in enumerate(result[1], 1)}
-        | {f"{name} at the end {case.when}": weight.clone() for name, weight in net.state_dict().items()}
+        | {f"the state at the end {case.when}": lowest if any(same[best - 1 : best]) else state}
+        | {f"{name} at the end {case.when}": weight.clone() for name, weight in at_end.items()}
         | {f"whether a part is in train mode at the end {case.when}": any(m.training for m in net.modules())}
     )
 
@@ -793,6 +1019,7 @@ train_decoder = Exercise(
     errors={
         "Expected state_dict to be dict-like": "no weights were kept: is each loss compared with the lowest so far? "
         "Begin with math.inf.",
+        "has no len()": "batches is an iterator, without a length: take enumerate(batches, start=1).",
         "does not require grad": "the loss has no graph: does the forward pass run under no_grad?",
     },
     wrong=variants(
@@ -859,18 +1086,6 @@ train_decoder = Exercise(
             (
                 lambda step, every: step % every == 1 % every,
                 "it validates at other steps: count them from 1, validate where step % eval_every is 0.",
-            ),
-        ],
-        best=[
-            (max, "the weights of the highest validation loss are kept: the lowest is the best."),
-            (lambda losses: losses[-1], "the weights of the last evaluation are kept: compare with the lowest so far."),
-            (lambda losses: losses[0], "the weights of the first evaluation are kept: compare with the lowest so far."),
-        ],
-        keep=[
-            (
-                lambda weights: weights,
-                "it ends with the weights of the last step: a state dict follows the training unless it is copied "
-                "(copy.deepcopy), and load_state_dict puts the copy back.",
             ),
         ],
         end=[(nn.Module.train, "the model ends in train mode: model.eval() after the best weights are loaded.")],

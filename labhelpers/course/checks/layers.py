@@ -172,11 +172,11 @@ def conv_norms(check: Check, module: nn.Module, name: str, count: int = 1) -> li
     expected = "one" if count == 1 else str(count)
     check.that(len(convs) == count, f"{name} holds {len(convs) or 'no'} convolutions (nn.Conv2d), expected {expected}.")
     missing = f"batch norm is missing in {name}: it" if len(norms) < count else name
-    once = "" if count == 1 else " (one used twice counts once)"
+    once, where = (" (one used twice counts once)", "") if count > 1 else ("", ", in the same attribute")
     check.that(
         len(norms) == count,
         f"{missing} holds {len(norms) or 'no'} nn.BatchNorm2d, expected {expected}{once}: each convolution has its own "
-        "behind it, in the same attribute.",
+        f"behind it{where}.",
     )
     pairs = [ConvNorm(*pair) for pair in zip(convs, norms, strict=True)]
     for conv, norm in pairs:
