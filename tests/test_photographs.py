@@ -64,7 +64,7 @@ def test_the_outlines_fit_the_pictures(images):
 
 
 def test_a_box_is_enough_for_mini_sam(images):
-    """With today's weights .54 (the spoon) to .90 (the helmet), .75 on average."""
+    """With today's weights .49 (the spoon) to .95 (the cat), .80 on average."""
     predictor, ious = load_predictor("mini_sam"), []
     for name, image in images.items():
         labels = read_labels(OUTLINES / f"{name}.png", voc_labels=21)
@@ -72,8 +72,8 @@ def test_a_box_is_enough_for_mini_sam(images):
         for number in range(1, OBJECTS[name] + 1):
             mask, _ = predictor.predict(box=box_from_mask(labels == number))
             ious.append(mask_iou(mask, labels == number, labels == 255))
-    assert min(ious) > 0.5
-    assert np.mean(ious) > 0.7
+    assert min(ious) > 0.4
+    assert np.mean(ious) > 0.75
 
 
 @pytest.mark.parametrize("name", ["06_mini_sam", "demo_minisam"])
