@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import photo, picture
 from tiny_hub import COMMIT, empty_cache, point_to, serve
-from tiny_sam import SIDE, tiny_network, write_tiny_sam
+from tiny_sam import SIDE, the_library, tiny_network, write_tiny_sam
 from training_toys import Squares, assert_same, weights
 
 from labhelpers.data.augment import to_input
@@ -371,6 +371,7 @@ def test_a_wrong_folder_is_one_clear_error(copied, damage, error, message):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
+    the_library()
     monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
     empty_cache(tmp_path / "hub", monkeypatch)
     monkeypatch.setitem(SAM_MODELS, "sam_vit_b", ("group/tiny", COMMIT))

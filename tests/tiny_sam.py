@@ -1,7 +1,9 @@
 """Folders with a tiny SAM, SAM-HQ or SAM 2 of random weights, as `save_pretrained` writes them; for tests only."""
 
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 
 SIDE = 64  # pixels of the square that these networks see
@@ -31,10 +33,14 @@ _HIERA = {
 }
 
 
+def the_library() -> ModuleType:
+    """`transformers`; without it the test is skipped."""
+    return pytest.importorskip("transformers", reason='needs the extra sam: pip install "labhelpers[sam]"')
+
+
 def tiny_network(kind: str = "sam", seed: int = 0) -> torch.nn.Module:
     """A network of `transformers`: "sam", "sam_hq" or "sam2"."""
-    import transformers
-
+    transformers = the_library()
     torch.manual_seed(seed)
     if kind == "sam2":
         vision = {
@@ -67,8 +73,7 @@ def tiny_network(kind: str = "sam", seed: int = 0) -> torch.nn.Module:
 
 def write_tiny_sam(folder: Path, kind: str = "sam", seed: int = 0) -> Path:
     """`config.json` and `model.safetensors` in the folder."""
-    from transformers.utils import logging
-
+    logging = the_library().utils.logging
     logging.disable_progress_bar()  # of writing
     tiny_network(kind, seed).save_pretrained(folder)
     logging.enable_progress_bar()
