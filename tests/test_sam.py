@@ -571,6 +571,7 @@ def test_the_filters_are_those_of_the_paper_as_transformers_has_them(models, mon
     with torch.no_grad():
         for mlp in network.mask_decoder.output_hypernetworks_mlps:
             mlp.proj_out.weight.mul_(20)  # logits that are far from 0 in most pixels
+        network.mask_decoder.iou_prediction_head.proj_out.weight.mul_(0.01)  # and no predicted IoU above 1
     model = SAM(network, models["sam"].processor)
     limits = {"min_iou": 0.1, "min_stability": 0.15, "max_overlap": 0.98}
     grid = everything._grid
