@@ -51,6 +51,42 @@ def nms_by_matrix(masks, scores, threshold=0.7):
     return order[alive]
 
 
+def grid_by_loop(height, width, grid):
+    steps = [(k + 0.5) / grid for k in range(grid)]
+    return np.array([(x * width - 0.5, y * height - 0.5) for y in steps for x in steps])
+
+
+def matrix_by_loop(masks, others):
+    return np.array([[iou(a, b) for b in others] for a in masks]).reshape(len(masks), len(others))
+
+
+def matrix_by_einsum(masks, others):
+    both = np.einsum("nhw,mhw->nm", masks.astype(np.float32), others.astype(np.float32))
+    union = masks.sum((1, 2))[:, None] + others.sum((1, 2)) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+
+
+def classes_by_sorting(predictor, image, target, instances):
+    """As `paint` of the library does, with a predictor that is told the whole image first."""
+    predictor.set_image(image)
+    found = []
+    for number in set(instances.ravel().tolist()) - {0, 255}:
+        inside = instances == number
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        mask, _ = predictor.predict(box=[columns[0], rows[0], columns[-1], rows[-1]])
+        values, counts = np.unique(target[inside & (target < 255)], return_counts=True)
+        found.append((mask.sum(), values[counts.argmax()], mask))
+    out = np.zeros_like(target)
+    for _, value, mask in sorted(found, key=lambda item: -item[0]):
+        out[mask] = value
+    return out
+
+
+def difference_by_quantiles(a, b, draws):
+    means = sorted(np.mean([a[i] - b[i] for i in row]) for row in draws)
+    return np.mean(a) - np.mean(b), np.quantile(means, 0.025), np.quantile(means, 0.975)
+
+
 def label_by_unique(masks, guide):
     out = np.zeros_like(guide)
     for index in np.argsort([-mask.sum() for mask in masks]):
@@ -94,6 +130,11 @@ def clicks_by_maximum(ious, threshold):
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
+        ("click_grid", grid_by_loop),
+        ("iou_matrix", matrix_by_loop),
+        ("iou_matrix", matrix_by_einsum),
+        ("classes_from_boxes", classes_by_sorting),
+        ("paired_difference", difference_by_quantiles),
         ("stability_score", stability_by_sets),
         ("stability_score", stability_by_flattening),
         ("stability_score", stability_in_float32),
@@ -163,7 +204,28 @@ def masks_emptied(masks, scores, threshold=0.7):
     return kept
 
 
+def without_image(predictor, image, target, instances):
+    predictor.set_image = lambda _: None
+    return classes_by_sorting(predictor, image, target, instances)
+
+
+def boxes_with_exclusive_ends(predictor, image, target, instances):
+    predict = predictor.predict
+    predictor.predict = lambda box: predict(box=np.array(box) + [0, 0, 1, 1])
+    return classes_by_sorting(predictor, image, target, instances)
+
+
 WRONG = [
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n) + 0.5, "half a pixel too far"),
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n)[:, ::-1].copy(), "(y, x)"),
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n).tolist(), "expected a NumPy array"),
+    ("iou_matrix", lambda a, b: matrix_by_loop(a, b).T.copy(), "rows and columns are exchanged"),
+    ("iou_matrix", lambda a, b: (a[:, None] & b).sum((2, 3)) / (a[:, None] | b).sum((2, 3)), "0 is divided by 0"),
+    ("classes_from_boxes", without_image, "call `predictor.set_image(image)` once"),
+    ("classes_from_boxes", boxes_with_exclusive_ends, "a pixel too large"),
+    ("paired_difference", lambda a, b, draws: difference_by_quantiles(b, a, draws), "b - a"),
+    ("paired_difference", lambda a, b, draws: difference_by_quantiles(a, b, draws)[1:], "a tuple of 2"),
+    ("paired_difference", lambda a, b, draws: [*difference_by_quantiles(a, b, draws)], "(difference, low, high)"),
     ("stability_score", lambda z, d=1.0: stability_by_sets(expit(z), d), "thresholds probabilities"),
     ("stability_score", lambda z, d=1.0: (z > d).sum((1, 2)) / (z > -d).sum((1, 2)), "of no mask at all is 0"),
     ("stability_score", lambda z, d=1.0: stability_by_sets(z, d).mean(), "expected a NumPy array"),

@@ -186,7 +186,7 @@ NOTE = (
     "has 40 M. The paper's scores also owe to SBD's labels and to longer training. Mini-SAM: ours does have 5 M "
     "parameters; what 65 to 68 % mean depends on the prompts, and the course does not state them. SAM: 636 M "
     "parameters are those of its largest version, ViT-H, nearly all of them in the image encoder; ViT-B has a seventh "
-    "of that, and SlimSAM, the default of lab 07 on a CPU, a sixty-fifth. SAM knows no classes, so a mean IoU is always "
+    "of that, and SlimSAM, the default of lab 07 on a CPU, one in 65. SAM knows no classes, so a mean IoU is always "
     "that of SAM and of somebody who named its masks. If the truth gives boxes and names, the score measures outlines "
     "only, and no network that has to find and name objects itself can be compared with it. Milliseconds depend on the "
     "device, and the course names "

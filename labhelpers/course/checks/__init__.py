@@ -93,7 +93,16 @@ from labhelpers.course.checks.lab06 import (
     sample_points,
     training_step,
 )
-from labhelpers.course.checks.lab07 import label_masks, non_maximum_suppression, number_of_clicks, stability_score
+from labhelpers.course.checks.lab07 import (
+    classes_from_boxes,
+    click_grid,
+    iou_matrix,
+    label_masks,
+    non_maximum_suppression,
+    number_of_clicks,
+    paired_difference,
+    stability_score,
+)
 
 __all__ = [
     "aspp",
@@ -107,6 +116,8 @@ __all__ = [
     "box_embedding",
     "box_from_mask",
     "class_weights",
+    "classes_from_boxes",
+    "click_grid",
     "confusion_matrix",
     "count_parts",
     "crop_like",
@@ -132,6 +143,7 @@ __all__ = [
     "hand_unet",
     "has_two_of_a_kind",
     "iou_head",
+    "iou_matrix",
     "is_reference",
     "joint_crop_flip",
     "label_counts",
@@ -151,6 +163,7 @@ __all__ = [
     "offset_maps",
     "own_loss",
     "pad_to_multiple",
+    "paired_difference",
     "parameter_groups",
     "pareto_front",
     "pixel_scores",
