@@ -543,8 +543,8 @@ def _classes_from_boxes(predictor: Any, image: np.ndarray, target: np.ndarray, i
 def _box_cases() -> Iterator[Case]:
     """No two objects of an image have boxes of one size; rims of void belong to no object."""
     target, instances = np.zeros(_SIZE, dtype=np.uint8), np.zeros(_SIZE, dtype=np.uint8)
-    target[2:14, 2:20], instances[2:14, 2:20] = 7, 1
-    target[5:9, 6:11], instances[5:9, 6:11] = 12, 2
+    target[2:14, 2:20], instances[2:14, 2:20] = 7, 2
+    target[5:9, 6:11], instances[5:9, 6:11] = 12, 1
     target[11:17, 15:24], instances[11:17, 15:24] = 7, 3
     yield Case((_Ellipses, target, instances), "for three objects, two of one class", "the class map")
     rimmed, objects = target.copy(), instances.copy()
@@ -600,10 +600,9 @@ classes_from_boxes = Exercise(
                     "large masks cover small ones: paint the largest first.",
                 ),
                 (
-                    lambda masks: range(len(masks))[::-1],
-                    "masks are painted from the last object to the first: paint the largest first.",
+                    lambda masks: range(len(masks)),
+                    "masks are painted in the order of the objects: paint the largest first.",
                 ),
-                (lambda masks: range(len(masks)), "masks are painted in the order of the objects: largest first."),
             ],
             name=[
                 (
