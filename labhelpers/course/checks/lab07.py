@@ -599,10 +599,6 @@ classes_from_boxes = Exercise(
                     lambda masks: np.argsort([mask.sum() for mask in masks], kind="stable"),
                     "large masks cover small ones: paint the largest first.",
                 ),
-                (
-                    lambda masks: range(len(masks)),
-                    "masks are painted in the order of the objects: paint the largest first.",
-                ),
             ],
             name=[
                 (
