@@ -548,7 +548,7 @@ def _box_cases() -> Iterator[Case]:
     target[11:17, 15:24], instances[11:17, 15:24] = 7, 3
     yield Case((_Ellipses, target, instances), "for three objects, two of one class", "the class map")
     rimmed, objects = target.copy(), instances.copy()
-    rimmed[9:14, 2:15] = rimmed[5:9, 9:11] = _VOID
+    rimmed[11:16, 15:24] = rimmed[5:9, 9:11] = _VOID
     objects[5:9, 9:11] = _VOID
     yield Case((_Ellipses, rimmed, objects), "for objects with rims of void", "the class map")
     nothing = np.zeros(_SIZE, dtype=np.uint8)
