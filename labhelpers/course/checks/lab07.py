@@ -605,7 +605,6 @@ classes_from_boxes = Exercise(
                     lambda inside: np.bincount(inside).argmax(),
                     "void is counted as a class: leave 255 out before you count.",
                 ),
-                (np.max, "this is the largest label of the object: count labels, without 255."),
             ],
             copied=[(True, "it copies the true object into the map: what counts is the mask that is answered.")],
         ),
