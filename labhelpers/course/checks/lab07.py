@@ -396,6 +396,86 @@ non_maximum_suppression = Exercise(
 )
 
 
+# ---------------------------------------------------------------- good_masks
+
+
+def _good_masks(logits: np.ndarray, ious: np.ndarray, min_stability: float) -> np.ndarray:
+    """logits (N, H, W), predicted IoUs (N,) -> bool (M, H, W): the stable masks without doubles, the best first."""
+    return _filtered(logits, ious, min_stability)
+
+
+def _filtered(
+    logits: np.ndarray,
+    ious: np.ndarray,
+    min_stability: float,
+    stable: Callable = lambda logits, least: _stability_score(logits) >= least,
+    kept: Callable = _non_maximum_suppression,
+    mask: Callable = lambda logits: logits > 0,
+) -> np.ndarray:
+    good = stable(logits, min_stability)
+    masks = mask(logits[good])
+    return masks[kept(logits[good] > 0, ious[good])]
+
+
+def _other_filter(**changes: Any) -> Callable:
+    return lambda logits, ious, min_stability: _filtered(logits, ious, min_stability, **changes)
+
+
+def _good_cases() -> Iterator[Case]:
+    """Hills in three places, twice each, of different slopes; the best is not stable, and none may be."""
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    places = ((5, 6, 4.6, 3.0), (5, 6, 4.9, 0.4), (12, 16, 5.2, 2.0), (12, 17, 5.3, 5.0), (8, 21, 3.4, 1.5))
+    logits = np.stack([slope * (radius - np.hypot(y - cy, x - cx)) for cy, cx, radius, slope in places])
+    ious = np.array([0.81, 0.97, 0.74, 0.86, 0.9])
+    for least in (0.0, 0.7, 0.999):
+        yield Case((logits, ious, least), f"for five candidates and a stability of at least {least:g}", "the masks")
+    yield Case((logits[:0], ious[:0], 0.7), "for no candidates", "the masks")
+
+
+def _stable_of_kept(logits: np.ndarray, ious: np.ndarray, least: float) -> np.ndarray:
+    kept = logits[_non_maximum_suppression(logits > 0, ious)]
+    return kept[_stability_score(kept) >= least] > 0
+
+
+good_masks = Exercise(
+    "good_masks",
+    _good_masks,
+    _good_cases,
+    wrong=[
+        *variants(
+            _other_filter,
+            stable=[
+                (
+                    lambda logits, least: np.ones(len(logits), dtype=bool),
+                    "masks that are not stable stay: leave out those whose stability is below `min_stability`.",
+                ),
+                (
+                    lambda logits, least: _stability_score(logits) < least,
+                    "the stable masks are left out: keep those whose stability is at least `min_stability`.",
+                ),
+            ],
+            kept=[
+                (lambda masks, ious: np.argsort(-ious), "doubles stay: `non_maximum_suppression` tells which to keep."),
+                (
+                    lambda masks, ious: sorted(_non_maximum_suppression(masks, ious)),
+                    "the right masks in another order: the best first, as the indices come.",
+                ),
+                (
+                    lambda masks, ious: _non_maximum_suppression(masks, -ious),
+                    "the worst of two stays: suppress by the predicted IoUs, the highest first.",
+                ),
+            ],
+            mask=[(lambda logits: logits, "these are logits: a mask is what lies above 0.")],
+        ),
+        (_stable_of_kept, "what is not stable suppresses what is: leave it out first, then the doubles."),
+        (
+            lambda logits, ious, least: np.array(_non_maximum_suppression(logits > 0, ious)),
+            "these are indices: return the masks themselves.",
+        ),
+    ],
+)
+
+
 # --------------------------------------------------------------- label_masks
 
 
@@ -618,6 +698,119 @@ classes_from_boxes = Exercise(
 )
 
 
+# ---------------------------------------------------------------- click_ious
+
+
+class _Discs:
+    """A predictor that marks a disc around each foreground click, a larger one if it is given an earlier mask."""
+
+    def __init__(self) -> None:
+        self.image: np.ndarray | None = None
+
+    def set_image(self, image: np.ndarray) -> None:
+        self.image = image
+
+    def predict(
+        self, points: Any = None, labels: Any = None, box: Any = None, mask_input: Any = None
+    ) -> tuple[np.ndarray, float]:
+        if self.image is None:
+            raise RuntimeError("no image yet: call set_image first")
+        xy, kinds = np.asarray(points, dtype=np.float64), np.asarray(labels)
+        if xy.ndim != 2 or xy.shape[1:] != (2,) or kinds.shape != (len(xy),):
+            raise ValueError(f"points must be (N, 2) and labels (N,), got {xy.shape} and {kinds.shape}")
+        y, x = np.mgrid[: self.image.shape[0], : self.image.shape[1]]
+        mask = np.zeros(y.shape, dtype=bool)
+        for (px, py), kind in zip(xy, kinds, strict=True):
+            mask[np.hypot(x - px, y - py) <= (2.2 if mask_input is None else 3.1)] = kind == 1
+        return mask, 0.123
+
+
+def _clicked(
+    first: Callable = np.zeros_like,
+    given: Callable = lambda clicks: clicks,
+    earlier: Callable = lambda mask, count: mask if count else None,
+    kept: Callable = lambda before, after, predicted: after,
+    stop: bool = False,
+) -> Callable:
+    """The IoUs after each click, with at most one thing wrong in them."""
+    from labhelpers.prompting import mask_iou, next_click
+
+    def answer(predictor: Any, image: np.ndarray, truth: np.ndarray, most: int) -> np.ndarray:
+        predictor.set_image(image)
+        mask, clicks, ious = first(truth), [], []
+        for count in range(most):
+            click = next_click(mask, truth)
+            if click is None and stop:
+                break
+            before, predicted = mask_iou(mask, truth), 1.0
+            if click is not None:
+                clicks.append(click)
+                points, labels = zip(*given(clicks), strict=True)
+                mask, predicted = predictor.predict(
+                    points=np.stack(points), labels=np.array(labels), mask_input=earlier(mask, count)
+                )
+            ious.append(kept(before, mask_iou(mask, truth), predicted))
+        return np.array(ious, dtype=np.float64)
+
+    return answer
+
+
+def _click_ious(predictor: Any, image: np.ndarray, truth: np.ndarray, clicks: int) -> np.ndarray:
+    """IoUs float64 (clicks,) after 1, 2, ... clicks into the middle of the largest error."""
+    return _clicked()(predictor, image, truth, clicks)
+
+
+def _user_cases() -> Iterator[Case]:
+    """Two objects that take several clicks of both kinds, and one that the first click gets right."""
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    disc = np.hypot(x - 9, y - 8) <= 2.2
+    for words, truth in (
+        ("a long object", _boxes((3, 4, 22, 9))[0]),
+        ("an object with a corner", _boxes((2, 2, 9, 16))[0] | _boxes((2, 11, 20, 16))[0]),
+        ("an object that one click gets right", disc),
+    ):
+        yield Case((_Discs, truth, 6), f"for {words} and 6 clicks", "the IoUs")
+
+
+def _run_user(check: Check, answer: Callable, case: Case) -> Any:
+    predictor, truth, clicks = case.args
+    image = np.zeros((*_SIZE, 3), dtype=np.uint8)
+    return check.call(answer, predictor(), image, truth, clicks, when=case.when)
+
+
+_ALL = "give all clicks so far"
+
+click_ious = Exercise(
+    "click_ious",
+    _click_ious,
+    _user_cases,
+    run=_run_user,
+    errors={
+        "no image yet": "the predictor has no image: call `predictor.set_image(image)` once, before the first click.",
+        "points must be (N, 2)": "points are (N, 2) and labels (N,), also for one click: stack all clicks so far.",
+        "cannot unpack non-iterable NoneType": "`next_click` returns None when nothing is wrong: then do not click.",
+        "'NoneType' object is not": "`next_click` returns None when nothing is wrong: then do not click.",
+    },
+    wrong=variants(
+        _clicked,
+        earlier=[
+            (lambda mask, count: None, "the earlier mask is not handed over: give it as `mask_input`."),
+            (
+                lambda mask, count: mask,
+                "the empty mask is handed over with the first click: there is no answer yet, `mask_input=None`.",
+            ),
+        ],
+        given=[(lambda clicks: clicks[-1:], f"only the newest click is given: {_ALL}.")],
+        kept=[
+            (lambda before, after, predicted: before, "these are the IoUs before each click: measure after it."),
+            (lambda before, after, predicted: predicted, "these are predicted IoUs: compare the mask with the truth."),
+        ],
+        stop=[(True, "it ends where nothing is wrong: one IoU for each of `clicks`, the last one repeated.")],
+        first=[(np.ones_like, "it begins with a full mask: nothing is marked before the first click.")],
+    ),
+)
+
+
 # ---------------------------------------------------------- number_of_clicks
 
 
@@ -818,4 +1011,74 @@ paired_difference = Exercise(
             "this is the mean plus and minus 1.96 standard errors: take the percentiles of the resamples.",
         ),
     ],
+)
+
+
+# --------------------------------------------------------------- median_time
+
+
+class _Watch:
+    """A clock in seconds that only goes on while something runs, so many milliseconds at each call."""
+
+    def __init__(self, durations: tuple[float, ...]):
+        self.left, self.now, self.calls = list(durations), 3.0, 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self) -> None:
+        self.calls += 1
+        self.now += (self.left.pop(0) if self.left else 1000.0) / 1000
+
+
+def _median_time(action: Callable, runs: int, clock: Callable) -> float:
+    """The median duration of `runs` calls in milliseconds, after one that is not counted."""
+    return _timed()(action, runs, clock)
+
+
+def _timed(middle: Callable = np.median, unit: float = 1000, warm: int = 1) -> Callable:
+    def answer(action: Callable, runs: int, clock: Callable) -> float:
+        for _ in range(warm):
+            action()
+        times = []
+        for _ in range(runs):
+            start = clock()
+            action()
+            times.append(unit * (clock() - start))
+        return float(middle(times))
+
+    return answer
+
+
+def _run_timing(check: Check, answer: Callable, case: Case) -> Any:
+    durations, runs = case.args
+    watch = _Watch(durations)
+    found = check.call(answer, watch.run, runs, watch.clock, when=case.when)
+    check.that(
+        watch.calls in (runs, runs + 1),
+        f"{case.when} it calls `action` {watch.calls} times, expected {runs + 1}: once to warm up, then {runs} times.",
+    )
+    return float(found) if isinstance(found, np.floating) else found
+
+
+median_time = Exercise(
+    "median_time",
+    _median_time,
+    lambda: [
+        Case(((90.0, 12.0, 14.0, 70.0), 3), "for 3 runs that take 12, 14 and 70 ms, and 90 ms at first", "the time"),
+        Case(((5.0, 2.0, 4.0, 8.0, 30.0), 4), "for 4 runs that take 2, 4, 8 and 30 ms, and 5 ms at first", "the time"),
+    ],
+    run=_run_timing,
+    tolerance=1e-6,
+    wrong=variants(
+        _timed,
+        middle=[
+            (np.mean, "this is the mean: take the median, which one slow run does not move."),
+            (np.min, "this is the fastest run: take the median."),
+            (np.max, "this is the slowest run: take the median."),
+            (np.sum, "this is the time of all runs together: take the median of single ones."),
+        ],
+        unit=[(1, "these are seconds: return milliseconds, 1000 times as many.")],
+        warm=[(0, "the first call counts, which is slower: call `action` once before you measure.")],
+    ),
 )
