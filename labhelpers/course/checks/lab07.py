@@ -731,51 +731,56 @@ def _clicked(
     earlier: Callable = lambda mask, count: mask if count else None,
     kept: Callable = lambda before, after, predicted: after,
     stop: bool = False,
+    void: tuple[bool, bool] = (True, True),
 ) -> Callable:
     """The IoUs after each click, with at most one thing wrong in them."""
     from labhelpers.prompting import mask_iou, next_click
 
-    def answer(predictor: Any, image: np.ndarray, truth: np.ndarray, most: int) -> np.ndarray:
+    def answer(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, most: int) -> np.ndarray:
         predictor.set_image(image)
+        of_click, of_score = (ignore if heeded else np.zeros_like(ignore) for heeded in void)
         mask, clicks, ious = first(truth), [], []
         for count in range(most):
-            click = next_click(mask, truth)
+            click = next_click(mask, truth, of_click)
             if click is None and stop:
                 break
-            before, predicted = mask_iou(mask, truth), 1.0
+            before, predicted = mask_iou(mask, truth, of_score), 1.0
             if click is not None:
                 clicks.append(click)
                 points, labels = zip(*given(clicks), strict=True)
                 mask, predicted = predictor.predict(
                     points=np.stack(points), labels=np.array(labels), mask_input=earlier(mask, count)
                 )
-            ious.append(kept(before, mask_iou(mask, truth), predicted))
+            ious.append(kept(before, mask_iou(mask, truth, of_score), predicted))
         return np.array(ious, dtype=np.float64)
 
     return answer
 
 
-def _click_ious(predictor: Any, image: np.ndarray, truth: np.ndarray, clicks: int) -> np.ndarray:
-    """IoUs float64 (clicks,) after 1, 2, ... clicks into the middle of the largest error."""
-    return _clicked()(predictor, image, truth, clicks)
+def _click_ious(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, clicks: int) -> np.ndarray:
+    """IoUs float64 (clicks,) after 1, 2, ... clicks into the middle of the largest error; void is none."""
+    return _clicked()(predictor, image, truth, ignore, clicks)
 
 
 def _user_cases() -> Iterator[Case]:
-    """Two objects that take several clicks of both kinds, and one that the first click gets right."""
+    """Two objects that take several clicks of both kinds, one that the first click gets right, one beside void."""
     y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
     disc = np.hypot(x - 9, y - 8) <= 2.2
     for words, truth in (
         ("a long object", _boxes((3, 4, 22, 9))[0]),
         ("an object with a corner", _boxes((2, 2, 9, 16))[0] | _boxes((2, 11, 20, 16))[0]),
         ("an object that one click gets right", disc),
+        ("an object beside void", _boxes((3, 4, 10, 9))[0]),
     ):
-        yield Case((_Discs, truth, 6), f"for {words} and 6 clicks", "the IoUs")
+        ignore = np.zeros_like(truth)
+        ignore[4:9, 10:22] = "void" in words
+        yield Case((_Discs, truth, ignore, 6), f"for {words} and 6 clicks", "the IoUs")
 
 
 def _run_user(check: Check, answer: Callable, case: Case) -> Any:
-    predictor, truth, clicks = case.args
+    predictor, truth, ignore, clicks = case.args
     image = np.zeros((*_SIZE, 3), dtype=np.uint8)
-    return check.call(answer, predictor(), image, truth, clicks, when=case.when)
+    return check.call(answer, predictor(), image, truth, ignore, clicks, when=case.when)
 
 
 _ALL = "give all clicks so far"
@@ -807,6 +812,11 @@ click_ious = Exercise(
         ],
         stop=[(True, "it ends where nothing is wrong: one IoU for each of `clicks`, the last one repeated.")],
         first=[(np.ones_like, "it begins with a full mask: nothing is marked before the first click.")],
+        void=[
+            ((True, False), "void counts in the IoU: give `ignore` to `mask_iou` as well."),
+            ((False, True), "it clicks on void: give `ignore` to `next_click` as well."),
+            ((False, False), "void counts as an error: give `ignore` to `next_click` and to `mask_iou`."),
+        ],
     ),
 )
 
