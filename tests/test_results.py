@@ -471,9 +471,12 @@ def test_each_protocol_has_columns_of_its_own(folder):
 
 def test_what_was_measured_otherwise_says_so_in_its_row(folder):
     table = ResultsTable(folder / f"results-{PROTOCOL.key}.json")
+    table.add("DeepLabV3", evaluation(40))
+    plain = FinalTable(folder).sections()[0]
+    assert "Measured with" not in plain.header
+    assert "FLOPs, time and memory: one image of 512 x 512 pixels on cpu, fp32." in plain.caption
     table.add("FCN-16s", evaluation(50), inference_ms=12.0, **{**COSTS, "cost_size": "256 x 256"})
     table.add("FCN-32s", evaluation(40, replace(PROTOCOL, device="Tesla T4")), inference_ms=7.0, **COSTS)
-    table.add("DeepLabV3", evaluation(40))
     plain = FinalTable(folder).sections()[0]
     assert sum(name.startswith("Inference") for name in plain.header) == 1
     measured = {name: row["Measured with"] for name, row in cells(plain).items()}

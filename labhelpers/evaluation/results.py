@@ -632,9 +632,10 @@ def _section(rows: list[Row]) -> Table:
     protocol, models = rows[0].protocol, [course_model(row.name) for row in rows]
     columns = _columns(rows, ("Model", "Lab", "mIoU", "Pixel accuracy", "Boundary IoU", "Parameters (M)"))
     columns |= _columns(rows, _COSTS)
-    conditions = [_condition(row) if any(_CELLS[name](row) != DASH for name in _COSTS) else DASH for row in rows]
-    if len(set(conditions) - {DASH}) > 1:  # numbers of two rows compare where this agrees
-        columns["Measured with"] = conditions
+    measured = [_condition(row) if any(_CELLS[name](row) != DASH for name in _COSTS) else DASH for row in rows]
+    conditions = sorted(set(measured) - {DASH})
+    if len(conditions) > 1:  # numbers of two rows compare where this agrees
+        columns["Measured with"] = measured
     columns |= _columns(rows, ["Training (min)"])
     if measured_as_the_course(protocol):
         columns |= {name: [_stated(model, field) for model in models] for name, field in _EXPECTED.items()}
@@ -642,8 +643,8 @@ def _section(rows: list[Row]) -> Table:
     if protocol.prompts != "none":
         title += f", prompted with {protocol.prompts}"
     caption = f"{protocol}. Scores in percent, 95 % intervals over the choice of images."
-    if len(set(conditions) - {DASH}) == 1:
-        caption += f" FLOPs, time and memory: {max(conditions)}."
+    if len(conditions) == 1:
+        caption += f" FLOPs, time and memory: {conditions[0]}."
     return _table(columns, caption, title)
 
 
