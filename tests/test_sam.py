@@ -43,6 +43,7 @@ from labhelpers.prompting import (
     load_predictor,
     load_sam,
     mask_iou,
+    prompt_costs,
     sam_loss,
     sam_tuning,
     segment_everything,
@@ -228,6 +229,13 @@ def test_embeddings_are_kept_by_content(predictor, encoded):
     predictor.set_image(second)
     assert len(encoded) == 3 + sam_module.KEPT_IMAGES
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
+
+
+def test_costs_are_those_of_encoding_also_where_embeddings_are_shared(predictor, encoded):
+    for asked in (predictor, predictor.with_own_decoder("twin")):
+        before = len(encoded)
+        prompt_costs(asked, (SIDE, SIDE), runs=3)
+        assert len(encoded) - before == 6  # warm-up, three runs, memory, FLOPs
 
 
 def test_an_own_decoder_changes_nothing_else(predictor):
