@@ -1,10 +1,15 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
 # make test   lint and types, unit tests, and the notebooks through nbval in the profile tiny
-# make story  run labs 02 to 05 in the profile smoke, and test that their scores tell the story (11 minutes)
+# make story  run labs 02 to 05 in the profile smoke, and test that their scores tell the story and are those stored
+#             (11 minutes)
+# make canary the tests and the notebooks in the profile tiny with whatever torch PYTHON has: installs nothing, no lint
 # make lab    open JupyterLab
 # make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, into build/release
+# make install   only the environment; CONSTRAINTS=constraints-oldest.txt or CONSTRAINTS= (the newest), EXTRAS=course,dev
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= course,dev,sam,monai,weights
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -13,15 +18,18 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test story lint lab demo release refresh clean
+.PHONY: labs test canary story lint lab demo release refresh install clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
 
 test: lint
+	$(MAKE) canary PYTHON=$(BIN)/python
+
+canary:
 	rm -rf build/test-home
 	OMP_NUM_THREADS=1 LAB_PROFILE=tiny LAB_HOME=$(CURDIR)/build/test-home WANDB_MODE=disabled \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+	  $(PYTHON) -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 story: $(STAMP)
 	rm -rf build/story
@@ -47,14 +55,16 @@ release: $(STAMP)
 refresh: $(STAMP)
 	LAB_PROFILE=smoke $(BIN)/python -m labhelpers.course.run notebooks --out build/labs --in-place
 
+install: $(STAMP)
+
 # uv is three times faster than pip, which need not compile what is never imported; the stamp keeps a second call from
 # installing again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	if command -v uv >/dev/null; then \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[course,dev,sam,monai,weights]"; \
+	  uv pip install --python $(BIN)/python $(CONSTRAINTS:%=-c %) -e ".[$(EXTRAS)]"; \
 	else \
-	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e ".[course,dev,sam,monai,weights]"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q $(CONSTRAINTS:%=-c %) -e ".[$(EXTRAS)]"; \
 	fi
 	touch $@
 

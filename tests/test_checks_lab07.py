@@ -1,12 +1,15 @@
 """Checks of lab 07: right answers in several styles pass, and wrong ones of another make get their hint, too."""
 
+import statistics
+
 import numpy as np
 import pytest
 from judging import assert_hint, assert_passes
 from scipy.special import expit
 
 from labhelpers.course import checks
-from labhelpers.prompting import ClickCurve, by_overlap
+from labhelpers.course.checks.lab07 import _Discs
+from labhelpers.prompting import ClickCurve, by_overlap, everything, mask_iou, next_click
 
 stability = checks.stability_score.reference
 nms = checks.non_maximum_suppression.reference
@@ -49,6 +52,77 @@ def nms_by_matrix(masks, scores, threshold=0.7):
         if alive[i]:
             alive[i + 1 :] &= overlap[i, i + 1 :] <= threshold
     return order[alive]
+
+
+def grid_by_loop(height, width, grid):
+    steps = [(k + 0.5) / grid for k in range(grid)]
+    return np.array([(x * width - 0.5, y * height - 0.5) for y in steps for x in steps])
+
+
+def matrix_by_loop(masks, others):
+    return np.array([[iou(a, b) for b in others] for a in masks]).reshape(len(masks), len(others))
+
+
+def matrix_by_einsum(masks, others):
+    both = np.einsum("nhw,mhw->nm", masks.astype(np.float32), others.astype(np.float32))
+    union = masks.sum((1, 2))[:, None] + others.sum((1, 2)) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+
+
+def classes_by_sorting(predictor, image, target, instances):
+    """As `paint` of the library does, with a predictor that is told the whole image first."""
+    predictor.set_image(image)
+    found = []
+    for number in set(instances.ravel().tolist()) - {0, 255}:
+        inside = instances == number
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        mask, _ = predictor.predict(box=[columns[0], rows[0], columns[-1], rows[-1]])
+        values, counts = np.unique(target[inside & (target < 255)], return_counts=True)
+        found.append((mask.sum(), values[counts.argmax()], mask))
+    out = np.zeros_like(target)
+    for _, value, mask in sorted(found, key=lambda item: -item[0]):
+        out[mask] = value
+    return out
+
+
+def difference_by_quantiles(a, b, draws):
+    means = sorted(np.mean([a[i] - b[i] for i in row]) for row in draws)
+    return np.mean(a) - np.mean(b), np.quantile(means, 0.025), np.quantile(means, 0.975)
+
+
+def good_by_loop(logits, ious, min_stability):
+    kept = []
+    for index in sorted(range(len(logits)), key=lambda i: -ious[i]):
+        mask = logits[index] > 0
+        steady = iou(logits[index] > 1, logits[index] > -1)
+        if steady >= min_stability and all(iou(mask, other) <= 0.7 for other in kept):
+            kept.append(mask)
+    return np.array(kept, dtype=bool).reshape(-1, *logits.shape[1:])
+
+
+def user_by_lists(predictor, image, truth, ignore, clicks):
+    """Stops clicking for good once nothing is wrong, and fills up."""
+    predictor.set_image(image)
+    mask, asked, found = None, [], []
+    while len(found) < clicks:
+        click = next_click(np.zeros_like(truth) if mask is None else mask, truth, ignore)
+        if click is None:
+            found += [found[-1]] * (clicks - len(found))
+            break
+        asked.append(click)
+        mask = predictor.predict(
+            points=[point.tolist() for point, _ in asked], labels=[label for _, label in asked], mask_input=mask
+        )[0]
+        found.append(mask_iou(mask, truth, ignore))
+    return np.array(found)
+
+
+def time_by_ends(action, runs, clock):
+    ends = []
+    for _ in range(runs + 1):
+        action()
+        ends.append(clock())
+    return statistics.median((after - before) * 1e3 for before, after in zip(ends, ends[1:], strict=False))
 
 
 def label_by_unique(masks, guide):
@@ -94,6 +168,14 @@ def clicks_by_maximum(ious, threshold):
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
+        ("click_grid", grid_by_loop),
+        ("iou_matrix", matrix_by_loop),
+        ("iou_matrix", matrix_by_einsum),
+        ("classes_from_boxes", classes_by_sorting),
+        ("paired_difference", difference_by_quantiles),
+        ("good_masks", good_by_loop),
+        ("click_ious", user_by_lists),
+        ("median_time", time_by_ends),
         ("stability_score", stability_by_sets),
         ("stability_score", stability_by_flattening),
         ("stability_score", stability_in_float32),
@@ -115,6 +197,8 @@ def test_the_exercises_are_what_the_library_does():
     masks = rng.random((6, 20, 30)) < rng.random((6, 1, 1))
     guide = rng.choice(np.array([0, 3, 9, 255], np.uint8), (20, 30))
     assert np.array_equal(label(masks, guide), by_overlap(masks, np.ones(6), guide))
+    for size, grid in (((40, 56), 3), ((7, 9), 4)):
+        assert np.allclose(checks.click_grid.reference(*size, grid), everything._grid(size, grid))
     ious = np.random.default_rng(1).random((30, 7))
     curve = ClickCurve("", "", ious, ious, np.arange(30))
     for threshold in (0.5, 0.85, 0.99):
@@ -163,7 +247,49 @@ def masks_emptied(masks, scores, threshold=0.7):
     return kept
 
 
+def without_image(predictor, image, target, instances):
+    predictor.set_image = lambda _: None
+    return classes_by_sorting(predictor, image, target, instances)
+
+
+def boxes_with_exclusive_ends(predictor, image, target, instances):
+    predict = predictor.predict
+    predictor.predict = lambda box: predict(box=np.array(box) + [0, 0, 1, 1])
+    return classes_by_sorting(predictor, image, target, instances)
+
+
+def forgetful(predictor):
+    predict = predictor.predict
+    predictor.predict = lambda points, labels, mask_input: predict(points, labels)
+    return predictor
+
+
 WRONG = [
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n) + 0.5, "half a pixel too far"),
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n)[:, ::-1].copy(), "(y, x)"),
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n).tolist(), "expected a NumPy array"),
+    ("iou_matrix", lambda a, b: matrix_by_loop(a, b).T.copy(), "rows and columns are exchanged"),
+    ("iou_matrix", lambda a, b: (a[:, None] & b).sum((2, 3)) / (a[:, None] | b).sum((2, 3)), "0 is divided by 0"),
+    ("classes_from_boxes", without_image, "call `predictor.set_image(image)` once"),
+    ("classes_from_boxes", boxes_with_exclusive_ends, "a pixel too large"),
+    ("good_masks", lambda z, s, t: good_by_loop(z, s, 0), "masks that are not stable stay"),
+    ("good_masks", lambda z, s, t: good_by_loop(z, -s, t), "the worst of two stays"),
+    (
+        "click_ious",
+        lambda p, image, truth, ignore, n: user_by_lists(p, image, truth, np.zeros_like(ignore), n),
+        "void counts as an error",
+    ),
+    (
+        "click_ious",
+        lambda p, *given: user_by_lists(forgetful(p), *given),
+        "the earlier mask is not handed over",
+    ),
+    ("click_ious", lambda p, *given: user_by_lists(_Discs(), *given).tolist(), "expected a NumPy array"),
+    ("median_time", lambda action, runs, clock: time_by_ends(action, runs, clock) / 1000, "these are seconds"),
+    ("median_time", lambda action, runs, clock: time_by_ends(action, runs + 3, clock), "it calls `action` 7 times"),
+    ("paired_difference", lambda a, b, draws: difference_by_quantiles(b, a, draws), "b - a"),
+    ("paired_difference", lambda a, b, draws: difference_by_quantiles(a, b, draws)[1:], "a tuple of 2"),
+    ("paired_difference", lambda a, b, draws: [*difference_by_quantiles(a, b, draws)], "(difference, low, high)"),
     ("stability_score", lambda z, d=1.0: stability_by_sets(expit(z), d), "thresholds probabilities"),
     ("stability_score", lambda z, d=1.0: (z > d).sum((1, 2)) / (z > -d).sum((1, 2)), "of no mask at all is 0"),
     ("stability_score", lambda z, d=1.0: stability_by_sets(z, d).mean(), "expected a NumPy array"),

@@ -39,15 +39,29 @@ def test_environment_yml_agrees_with_pyproject():
     assert conda == {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in there}
 
 
+def pins(name: str) -> dict[str, list[Version]]:
+    """The versions that a file of constraints names for each package."""
+    found = defaultdict(list)
+    for package, version in re.findall(r"^([\w.-]+)==([^ ;\n]+)", (ROOT / name).read_text(), re.MULTILINE):
+        found[package.lower()].append(Version(version))
+    return found
+
+
 def test_constraints_pin_every_requirement_inside_its_range_and_no_range_has_an_end_that_would_break_colab():
-    pins = defaultdict(list)
-    for name, version in re.findall(r"^([\w.-]+)==([^ ;\n]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE):
-        pins[name.lower()].append(Version(version))
+    pinned = pins("constraints.txt")
     for requirement in REQUIREMENTS:
-        versions = pins[requirement.name.lower()]
+        versions = pinned[requirement.name.lower()]
         assert versions, requirement
         assert all(requirement.specifier.contains(version) for version in versions), requirement
         assert {s.operator for s in requirement.specifier} == {">="}, requirement
+
+
+def test_the_oldest_constraints_are_the_lower_ends_of_the_ranges():
+    pinned = pins("constraints-oldest.txt")
+    for requirement in (Requirement(line) for name, group in GROUPS.items() if name != "sam" for line in group):
+        [lowest], [version] = requirement.specifier, pinned[requirement.name.lower()]
+        release = Version(lowest.version).release
+        assert version.release[: len(release)] == release, requirement
 
 
 def test_tracked_files_are_clean():
@@ -79,6 +93,15 @@ def test_a_wheel_holds_every_file_of_the_package_and_the_weights(wheel):
         assert all(file.read(name) == path.read_bytes() for name, path in WEIGHTS.items())
     own = [path for path in (ROOT / "labhelpers").rglob("*.*") if path.suffix in {".py", ".js", ".css"}]
     assert {str(path.relative_to(ROOT)) for path in own} <= names
+
+
+def test_a_wheel_says_its_licences(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        [name] = (name for name in file.namelist() if name.endswith("/METADATA"))
+        metadata = file.read(name).decode()
+        for licence in PROJECT["license-files"]:
+            assert f"{Path(name).parent}/licenses/{licence}" in file.namelist()
+    assert f"License-Expression: {PROJECT['license']}\n" in metadata
 
 
 def test_an_installed_copy_finds_its_weights(wheel, tmp_path):

@@ -1,11 +1,14 @@
 """SAM: coordinates, prompts, caches, weights that are there or not, segmenting everything, tuning of its decoder."""
 
 import dataclasses
+import hashlib
 import json
 import math
+import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from prompting_toys import photo, picture
 from tiny_hub import COMMIT, empty_cache, point_to, serve
-from tiny_sam import SIDE, tiny_network, write_tiny_sam
+from tiny_sam import SIDE, the_library, tiny_network, write_tiny_sam
 from training_toys import Squares, assert_same, weights
 
 from labhelpers.data.augment import to_input
@@ -23,6 +26,7 @@ from labhelpers.models import sam as sam_weights
 from labhelpers.models.sam import (
     SAM,
     SAM_MODELS,
+    Published,
     SamEmbedding,
     SamUnavailable,
     halve,
@@ -30,11 +34,16 @@ from labhelpers.models.sam import (
     repair_hq_decoder,
 )
 from labhelpers.prompting import (
+    MiniSamPredictor,
     SamPredictor,
     SamRecipe,
+    click_candidates,
+    everything,
+    load_mini_sam,
     load_predictor,
     load_sam,
     mask_iou,
+    prompt_costs,
     sam_loss,
     sam_tuning,
     segment_everything,
@@ -44,7 +53,7 @@ from labhelpers.prompting import sam as sam_module
 from labhelpers.prompting.sam_tuning import EmbeddingCache
 from labhelpers.training import checkpoints
 
-KINDS = ("sam", "sam_hq", "sam2")
+KINDS = ("sam", "sam_hq", "sam2", "edgetam")
 CLICK = {"points": np.array([[12.0, 9.0]]), "labels": np.array([1])}
 TWO_CLICKS = {"points": np.array([[12, 9], [40, 30]]), "labels": np.array([1, 0])}
 BOX = {"box": np.array([4, 5, 30, 28])}
@@ -227,6 +236,13 @@ def test_embeddings_are_kept_by_content(predictor, encoded):
     assert len(predictor._embeddings) == sam_module.KEPT_IMAGES
 
 
+def test_costs_are_those_of_encoding_also_where_embeddings_are_shared(predictor, encoded):
+    for asked in (predictor, predictor.with_own_decoder("twin")):
+        before = len(encoded)
+        prompt_costs(asked, (SIDE, SIDE), runs=3)
+        assert len(encoded) - before == 6  # warm-up, three runs, memory, FLOPs
+
+
 def test_an_own_decoder_changes_nothing_else(predictor):
     predictor.set_image(photo())
     twin = predictor.with_own_decoder("twin")
@@ -291,7 +307,7 @@ def test_a_local_folder_decides_what_is_loaded_and_quietly(folders, monkeypatch,
     for kind, folder in folders.items():
         monkeypatch.setenv("LAB_SAM_WEIGHTS", str(folder))
         predictor = load_sam("sam_vit_h", device="cpu")
-        assert predictor.name == load_predictor("sam_vit_b").name == kind
+        assert predictor.name == load_predictor("sam").name == kind
         assert type(predictor.model.network).__name__.lower().startswith(kind.replace("_", ""))
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
@@ -308,11 +324,12 @@ def copied(folders, tmp_path, monkeypatch):
     return copy
 
 
-def test_the_weights_of_a_video_network_are_taken_for_images(copied, models):
-    folder = copied("sam2")
+@pytest.mark.parametrize("kind", ["sam2", "edgetam"])
+def test_the_weights_of_a_video_network_are_taken_for_images(copied, models, kind):
+    folder = copied(kind)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "sam2_video"}))
-    ours, theirs = SamPredictor(load_sam_folder(folder)), SamPredictor(models["sam2"])
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": f"{kind}_video"}))
+    ours, theirs = SamPredictor(load_sam_folder(folder)), SamPredictor(models[kind])
     for predictor in (ours, theirs):
         predictor.set_image(photo())
     assert np.array_equal(ours.predict(**BOX)[0], theirs.predict(**BOX)[0])
@@ -371,15 +388,16 @@ def test_a_wrong_folder_is_one_clear_error(copied, damage, error, message):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
+    the_library()
     monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
     empty_cache(tmp_path / "hub", monkeypatch)
-    monkeypatch.setitem(SAM_MODELS, "sam_vit_b", ("group/tiny", COMMIT))
+    monkeypatch.setitem(SAM_MODELS, "slimsam_77", Published("group/tiny", COMMIT, 0, "none"))
     point_to("http://hub.invalid", monkeypatch)
     return tmp_path / "hub"
 
 
 SENTENCE = (
-    "No network: sam_vit_b is left out; to have it, connect and run this again, or set LAB_SAM_WEIGHTS to a folder "
+    "No network: slimsam_77 is left out; to have it, connect and run this again, or set LAB_SAM_WEIGHTS to a folder "
     "with its weights (looked for group/tiny in the cache of huggingface_hub)."
 )
 
@@ -396,18 +414,18 @@ def test_without_a_network_one_sentence_at_once(hub, capfd):
     assert time.perf_counter() - start < 1.5
     assert capfd.readouterr() == (SENTENCE + "\n", "")
     with pytest.raises(SamUnavailable) as caught:
-        load_predictor("sam_vit_b")
+        load_predictor("sam")
     assert str(caught.value) == SENTENCE
 
 
 def test_downloaded_once_and_then_read_without_a_network(hub_with_weights, monkeypatch, capfd):
     with serve(hub_with_weights) as server:
         point_to(server.url, monkeypatch)
-        predictor = load_sam(device="cpu")
-        assert capfd.readouterr() == ("sam_vit_b: downloading 0 MB from group/tiny ...\n", "")
-    assert predictor.name == "sam_vit_b"
+        predictor = load_sam()
+        assert capfd.readouterr() == ("slimsam_77: downloading 0 MB from group/tiny ...\n", "")
+    assert predictor.name == "slimsam_77"
     point_to("http://hub.invalid", monkeypatch)
-    again = load_sam(device="cpu")
+    again = load_sam()
     assert capfd.readouterr() == ("", "")
     assert_same(predictor.model, again.model)
 
@@ -417,6 +435,66 @@ def test_weights_that_are_not_those_that_the_hub_named_are_refused(hub_with_weig
         point_to(server.url, monkeypatch)
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its SHA-256"):
             load_sam()
+
+
+def test_weights_that_are_not_those_of_this_course_are_refused(hub_with_weights, monkeypatch):
+    """The hub may name another file than it did when the table was written, or the cache hold one."""
+    published = SAM_MODELS["slimsam_77"]
+    right = hashlib.sha256(hub_with_weights["model.safetensors"]).hexdigest()
+    with serve(hub_with_weights) as server:
+        point_to(server.url, monkeypatch)
+        monkeypatch.setitem(SAM_MODELS, "slimsam_77", dataclasses.replace(published, sha256=right))
+        assert load_sam() is not None
+        monkeypatch.setitem(SAM_MODELS, "slimsam_77", dataclasses.replace(published, sha256=64 * "0"))
+        with pytest.raises(ValueError, match=rf"not the slimsam_77 of this course: its SHA-256 is {right}, not 0000"):
+            load_sam()
+
+
+def test_a_branch_keeps_to_the_weights_of_the_first_download(hub, hub_with_weights, monkeypatch):
+    monkeypatch.setitem(SAM_MODELS, "slimsam_77", Published("group/tiny", "main", 0, "none"))
+    with serve(hub_with_weights) as server:
+        point_to(server.url, monkeypatch)
+        first = load_sam()
+        server.files["model.safetensors"] = server.files["model.safetensors"][::-1]
+        assert_same(first.model, load_sam().model)
+    kept = max(hub.rglob("blobs/*"), key=lambda file: file.stat().st_size)
+    kept.write_bytes(kept.read_bytes()[::-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its SHA-256"):
+        load_sam()
+
+
+def test_what_is_loaded_by_default_suits_the_device(monkeypatch):
+    asked = []
+    monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
+    monkeypatch.setattr(sam_weights, "_downloaded", lambda name, tell: asked.append(name) or Path(name))
+    monkeypatch.setattr(sam_weights, "load_sam_folder", lambda folder, device: tiny_network())
+    for name, device in (("sam", "cpu"), ("sam", "cuda:0"), ("edgetam", "cpu")):
+        sam_weights.build_sam(name, device)
+    assert asked == ["slimsam_77", "sam2_hiera_tiny", "edgetam"]
+    with pytest.raises(ValueError, match="unknown SAM 'sam3'; known: sam, slimsam_77, edgetam"):
+        sam_weights.build_sam("sam3")
+
+
+def test_every_published_weight_is_of_one_commit_and_freely_licensed():
+    for name, published in SAM_MODELS.items():
+        assert published.licence == "Apache-2.0"
+        assert re.fullmatch("[0-9a-f]{40}", published.revision) or name == "sam_hq_vit_b"
+        assert re.fullmatch("[0-9a-f]{64}|", published.sha256)
+
+
+def test_slimsams_own_configuration_is_understood(tmp_path):
+    """As its repository has it: sub-configurations of which nearly all is left out. Without weights."""
+    from transformers import PreTrainedConfig, SamConfig, SamModel
+
+    vision = {"hidden_size": 168, "mlp_dim": 696, "model_type": ""}
+    parts = {"mask_decoder_config": {"model_type": ""}, "prompt_encoder_config": {"model_type": ""}}
+    written = {"model_type": "sam", "architectures": ["SamModel"], "vision_config": vision, **parts}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    settings, _ = PreTrainedConfig.get_config_dict(tmp_path)
+    with torch.device("meta"):
+        network = SamModel(SamConfig.from_dict(settings))
+    size = 4 * sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert size == pytest.approx(SAM_MODELS["slimsam_77"].megabytes, abs=0.5)
 
 
 def test_a_hub_that_refuses_is_told_at_once(hub, monkeypatch, capfd):
@@ -432,14 +510,14 @@ def test_without_the_library_one_sentence_names_what_to_install(monkeypatch, cap
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert load_sam() is None
     sentence = capfd.readouterr().out.strip()
-    assert sentence.startswith("sam_vit_b needs the library transformers")
+    assert sentence.startswith("slimsam_77 needs the library transformers")
     assert 'pip install "labhelpers[sam]"' in sentence
     with pytest.raises(SamUnavailable) as caught:
-        load_predictor("sam_vit_b")
+        load_predictor("sam")
     assert str(caught.value) == sentence
 
 
-# --- segment everything: by the library's pipeline for SAM, click by click for any other predictor ---
+# --- segment everything: from the logits of SAM, click by click for any other predictor ---
 
 
 class Blobs:
@@ -483,23 +561,46 @@ def test_a_lower_bar_lets_the_halves_in_and_a_lower_overlap_keeps_them_out():
     assert len(segment_everything(Blobs(), image, grid=4, min_iou=0.5, max_overlap=0.4)) == 12
 
 
-def test_the_pipeline_finds_masks_that_single_clicks_give_too(predictor, capfd):
-    image = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # not resized: coordinates agree
+def test_from_logits_masks_are_those_that_single_clicks_give(predictor, encoded):
+    image = photo()
     found = segment_everything(predictor, image, grid=3, min_iou=0.01, min_stability=0.0, max_overlap=0.95)
-    assert capfd.readouterr() == ("", "")
     assert len(found) > 0
-    assert (found.masks.shape, found.masks.dtype) == ((len(found), 64, 64), bool)
+    assert (found.masks.shape, found.masks.dtype) == ((len(found), 40, 56), bool)
     assert (np.diff(found.ious) <= 0).all()
     assert 0.01 < found.ious.min() <= found.ious.max() <= 1
     assert "stability at least 0" in found.how
     predictor.set_image(image)
-    share = (np.arange(3) + 0.5) / 3 * 64
-    answers = [mask for y in share for x in share for mask in predictor.predict([[x, y]], [1], multimask=True)[0]]
+    assert len(encoded) == 1  # everything knows the embedding, and leaves it
+    clicks = [[(x + 0.5) * 56 / 3 - 0.5, (y + 0.5) * 40 / 3 - 0.5] for y in range(3) for x in range(3)]
+    answers = np.concatenate([predictor.predict([click], [1], multimask=True)[0] for click in clicks])
     for mask in found.masks:
-        assert max(mask_iou(mask, one) for one in answers if one.any()) > 0.97
+        assert max(mask_iou(mask, one) for one in answers if one.any()) > 0.99
 
 
-def test_the_filters_of_the_pipeline_are_ours(predictor):
+def test_the_filters_are_those_of_the_paper_as_transformers_has_them(models, monkeypatch):
+    """Where the picture is not resized; its pipeline takes the centre of the first pixel for (0.5, 0.5)."""
+    from transformers import MaskGenerationPipeline
+
+    image, network = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), tiny_network("sam")
+    with torch.no_grad():
+        for mlp in network.mask_decoder.output_hypernetworks_mlps:
+            mlp.proj_out.weight.mul_(20)  # logits that are far from 0 in most pixels
+        network.mask_decoder.iou_prediction_head.proj_out.weight.mul_(0.01)  # and no predicted IoU above 1
+    model = SAM(network, models["sam"].processor)
+    limits = {"min_iou": 0.1, "min_stability": 0.15, "max_overlap": 0.98}
+    grid = everything._grid
+    monkeypatch.setattr(everything, "_grid", lambda *given: grid(*given) + 0.5)
+    ours = segment_everything(SamPredictor(model), image, grid=3, **limits)
+    pipeline = MaskGenerationPipeline(
+        model=model.network, image_processor=model.processor, device=model.device, task="mask-generation"
+    )
+    named = dict(zip(("pred_iou_thresh", "stability_score_thresh", "crops_nms_thresh"), limits.values(), strict=True))
+    theirs = [mask.numpy() for mask in pipeline(Image.fromarray(image), points_per_crop=3, **named)["masks"]]
+    assert 1 < len(ours) < 27
+    assert {mask.tobytes() for mask in ours.masks} == {mask.tobytes() for mask in theirs}
+
+
+def test_the_filters_leave_less(predictor):
     image = np.random.default_rng(3).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     loose = {"grid": 3, "min_iou": 0.01, "min_stability": 0.0, "max_overlap": 1.0}
     count = len(segment_everything(predictor, image, **loose))
@@ -509,6 +610,22 @@ def test_the_filters_of_the_pipeline_are_ours(predictor):
     for other in (predictor, Blobs()):
         found = segment_everything(other, image, grid=3, min_iou=1.5)
         assert (found.masks.shape, found.ious.shape) == ((0, 40, 64), (0,))
+
+
+def test_mini_sams_candidates_are_its_answers_at_one_look():
+    predictor, image = MiniSamPredictor(load_mini_sam(), zoom=False), photo(60, 90)
+    clicks = np.array([[12.0, 9.0], [70.5, 40.25]])
+    logits, ious = click_candidates(predictor, image, clicks, min_iou=-1)
+    assert (logits.shape, logits.dtype, ious.shape, ious.dtype) == ((6, 60, 90), np.float32, (6,), np.float32)
+    predictor.set_image(image)
+    for click, own, scores in zip(clicks, logits.reshape(2, 3, 60, 90), ious.reshape(2, 3), strict=True):
+        masks, expected = predictor.predict(click[None], [1], multimask=True)
+        order = np.argsort(-scores)
+        assert np.allclose(scores[order], expected, atol=1e-5)
+        assert np.mean((own[order] > 0) == masks) > 0.999
+    few, _ = click_candidates(predictor, image, clicks, min_iou=float(np.sort(ious)[3]))
+    assert len(few) == 2
+    assert click_candidates(predictor, image, clicks, min_iou=1)[0].shape == (0, 60, 90)
 
 
 # --- tuning of the mask decoder: it learns, all else stays, and what was computed is not computed again ---
@@ -719,9 +836,9 @@ NEGATIVE = (("box_jitter", -1), ("weight_decay", -1))
         ),
         (
             lambda sam: load_predictor("sam9"),
-            f"unknown predictor 'sam9'; known: {', '.join(['mini_sam', 'mini_sam_semantic', *SAM_MODELS])}",
+            f"unknown predictor 'sam9'; known: {', '.join(['mini_sam', 'mini_sam_semantic', 'sam', *SAM_MODELS])}",
         ),
-        (lambda sam: load_sam("mini_sam"), f"unknown SAM 'mini_sam'; known: {', '.join(SAM_MODELS)}"),
+        (lambda sam: load_sam("mini_sam"), f"unknown SAM 'mini_sam'; known: {', '.join(['sam', *SAM_MODELS])}"),
         (lambda sam: segment_everything(sam, np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
         (lambda sam: segment_everything(Blobs(), np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
         (lambda sam: segment_everything(sam, picture(), grid=0), "grid must be at least 1, got 0"),

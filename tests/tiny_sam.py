@@ -1,7 +1,9 @@
-"""Folders with a tiny SAM, SAM-HQ or SAM 2 of random weights, as `save_pretrained` writes them; for tests only."""
+"""Folders with a tiny SAM of each kind with random weights, as `save_pretrained` writes them; for tests only."""
 
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 
 SIDE = 64  # pixels of the square that these networks see
@@ -29,25 +31,43 @@ _HIERA = {
     "global_attention_blocks": [3],
     "window_positional_embedding_background_size": [4, 4],
 }
+_TIMM = {
+    "model_type": "timm_wrapper",
+    "architecture": "test_convnext",
+    "num_classes": 2,
+    "label_names": ["a", "b"],
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
+
+
+def the_library() -> ModuleType:
+    """`transformers`; without it the test is skipped."""
+    return pytest.importorskip("transformers", reason='needs the extra sam: pip install "labhelpers[sam]"')
 
 
 def tiny_network(kind: str = "sam", seed: int = 0) -> torch.nn.Module:
-    """A network of `transformers`: "sam", "sam_hq" or "sam2"."""
-    import transformers
-
+    """A network of `transformers`: "sam", "sam_hq", "sam2" or "edgetam"."""
+    transformers = the_library()
     torch.manual_seed(seed)
-    if kind == "sam2":
+    if kind in ("sam2", "edgetam"):
+        config_class, network_class, backbone, channels = {
+            "sam2": (
+                transformers.Sam2Config,
+                transformers.Sam2Model,
+                {"model_type": "sam2_hiera_det_model", **_HIERA},
+                [64, 32, 16, 8],
+            ),
+            "edgetam": (transformers.EdgeTamConfig, transformers.EdgeTamModel, _TIMM, [64, 48, 32, 24]),
+        }[kind]
         vision = {
-            "backbone_config": {"model_type": "sam2_hiera_det_model", **_HIERA},
-            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_config": backbone,
+            "backbone_channel_list": channels,
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
             "fpn_hidden_size": 16,
         }
         prompt = {**_PROMPT, "patch_size": 16}
-        config = transformers.Sam2Config(
-            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=_DECODER
-        )
-        network = transformers.Sam2Model(config)
+        config = config_class(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=_DECODER)
+        network = network_class(config)
     else:
         config_class, network_class = {
             "sam": (transformers.SamConfig, transformers.SamModel),
@@ -67,8 +87,7 @@ def tiny_network(kind: str = "sam", seed: int = 0) -> torch.nn.Module:
 
 def write_tiny_sam(folder: Path, kind: str = "sam", seed: int = 0) -> Path:
     """`config.json` and `model.safetensors` in the folder."""
-    from transformers.utils import logging
-
+    logging = the_library().utils.logging
     logging.disable_progress_bar()  # of writing
     tiny_network(kind, seed).save_pretrained(folder)
     logging.enable_progress_bar()

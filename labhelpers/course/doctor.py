@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,15 +38,16 @@ class Finding(NamedTuple):
 
     what: str
     value: str
-    ok: bool = True
+    ok: bool | None = True  # None: an extra that is not installed, which is no fault
     remedy: str = ""
 
 
 def examine() -> str:
     """All findings and the minutes of the labs as aligned text; the last line says what to do."""
     findings = [finding for check in CHECKS for finding in check()]
-    lines = [f"{'ok' if f.ok else '!!'}  {f.what:28} {f.value}" for f in findings]
-    remedies = [f"  {f.what}: {f.remedy}" for f in findings if not f.ok]
+    marks = {True: "ok", None: "--", False: "!!"}
+    lines = [f"{marks[f.ok]}  {f.what:28} {f.value}" for f in findings]
+    remedies = [f"  {f.what}: {f.remedy}" for f in findings if f.ok is False]
     advice = f"Ready: make lab opens the notebooks; they run in the profile {config.profile().name}."
     if remedies:
         remedies = ["To be seen to:", *remedies]
@@ -61,15 +63,21 @@ def check_versions() -> Iterator[Finding]:
     about = importlib.metadata.metadata("labhelpers")
     python, wanted = platform.python_version(), SpecifierSet(about["Requires-Python"])
     yield Finding("Python", python, wanted.contains(python), f"install Python {wanted}")
-    ranges = {r.name: r.specifier for r in map(Requirement, importlib.metadata.requires("labhelpers") or ())}
+    needed = {r.name: r for r in map(Requirement, importlib.metadata.requires("labhelpers") or ())}
     for name in SHOWN:
+        requirement = needed[name]
+        remedy = f'pip install "{name}{requirement.specifier}"'
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "not installed", False, f'pip install "{name}{ranges[name]}"')
+            extra = re.search(r'extra == "(\w+)"', str(requirement.marker))
+            yield _missing_extra(name, extra[1]) if extra else Finding(name, "not installed", False, remedy)
             continue
-        fits = ranges[name].contains(version, prereleases=True)
-        yield Finding(name, version, fits, f'pip install "{name}{ranges[name]}"')
+        yield Finding(name, version, requirement.specifier.contains(version, prereleases=True), remedy)
+
+
+def _missing_extra(what: str, extra: str) -> Finding:
+    return Finding(what, f'not installed; what needs it says so: pip install "labhelpers[{extra}]"', None)
 
 
 def check_gpu() -> Iterator[Finding]:
@@ -132,8 +140,7 @@ def check_notebooks() -> Iterator[Finding]:
     modules = {"Jupyter": "jupyterlab", "The demo's page": "voila", "PDF of the report": "reportlab"}
     for what, module in modules.items():
         there = importlib.util.find_spec(module) is not None
-        found = f"{module} {'is installed' if there else 'is missing'}"
-        yield Finding(what, found, there, 'pip install "labhelpers[course]"')
+        yield Finding(what, f"{module} is installed") if there else _missing_extra(what, "course")
     try:
         sizes = (f"{Path(file).stem} {shipped_weights(file).stat().st_size / 1e6:.1f} MB" for file in SHIPPED)
         yield Finding("Weights of the course", ", ".join(sizes))

@@ -1,8 +1,9 @@
-"""SAM, SAM-HQ and SAM 2 from `transformers`, in two parts: encode an image once, decode prompts on it often.
+"""SAM and its successors from `transformers`, in two parts: encode an image once, decode prompts on it often.
 
-Kirillov et al., Segment Anything, ICCV 2023; Ke et al., Segment Anything in High Quality, NeurIPS 2023; Ravi et al.,
-SAM 2, 2024. Networks and preprocessing are the library's. What is added is the interface of Mini-SAM: coordinates in
-pixels of the image, prompts in one call, masks of the image's own size.
+Kirillov et al., Segment Anything, ICCV 2023; Chen et al., SlimSAM, NeurIPS 2024; Ke et al., Segment Anything in High
+Quality, NeurIPS 2023; Ravi et al., SAM 2, 2024; Zhou et al., EdgeTAM, CVPR 2025. Networks and preprocessing are the
+library's. What is added is the interface of Mini-SAM: coordinates in pixels of the image, prompts in one call, masks of
+the image's own size.
 """
 
 import copy
@@ -18,18 +19,61 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labhelpers import config
+from labhelpers.files import file_hash
 from labhelpers.models.library import FILE, Unreachable, hub_file
 
 SURE = 8.0  # the logit of a pixel that is taken as certain
+_IN_LEVELS = ("Sam2Model", "EdgeTamModel")  # their embedding is a list of features, the finest first
 
-# Repository on the hub, and the commit whose files are taken.
-SAM_MODELS: dict[str, tuple[str, str]] = {
-    "sam_vit_b": ("facebook/sam-vit-base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f"),
-    "sam_vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
-    "sam_vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
-    "sam_hq_vit_b": ("syscv-community/sam-hq-vit-base", "main"),
-    "sam2_hiera_tiny": ("facebook/sam2.1-hiera-tiny", "de431c4043854a71d8101e17995dfe596bf101a5"),
+
+@dataclass(frozen=True)
+class Published:
+    """Weights on the hub: one commit of a repository, and the SHA-256 of its `model.safetensors`.
+
+    Where no hash was to be had, that of the first download counts: the hub's cache names the file by it.
+    """
+
+    repo_id: str
+    revision: str  # a commit; "main", the newest one, where no commit was to be had
+    megabytes: int  # about
+    licence: str
+    sha256: str = ""
+
+
+SAM_MODELS = {
+    "slimsam_77": Published(
+        "Zigeng/SlimSAM-uniform-77",
+        "9e72a1bc79fa17f1f4e239003f0d84170c96464d",
+        39,
+        "Apache-2.0",
+        "b0ee221e3d33935807a820c157fec81a537b3b9979edc88b148a8dae8bbdd5d2",
+    ),
+    "edgetam": Published(
+        "yonigozlan/EdgeTAM-hf",
+        "c266ce53b3fc00f0f495b583f6a116c4e57f53bb",
+        56,
+        "Apache-2.0",
+        "8858f8e4757b0b96dab8763f296ecffd845efbbbf698f64163cfa20a63d5fff4",
+    ),
+    "sam2_hiera_tiny": Published(
+        "facebook/sam2.1-hiera-tiny",
+        "de431c4043854a71d8101e17995dfe596bf101a5",
+        156,
+        "Apache-2.0",
+        "48c14467e5cf9e51870511feb72c89688e82dd74523142c0538b663e193ac2a7",
+    ),
+    "sam_vit_b": Published(
+        "facebook/sam-vit-base",
+        "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+        375,
+        "Apache-2.0",
+        "892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579",
+    ),
+    "sam_hq_vit_b": Published("syscv-community/sam-hq-vit-base", "main", 380, "Apache-2.0"),
+    "sam_vit_l": Published("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1", 1250, "Apache-2.0"),
+    "sam_vit_h": Published("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67", 2564, "Apache-2.0"),
 }
+"""The smallest first. "sam" is the one that suits the device, see `build_sam`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +89,8 @@ class SAM(nn.Module):
     """A Segment Anything model with coordinates in pixels of the image.
 
     Args:
-        network: `SamModel`, `SamHQModel` or `Sam2Model` of `transformers`. It is frozen and put in eval mode.
+        network: `SamModel`, `SamHQModel`, `Sam2Model` or `EdgeTamModel` of `transformers`. It is frozen and put in eval
+            mode.
         processor: the library's image processor for it.
 
     Attributes:
@@ -133,7 +178,7 @@ class SAM(nn.Module):
         if boxes is not None:
             given["input_boxes"] = self._boxes_to_seen(boxes, embedding)[None]
         features, kind = embedding.features, type(self.network).__name__
-        given["image_embeddings"] = list(features) if kind == "Sam2Model" else features[0]
+        given["image_embeddings"] = list(features) if kind in _IN_LEVELS else features[0]
         if kind == "SamHQModel":
             given["intermediate_embeddings"] = [features[1]]
         answer = self.network(**given)
@@ -222,13 +267,15 @@ def repair_hq_decoder(decoder: Any) -> None:
 
 VARIABLE = "LAB_SAM_WEIGHTS"
 
-# What config.json calls the architecture -> classes of `transformers`. The weights of SAM 2 are those of its video
-# network, of which the image network is a part.
+# What config.json calls the architecture -> classes of `transformers`. The weights of SAM 2 and EdgeTAM are those of a
+# video network, of which the image network is a part.
 _CLASSES = {
     "sam": ("SamModel", "SamImageProcessor"),
     "sam_hq": ("SamHQModel", "SamImageProcessor"),
     "sam2": ("Sam2Model", "Sam2ImageProcessor"),
     "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
+    "edgetam": ("EdgeTamModel", "Sam2ImageProcessor"),
+    "edgetam_video": ("EdgeTamModel", "Sam2ImageProcessor"),
 }
 
 
@@ -237,24 +284,29 @@ class SamUnavailable(RuntimeError):
 
 
 def build_sam(
-    name: str = "sam_vit_b", device: str | torch.device = "cpu", tell: Callable[[str], None] = print
+    name: str = "sam", device: str | torch.device = "cpu", tell: Callable[[str], None] = print
 ) -> tuple[SAM, str]:
     """The model `name` of `SAM_MODELS` with its published weights, or the one in the folder `LAB_SAM_WEIGHTS`.
 
     On a GPU the image encoder, nearly all of the parameters, computes in float16 and the rest in float32.
 
     Args:
+        name: "sam" is SlimSAM on a CPU, whose encoder is SAM's smallest pruned to a sixteenth, and SAM 2.1 tiny on a
+            GPU.
         tell: gets one sentence before something large is downloaded.
 
     Returns:
-        The model, and the name of what it is: `name`, or that of the folder.
+        The model, and the name of what it is: of `SAM_MODELS`, or of the folder.
 
     Raises:
         SamUnavailable: the library or the weights are out of reach, which is decided within about a second.
-        ValueError: an unknown name, or a folder with other files than a SAM's. FileNotFoundError: no such folder.
+        ValueError: an unknown name, a folder with other files than a SAM's, or weights that are not those of
+            `SAM_MODELS`. FileNotFoundError: no such folder.
     """
+    if name == "sam":
+        name = "sam2_hiera_tiny" if torch.device(device).type == "cuda" else "slimsam_77"
     if name not in SAM_MODELS:
-        raise ValueError(f"unknown SAM {name!r}; known: {', '.join(SAM_MODELS)}")
+        raise ValueError(f"unknown SAM {name!r}; known: {', '.join(['sam', *SAM_MODELS])}")
     if importlib.util.find_spec("transformers") is None:
         raise SamUnavailable(
             f"{name} needs the library transformers, which is not installed: "
@@ -318,20 +370,30 @@ def _downloaded(name: str, tell: Callable[[str], None]) -> Path:
     """The folder of the hub's cache with this model's files."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    repo_id, revision = SAM_MODELS[name]
+    published = SAM_MODELS[name]
     bars = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         large = hub_file(
-            repo_id, revision, FILE, lambda size: tell(f"{name}: downloading {size / 1e6:,.0f} MB from {repo_id} ...")
+            published.repo_id,
+            published.revision,
+            FILE,
+            lambda size: tell(f"{name}: downloading {size / 1e6:,.0f} MB from {published.repo_id} ..."),
         )
-        hub_file(repo_id, large.parent.name, "config.json")  # of the same commit, also when the revision is a branch
+        # Of the same commit, also when the revision is a branch.
+        hub_file(published.repo_id, large.parent.name, "config.json")
     except Unreachable as error:
         remedy = f"connect and run this again, or set {VARIABLE} to a folder with its weights"
         raise SamUnavailable(error.sentence(f"{name} is left out; to have it, {remedy}")) from error
     finally:
         if bars:
             enable_progress_bars()
+    found = file_hash(large)
+    if published.sha256 and found != published.sha256:
+        raise ValueError(
+            f"{large} is not the {name} of this course: its SHA-256 is {found}, not {published.sha256}. Delete "
+            f"{large.parents[2]} and run this again, or set {VARIABLE} to a folder with weights that you trust."
+        )
     return large.parent
 
 

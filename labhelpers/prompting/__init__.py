@@ -3,7 +3,7 @@
 from typing import Any
 
 from labhelpers.prompting.clicks import ClickCurve, click_curve
-from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, paint, segment_everything
+from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, click_candidates, paint, segment_everything
 from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
 from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor, Prompt
@@ -54,6 +54,7 @@ __all__ = [
     "by_vote",
     "calibration",
     "centre_click",
+    "click_candidates",
     "click_curve",
     "clustered_bootstrap",
     "evaluate_everything",

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from labhelpers.data.base import IGNORE_INDEX
-from labhelpers.models.sam import quiet
-from labhelpers.prompting.predictor import Predictor, check_image
+from labhelpers.prompting.predictor import SURE, MiniSamPredictor, Predictor, as_tensor, check_image
 from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.sampling import box_from_mask
+from labhelpers.prompting.windows import Window
 
-POINTS_AT_ONCE = 16  # of SAM: each costs three masks of 1024 x 1024 logits, 12 MB
+CLICKS_AT_ONCE = 16  # each costs three masks of 1024 x 1024 logits in SAM, 12 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,8 @@ def segment_everything(
 ) -> FoundMasks:
     """All masks that a predictor finds from a grid of clicks; each click has three candidates.
 
-    For SAM it is the mask-generation pipeline of `transformers`. Any other predictor is asked click by click, with the
-    same filters but one: stability needs logits, which predictors do not give away.
+    SAM's logits are filtered as in its paper. Any other predictor is asked click by click, with the same filters but
+    one: stability needs logits, which predictors do not give away.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -60,56 +61,94 @@ def segment_everything(
     if grid < 1:
         raise ValueError(f"grid must be at least 1, got {grid}")
     how = f"{grid} x {grid} clicks, predicted IoU above {min_iou:g}"
+    clicks = _grid(image.shape[:2], grid)
     if isinstance(predictor, SamPredictor):
-        masks, ious = _by_pipeline(predictor, image, grid, min_iou, min_stability, max_overlap)
+        logits, ious = click_candidates(predictor, image, clicks, min_iou)
+        stable = (logits > 1).sum((1, 2)) >= min_stability * np.maximum((logits > -1).sum((1, 2)), 1)
+        masks, ious = logits[stable] > 0, ious[stable]
         how += f", stability at least {min_stability:g}"
     else:
-        masks, ious = _click_by_click(predictor, image, grid, min_iou, max_overlap)
-    stack = np.array(masks, dtype=bool).reshape(-1, *image.shape[:2])  # for no masks, too
-    return FoundMasks(stack, np.array(ious, dtype=np.float32), f"{how}, box overlap at most {max_overlap:g}")
+        masks, ious = _click_by_click(predictor, image, clicks, min_iou)
+    masks, ious = _without_doubles(masks, ious, max_overlap)
+    return FoundMasks(masks, ious, f"{how}, box overlap at most {max_overlap:g}")
 
 
-def _by_pipeline(
-    predictor: SamPredictor, image: np.ndarray, grid: int, min_iou: float, min_stability: float, max_overlap: float
-) -> tuple[list[np.ndarray], list[float]]:
-    from PIL import Image
-    from transformers import MaskGenerationPipeline
+def _grid(size: tuple[int, int], grid: int) -> np.ndarray:
+    """The centres of grid x grid equal cells of an image (H, W), pixels (x, y): (grid * grid, 2)."""
+    share = (np.arange(grid) + 0.5) / grid
+    x, y = np.meshgrid(share * size[1] - 0.5, share * size[0] - 0.5)
+    return np.stack([x.ravel(), y.ravel()], axis=1)
 
-    model = predictor.model
-    with quiet(), torch.no_grad():
-        pipeline = MaskGenerationPipeline(
-            model=model.network, image_processor=model.processor, device=model.device, task="mask-generation"
-        )
-        found = pipeline(
-            Image.fromarray(image),
-            points_per_crop=grid,
-            points_per_batch=POINTS_AT_ONCE,
-            pred_iou_thresh=min_iou,
-            stability_score_thresh=min_stability,
-            crops_nms_thresh=max_overlap,
-        )
-    return found["masks"], found["scores"].cpu().float().clamp(0, 1).tolist()
+
+@torch.no_grad()
+def click_candidates(
+    predictor: MiniSamPredictor | SamPredictor, image: np.ndarray, clicks: np.ndarray, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The candidates that a network draws for each of many clicks, each click asked alone, in one look at the image.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        clicks: (P, 2), pixels (x, y) of the image, on the object.
+        min_iou: candidates whose predicted IoU is not above it are left out, before they are enlarged.
+
+    Returns:
+        Logits float32 (N, H, W), of which a mask is what is above 0, and predicted IoUs float32 (N,) in 0..1; N is at
+        most 3 P.
+    """
+    check_image(image)
+    size, device = image.shape[:2], predictor.device
+    if isinstance(predictor, SamPredictor):
+        sam = predictor.model
+        predictor.set_image(image)
+        seen = predictor.embedding
+
+        def decode(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return sam.decode(seen, points, labels)
+
+        def enlarge(logits: Tensor) -> Tensor:
+            return sam.enlarge(logits, seen)[0]
+    else:
+        mini, whole = predictor.model, Window.whole(size, predictor.overview)
+        once = mini.encode(whole.cut(as_tensor(image).to(device))[None])
+        clicks = whole.points(clicks)
+
+        def decode(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return mini.decode(once.repeat(len(points)), points, labels, full_size=False)
+
+        def enlarge(logits: Tensor) -> Tensor:
+            return whole.paste(mini.enlarge(logits, (whole.height, whole.width))[0], size, -SURE)
+
+    found = [(np.zeros((0, *size), dtype=np.float32), np.zeros(0, dtype=np.float32))]
+    for points in torch.from_numpy(clicks)[:, None].to(device).split(CLICKS_AT_ONCE):
+        logits, ious = decode(points, torch.ones(points.shape[:2], dtype=torch.int64, device=device))
+        good = ious > min_iou
+        if good.any():
+            full = enlarge(logits[good][None])
+            found.append((full.float().cpu().numpy(), ious[good].clamp(0, 1).float().cpu().numpy()))
+    return np.concatenate([logits for logits, _ in found]), np.concatenate([ious for _, ious in found])
 
 
 def _click_by_click(
-    predictor: Predictor, image: np.ndarray, grid: int, min_iou: float, max_overlap: float
-) -> tuple[list[np.ndarray], list[float]]:
+    predictor: Predictor, image: np.ndarray, clicks: np.ndarray, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
+    predictor.set_image(image)
+    masks, ious = [np.zeros((0, *image.shape[:2]), dtype=bool)], [np.zeros(0, dtype=np.float32)]
+    for click in clicks:
+        candidates, estimates = predictor.predict(click[None], np.ones(1, dtype=np.int64), multimask=True)
+        masks.append(candidates[estimates > min_iou])
+        ious.append(estimates[estimates > min_iou])
+    return np.concatenate(masks), np.concatenate(ious)
+
+
+def _without_doubles(masks: np.ndarray, ious: np.ndarray, max_overlap: float) -> tuple[np.ndarray, np.ndarray]:
+    """The masks that are not empty, the best first, each of them with the highest IoU among those of its box."""
     from torchvision.ops import nms
 
-    height, width = image.shape[:2]
-    share = (np.arange(grid) + 0.5) / grid
-    predictor.set_image(image)
-    masks, ious = [], []
-    for y in share * height - 0.5:
-        for x in share * width - 0.5:
-            candidates, estimates = predictor.predict(np.array([[x, y]]), np.ones(1, dtype=np.int64), multimask=True)
-            for mask, iou in zip(candidates, estimates, strict=True):
-                if iou > min_iou and mask.any():
-                    masks.append(mask)
-                    ious.append(iou)
+    there = masks.any((1, 2))
+    masks, ious = masks[there], ious[there].astype(np.float32)
     boxes = torch.tensor(np.array([box_from_mask(mask) for mask in masks]).reshape(-1, 4))
-    kept = nms(boxes, torch.tensor(ious, dtype=boxes.dtype), max_overlap).tolist()
-    return [masks[index] for index in kept], [ious[index] for index in kept]
+    kept = nms(boxes, torch.from_numpy(ious).to(boxes.dtype), max_overlap).numpy()
+    return masks[kept], ious[kept]
 
 
 # Class maps from masks without classes: somebody else has to name them before there can be a mean IoU.

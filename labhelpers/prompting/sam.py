@@ -10,18 +10,19 @@ from labhelpers.evaluation.confusion import require_finite
 from labhelpers.models.sam import SAM, SamEmbedding, SamUnavailable, build_sam
 from labhelpers.prompting.predictor import Predictor, Prompt, as_tensor
 
-KEPT_IMAGES = 5  # embeddings kept, 4 MB each for SAM: as many as a comparison shows
+KEPT_IMAGES = 64  # embeddings kept, 4 MB each for SAM, 17 for SAM 2: so many that a lab encodes each image once
 KEPT_ANSWERS = 16  # logits of answers kept, 256 kB each, for the clicks that refine them
 
 
 class SamPredictor(Predictor):
     """A SAM as a predictor; it knows no classes.
 
-    The embeddings of the last few images are kept by content, so that going back to an image costs nothing. A click
-    alone may mean a part, an object or several: SAM draws three masks for it, and that of the highest predicted IoU is
-    the answer. For a box, several points or an earlier mask it is the one mask that SAM draws for prompts that leave
-    nothing open (Kirillov et al., 2023, appendix A). A `mask_input` that is an earlier answer goes back as SAM's own
-    logits, any other as logits of two values. Predicted IoUs are clipped to 0..1, in which SAM's head does not keep.
+    The embeddings of the last `KEPT_IMAGES` images are kept by content, so that going back to an image costs nothing. A
+    click alone may mean a part, an object or several: SAM draws three masks for it, and that of the highest predicted
+    IoU is the answer. For a box, several points or an earlier mask it is the one mask that SAM draws for prompts that
+    leave nothing open (Kirillov et al., 2023, appendix A). A `mask_input` that is an earlier answer goes back as SAM's
+    own logits, any other as logits of two values. Predicted IoUs are clipped to 0..1, in which SAM's head does not
+    keep.
 
     Args:
         model: with its weights.
@@ -29,7 +30,7 @@ class SamPredictor(Predictor):
 
     model: SAM
 
-    def __init__(self, model: SAM, name: str = "sam_vit_b"):
+    def __init__(self, model: SAM, name: str = "sam"):
         super().__init__(model, name)
         self._embeddings: dict[str, SamEmbedding] = {}
         self._answers: dict[str, Tensor] = {}
@@ -45,6 +46,11 @@ class SamPredictor(Predictor):
         known = self._embeddings.pop(self._key, None)
         self._embedding = self.model.encode(as_tensor(image)[None]) if known is None else known
         _keep(self._embeddings, self._key, self._embedding, KEPT_IMAGES)
+
+    @property
+    def embedding(self) -> SamEmbedding:
+        """Of the image that was set last."""
+        return self._embedding
 
     @torch.no_grad()
     def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -72,16 +78,17 @@ class SamPredictor(Predictor):
         return self._answers[key]
 
 
-def load_sam(name: str = "sam_vit_b", device: str | torch.device | None = None) -> SamPredictor | None:
-    """The SAM `name`, one of `models.sam.SAM_MODELS`; None, and one printed sentence, if it cannot be had.
+def load_sam(name: str = "sam", device: str | torch.device | None = None) -> SamPredictor | None:
+    """The SAM `name`, "sam" or one of `models.sam.SAM_MODELS`; None, and one printed sentence, if it cannot be had.
 
     With `LAB_SAM_WEIGHTS` set it is the SAM in that folder instead, whatever `name` says, and is named after it.
 
     Args:
+        name: see `models.sam.build_sam`.
         device: by default a GPU where there is one.
 
     Raises:
-        ValueError, FileNotFoundError: an unknown name, or a folder without a SAM, as `models.sam.build_sam`.
+        ValueError, FileNotFoundError: an unknown name, or files that are not that SAM's, as `models.sam.build_sam`.
     """
     try:
         return SamPredictor(*build_sam(name, device or ("cuda" if torch.cuda.is_available() else "cpu")))

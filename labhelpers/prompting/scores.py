@@ -441,11 +441,11 @@ def prompt_costs(predictor: Predictor, size: Size = (512, 512), *, warmup: int =
         size: height and width of the image in pixels; what the network makes of it inside is its own choice.
     """
     height, width = size
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng()
     box = np.array([width // 4, height // 4, 3 * width // 4, 3 * height // 4], dtype=np.float64)
 
     def ask() -> None:
-        # A new picture each time: a predictor may keep the embeddings of the last ones.
+        # A new picture each time and in each call: a predictor keeps embeddings, and others may share them.
         predictor.set_image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         predictor.predict(box=box)
 

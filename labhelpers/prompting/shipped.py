@@ -17,16 +17,16 @@ SEMANTIC = "semantic."  # what the 21-class head has of its own; all else it sha
 def load_predictor(name: str = "mini_sam", device: str | torch.device = "cpu") -> Predictor:
     """The predictor `name`: "mini_sam" marks objects, "mini_sam_semantic" marks a class and names it.
 
-    The names of `models.sam.SAM_MODELS` ("sam_vit_b", ...) load a SAM, see `load_sam`.
+    "sam" and the names of `models.sam.SAM_MODELS` ("sam_vit_b", ...) load a SAM, see `models.sam.build_sam`.
 
     Raises:
         ValueError: an unknown name. FileNotFoundError: the weights are not where they came with the project.
         SamUnavailable: a SAM's weights, or the library for it, are out of reach; one sentence says so.
     """
-    if name in SAM_MODELS:
+    if name in ("sam", *SAM_MODELS):
         return SamPredictor(*build_sam(name, device))
     if name not in PREDICTORS:
-        raise ValueError(f"unknown predictor {name!r}; known: {', '.join([*PREDICTORS, *SAM_MODELS])}")
+        raise ValueError(f"unknown predictor {name!r}; known: {', '.join([*PREDICTORS, 'sam', *SAM_MODELS])}")
     model = load_mini_sam(num_classes=21 if name == "mini_sam_semantic" else 1)
     return MiniSamPredictor(model.to(device), name)
 

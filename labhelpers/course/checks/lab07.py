@@ -1,11 +1,11 @@
-"""Checks of lab 07: how stable a mask is, which of many to keep, what classes they get, how many clicks it takes."""
+"""Checks of lab 07: a grid of clicks, which of many masks to keep, what classes they get, how two networks compare."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, kind_of
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, variants
 
 _SIZE = (18, 26)
 _VOID = 255
@@ -17,6 +17,174 @@ def _boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
     for mask, (x0, y0, x1, y1) in zip(masks, corners, strict=True):
         mask[y0:y1, x0:x1] = True
     return masks
+
+
+# --------------------------------------------------------------- click_grid
+
+
+def _click_grid(height: int, width: int, grid: int) -> np.ndarray:
+    """float64 (grid * grid, 2): pixels (x, y) of the centres of equal cells, row by row from the top left."""
+    return _grid(height, width, grid)
+
+
+def _grid(
+    height: int,
+    width: int,
+    grid: int,
+    share: Callable = lambda k, n: (k + 0.5) / n,
+    shift: float = 0.5,
+    indexing: Any = "xy",
+    order: Callable = lambda x, y: (x, y),
+) -> np.ndarray:
+    shares = share(np.arange(grid), grid)
+    x, y = np.meshgrid(shares * width - shift, shares * height - shift, indexing=indexing)
+    return np.stack([axis.ravel() for axis in order(x, y)], axis=1)
+
+
+def _other_grid(**changes: Any) -> Callable:
+    return lambda height, width, grid: _grid(height, width, grid, **changes)
+
+
+click_grid = Exercise(
+    "click_grid",
+    _click_grid,
+    lambda: calls("click_grid", (8, 8, 1), (30, 40, 2), (128, 96, 5), (7, 9, 3)),
+    tolerance=1e-6,
+    wrong=[
+        (_other_grid(order=lambda x, y: (y, x)), "these are (y, x): a point is (x, y)."),
+        (
+            lambda height, width, grid: _grid(width, height, grid),
+            "x goes over the height and y over the width: x belongs to the width.",
+        ),
+        (
+            _other_grid(shift=0),
+            "all points lie half a pixel too far to the right and below: the first pixel's centre is (0, 0), its edge "
+            "-0.5.",
+        ),
+        (_other_grid(indexing="ij"), "the points go column by column: go row by row, x the faster."),
+        (
+            _other_grid(share=lambda k, n: k / n),
+            "these are the corners of the cells: their centres lie half a cell further.",
+        ),
+        (
+            lambda height, width, grid: _grid(height - 1, width - 1, grid, lambda k, n: k / max(n - 1, 1), shift=0),
+            "the grid reaches from the first to the last pixel: its points are the centres of equal cells.",
+        ),
+        (
+            lambda height, width, grid: _grid(height, width, grid, lambda k, n: (k + 1) / (n + 1)),
+            "these are the lines between grid + 1 cells: there are `grid` cells, and a point in each centre.",
+        ),
+        (
+            lambda height, width, grid: _grid(height, width, grid).reshape(grid, grid, 2),
+            "this is (grid, grid, 2): put all points in one list, `.reshape(-1, 2)`.",
+        ),
+        (
+            lambda height, width, grid: _grid(height, width, grid).T,
+            "this is (2, grid * grid): a point is a row, so stack along axis 1.",
+        ),
+        (
+            lambda height, width, grid: np.round(_grid(height, width, grid)),
+            "these are whole pixels: a point may lie between two, do not round it.",
+        ),
+        (
+            lambda height, width, grid: _grid(1, 1, grid, shift=0),
+            "these are shares of the image: multiply by width and height, and subtract 0.5.",
+        ),
+    ],
+)
+
+
+# --------------------------------------------------------------- iou_matrix
+
+
+def _iou_matrix(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """masks bool (N, H, W), others bool (M, H, W) -> float64 (N, M): IoU of each with each, 0 for two empty ones."""
+    both, first, second = _shared(masks, others)
+    return both / np.maximum(first[:, None] + second - both, 1)
+
+
+def _shared(masks: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of both (N, M), of the masks (N,) and of the others (M,)."""
+    pixels = masks.shape[1] * masks.shape[2]
+    a, b = masks.reshape(len(masks), pixels).astype(np.float64), others.reshape(len(others), pixels)
+    return a @ b.T.astype(np.float64), a.sum(1), b.sum(1)
+
+
+def _matrix_cases() -> Iterator[Case]:
+    """Not as many of the one as of the other, none, empty ones, equal ones, parts."""
+    rng = np.random.default_rng(3)
+    low = rng.integers(0, 12, (9, 2))
+    chance = _boxes(*np.concatenate([low, low + rng.integers(3, 14, (9, 2))], axis=1).tolist())
+    whole, part, empty = (1, 1, 20, 16), (4, 4, 8, 9), (0, 0, 0, 0)
+    for words, masks, others in (
+        ("4 masks and 5 others", chance[:4], chance[4:]),
+        ("a mask and itself, its part and an empty one", _boxes(whole), _boxes(whole, part, empty)),
+        ("two empty masks", _boxes(empty, part), _boxes(empty)),
+        ("no masks and 3 others", _boxes(), chance[:3]),
+        ("masks and themselves", chance, chance),
+    ):
+        yield Case((masks, others), f"for {words}", "the matrix")
+
+
+def _run_matrix(check: Check, answer: Callable, case: Case) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = check.call(answer, *case.args, when=case.when)
+    return found.astype(np.float64) if isinstance(found, np.ndarray) and found.dtype.kind == "f" else found
+
+
+def _over(denominator: Callable) -> Callable:
+    """What two masks share over another number: `denominator(shared, first, second, pixels)`."""
+
+    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+        both, first, second = _shared(masks, others)
+        return both / np.maximum(denominator(both, first[:, None], second[None], _SIZE[0] * _SIZE[1]), 1)
+
+    return answer
+
+
+def _of_two_empty(value: float) -> Callable:
+    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+        both, first, second = _shared(masks, others)
+        union = first[:, None] + second - both
+        return np.where(union > 0, both / np.maximum(union, 1), value)
+
+    return answer
+
+
+iou_matrix = Exercise(
+    "iou_matrix",
+    _iou_matrix,
+    _matrix_cases,
+    run=_run_matrix,
+    errors={"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."},
+    wrong=[
+        (lambda masks, others: _iou_matrix(others, masks), "rows and columns are exchanged: a row belongs to a mask."),
+        (_over(lambda both, a, b, pixels: a + b), "it divides by both areas: the union counts what both share once."),
+        (
+            lambda masks, others: 2 * _over(lambda both, a, b, pixels: a + b)(masks, others),
+            "this is Dice, 2 intersection / both areas: IoU divides by the union.",
+        ),
+        (
+            _over(lambda both, a, b, pixels: np.minimum(a, b)),
+            "it divides by the smaller area: IoU divides by the union.",
+        ),
+        (_over(lambda both, a, b, pixels: a + 0 * b), "it divides by the mask's own area: IoU divides by the union."),
+        (_over(lambda both, a, b, pixels: b + 0 * a), "it divides by the other's area: IoU divides by the union."),
+        (
+            _over(lambda both, a, b, pixels: np.full_like(both, pixels)),
+            "it divides by all pixels of the image: IoU divides by the union.",
+        ),
+        (lambda masks, others: _shared(masks, others)[0], "these are the pixels of both: divide by the union."),
+        *(
+            (_of_two_empty(value), "where both are empty, 0 is divided by 0: that IoU is 0 here.")
+            for value in (np.nan, 1.0)
+        ),
+        (
+            lambda masks, others: _iou_matrix(masks, others).max(1, initial=0),
+            "this is the best of each mask, one number: return the whole matrix (N, M).",
+        ),
+    ],
+)
 
 
 # ---------------------------------------------------------- stability_score
@@ -115,11 +283,7 @@ stability_score = Exercise(
 
 def _non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
     """masks bool (N, H, W), scores (N,) -> indices of the kept, best first: no two have an IoU above `threshold`."""
-    pixels = masks.shape[1] * masks.shape[2]
-    flat = masks.reshape(len(masks), pixels).astype(np.float32)  # a product of floats is fast, one of bools is not
-    both = flat @ flat.T
-    areas = flat.sum(1)
-    ious = both / np.maximum(areas[:, None] + areas - both, 1)
+    ious = _iou_matrix(masks, masks)
     kept: list[int] = []
     for index in np.argsort(-scores):
         if all(ious[index, other] <= threshold for other in kept):
@@ -232,6 +396,86 @@ non_maximum_suppression = Exercise(
 )
 
 
+# ---------------------------------------------------------------- good_masks
+
+
+def _good_masks(logits: np.ndarray, ious: np.ndarray, min_stability: float) -> np.ndarray:
+    """logits (N, H, W), predicted IoUs (N,) -> bool (M, H, W): the stable masks without doubles, the best first."""
+    return _filtered(logits, ious, min_stability)
+
+
+def _filtered(
+    logits: np.ndarray,
+    ious: np.ndarray,
+    min_stability: float,
+    stable: Callable = lambda logits, least: _stability_score(logits) >= least,
+    kept: Callable = _non_maximum_suppression,
+    mask: Callable = lambda logits: logits > 0,
+) -> np.ndarray:
+    good = stable(logits, min_stability)
+    masks = mask(logits[good])
+    return masks[kept(logits[good] > 0, ious[good])]
+
+
+def _other_filter(**changes: Any) -> Callable:
+    return lambda logits, ious, min_stability: _filtered(logits, ious, min_stability, **changes)
+
+
+def _good_cases() -> Iterator[Case]:
+    """Hills in three places, twice each, of different slopes; the best is not stable, and none may be."""
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    places = ((5, 6, 4.6, 3.0), (5, 6, 4.9, 0.4), (12, 16, 5.2, 2.0), (12, 17, 5.3, 5.0), (8, 21, 3.4, 1.5))
+    logits = np.stack([slope * (radius - np.hypot(y - cy, x - cx)) for cy, cx, radius, slope in places])
+    ious = np.array([0.81, 0.97, 0.74, 0.86, 0.9])
+    for least in (0.0, 0.7, 0.999):
+        yield Case((logits, ious, least), f"for five candidates and a stability of at least {least:g}", "the masks")
+    yield Case((logits[:0], ious[:0], 0.7), "for no candidates", "the masks")
+
+
+def _stable_of_kept(logits: np.ndarray, ious: np.ndarray, least: float) -> np.ndarray:
+    kept = logits[_non_maximum_suppression(logits > 0, ious)]
+    return kept[_stability_score(kept) >= least] > 0
+
+
+good_masks = Exercise(
+    "good_masks",
+    _good_masks,
+    _good_cases,
+    wrong=[
+        *variants(
+            _other_filter,
+            stable=[
+                (
+                    lambda logits, least: np.ones(len(logits), dtype=bool),
+                    "masks that are not stable stay: leave out those whose stability is below `min_stability`.",
+                ),
+                (
+                    lambda logits, least: _stability_score(logits) < least,
+                    "the stable masks are left out: keep those whose stability is at least `min_stability`.",
+                ),
+            ],
+            kept=[
+                (lambda masks, ious: np.argsort(-ious), "doubles stay: `non_maximum_suppression` tells which to keep."),
+                (
+                    lambda masks, ious: sorted(_non_maximum_suppression(masks, ious)),
+                    "the right masks in another order: the best first, as the indices come.",
+                ),
+                (
+                    lambda masks, ious: _non_maximum_suppression(masks, -ious),
+                    "the worst of two stays: suppress by the predicted IoUs, the highest first.",
+                ),
+            ],
+            mask=[(lambda logits: logits, "these are logits: a mask is what lies above 0.")],
+        ),
+        (_stable_of_kept, "what is not stable suppresses what is: leave it out first, then the doubles."),
+        (
+            lambda logits, ious, least: np.array(_non_maximum_suppression(logits > 0, ious)),
+            "these are indices: return the masks themselves.",
+        ),
+    ],
+)
+
+
 # --------------------------------------------------------------- label_masks
 
 
@@ -318,6 +562,262 @@ label_masks = Exercise(
         ),
         (_painted(ground=_VOID), "pixels without a mask are void: they are background, 0, and count."),
     ],
+)
+
+
+# -------------------------------------------------------- classes_from_boxes
+
+
+class _Ellipses:
+    """A predictor whose answer to a box is the ellipse in it; `set_image` must have been called before."""
+
+    def __init__(self) -> None:
+        self.image: np.ndarray | None = None
+
+    def set_image(self, image: np.ndarray) -> None:
+        self.image = image
+
+    def predict(self, points: Any = None, labels: Any = None, box: Any = None) -> tuple[np.ndarray, float]:
+        if self.image is None:
+            raise RuntimeError("no image yet: call set_image first")
+        if box is None or np.shape(box) != (4,):
+            raise ValueError(f"box must be x0, y0, x1, y1, four numbers, got {box!r}")
+        x0, y0, x1, y1 = (float(value) for value in box)
+        y, x = np.mgrid[: self.image.shape[0], : self.image.shape[1]]
+        across, down = (x1 - x0) / 2 + 0.6, (y1 - y0) / 2 + 0.6
+        mask = ((x - (x0 + x1) / 2) / across) ** 2 + ((y - (y0 + y1) / 2) / down) ** 2 <= 1
+        return mask, 0.9
+
+
+def _from_boxes(
+    box: Callable = lambda x, y: (x.min(), y.min(), x.max(), y.max()),
+    left_out: tuple[int, ...] = (0, _VOID),
+    order: Callable = lambda masks: np.argsort([-mask.sum() for mask in masks], kind="stable"),
+    name: Callable = lambda inside: np.bincount(inside[inside != _VOID], minlength=1).argmax(),
+    copied: bool = False,
+) -> Callable:
+    """A class map from boxes, with at most one thing wrong in it."""
+
+    def answer(predictor: Any, image: np.ndarray, target: np.ndarray, instances: np.ndarray) -> np.ndarray:
+        predictor.set_image(image)
+        numbers = [number for number in np.unique(instances) if number not in left_out]
+        masks, classes = [], []
+        for number in numbers:
+            y, x = np.nonzero(instances == number)
+            mask = predictor.predict(box=np.array(box(x, y)))[0]
+            masks.append(instances == number if copied else mask)
+            classes.append(int(name(target[instances == number])))
+        class_map = np.zeros(target.shape, dtype=np.uint8)
+        for index in order(masks):
+            class_map[masks[index]] = classes[index]
+        return class_map
+
+    return answer
+
+
+def _classes_from_boxes(predictor: Any, image: np.ndarray, target: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """Class map uint8 (H, W): the answers to the boxes of the true objects, each with its object's class."""
+    return _from_boxes()(predictor, image, target, instances)
+
+
+def _box_cases() -> Iterator[Case]:
+    """No two objects of an image have boxes of one size; rims of void belong to no object."""
+    target, instances = np.zeros(_SIZE, dtype=np.uint8), np.zeros(_SIZE, dtype=np.uint8)
+    target[2:14, 2:20], instances[2:14, 2:20] = 7, 2
+    target[5:9, 6:11], instances[5:9, 6:11] = 12, 1
+    target[11:17, 15:24], instances[11:17, 15:24] = 7, 3
+    yield Case((_Ellipses, target, instances), "for three objects, two of one class", "the class map")
+    rimmed, objects = target.copy(), instances.copy()
+    rimmed[11:16, 15:24] = rimmed[5:9, 9:11] = _VOID
+    objects[5:9, 9:11] = _VOID
+    yield Case((_Ellipses, rimmed, objects), "for objects with rims of void", "the class map")
+    nothing = np.zeros(_SIZE, dtype=np.uint8)
+    yield Case((_Ellipses, nothing, nothing), "for an image without objects", "the class map")
+    ring, hole = np.full((11, 17), 9, dtype=np.uint8), np.ones((11, 17), dtype=np.uint8)
+    ring[4:8, 6:12] = hole[4:8, 6:12] = 0
+    yield Case((_Ellipses, ring, hole), "for an object with a hole", "the class map")
+
+
+def _run_boxes(check: Check, answer: Callable, case: Case) -> Any:
+    predictor, target, instances = case.args
+    image = np.zeros((*target.shape, 3), dtype=np.uint8)
+    return check.call(answer, predictor(), image, target, instances, when=case.when)
+
+
+classes_from_boxes = Exercise(
+    "classes_from_boxes",
+    _classes_from_boxes,
+    _box_cases,
+    run=_run_boxes,
+    errors={
+        "no image yet": "the predictor has no image: call `predictor.set_image(image)` once, before the first box.",
+        "four numbers": "a box is x0, y0, x1, y1, four numbers, and `predict(box=...)` takes one box.",
+    },
+    wrong=[
+        *variants(
+            _from_boxes,
+            box=[
+                (
+                    lambda x, y: (y.min(), x.min(), y.max(), x.max()),
+                    "the boxes have x and y exchanged: `np.nonzero` gives rows (y) first.",
+                ),
+                (
+                    lambda x, y: (x.min(), y.min(), x.max() + 1, y.max() + 1),
+                    "the boxes are a pixel too large: x1 and y1 are the last pixels of the object, no `+ 1`.",
+                ),
+                (
+                    lambda x, y: (x.min(), y.min(), np.ptp(x), np.ptp(y)),
+                    "these boxes are (x, y, width, height): a box is x0, y0, x1, y1.",
+                ),
+            ],
+            left_out=[
+                ((0,), "void is taken for an object: in `instances` 255 is void, leave it out."),
+                ((_VOID,), "the background is taken for an object: in `instances` 0 is none, leave it out."),
+            ],
+            order=[
+                (
+                    lambda masks: np.argsort([mask.sum() for mask in masks], kind="stable"),
+                    "large masks cover small ones: paint the largest first.",
+                ),
+            ],
+            name=[
+                (
+                    lambda inside: np.bincount(inside).argmax(),
+                    "void is counted as a class: leave 255 out before you count.",
+                ),
+            ],
+            copied=[(True, "it copies the true object into the map: what counts is the mask that is answered.")],
+        ),
+        (
+            lambda predictor, image, target, instances: _classes_from_boxes(predictor, image, target, instances).astype(
+                np.int64
+            ),
+            "the class map is of another integer type: make it uint8, as targets are.",
+        ),
+    ],
+)
+
+
+# ---------------------------------------------------------------- click_ious
+
+
+class _Discs:
+    """A predictor that marks a disc around each foreground click, a larger one if it is given an earlier mask."""
+
+    def __init__(self) -> None:
+        self.image: np.ndarray | None = None
+
+    def set_image(self, image: np.ndarray) -> None:
+        self.image = image
+
+    def predict(
+        self, points: Any = None, labels: Any = None, box: Any = None, mask_input: Any = None
+    ) -> tuple[np.ndarray, float]:
+        if self.image is None:
+            raise RuntimeError("no image yet: call set_image first")
+        xy, kinds = np.asarray(points, dtype=np.float64), np.asarray(labels)
+        if xy.ndim != 2 or xy.shape[1:] != (2,) or kinds.shape != (len(xy),):
+            raise ValueError(f"points must be (N, 2) and labels (N,), got {xy.shape} and {kinds.shape}")
+        y, x = np.mgrid[: self.image.shape[0], : self.image.shape[1]]
+        mask = np.zeros(y.shape, dtype=bool)
+        for (px, py), kind in zip(xy, kinds, strict=True):
+            mask[np.hypot(x - px, y - py) <= (2.2 if mask_input is None else 3.1)] = kind == 1
+        return mask, 0.123
+
+
+def _clicked(
+    first: Callable = np.zeros_like,
+    given: Callable = lambda clicks: clicks,
+    earlier: Callable = lambda mask, count: mask if count else None,
+    kept: Callable = lambda before, after, predicted: after,
+    stop: bool = False,
+    void: tuple[bool, bool] = (True, True),
+) -> Callable:
+    """The IoUs after each click, with at most one thing wrong in them."""
+    from labhelpers.prompting import mask_iou, next_click
+
+    def answer(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, most: int) -> np.ndarray:
+        predictor.set_image(image)
+        of_click, of_score = (ignore if heeded else np.zeros_like(ignore) for heeded in void)
+        mask, clicks, ious = first(truth), [], []
+        for count in range(most):
+            click = next_click(mask, truth, of_click)
+            if click is None and stop:
+                break
+            before, predicted = mask_iou(mask, truth, of_score), 1.0
+            if click is not None:
+                clicks.append(click)
+                points, labels = zip(*given(clicks), strict=True)
+                mask, predicted = predictor.predict(
+                    points=np.stack(points), labels=np.array(labels), mask_input=earlier(mask, count)
+                )
+            ious.append(kept(before, mask_iou(mask, truth, of_score), predicted))
+        return np.array(ious, dtype=np.float64)
+
+    return answer
+
+
+def _click_ious(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, clicks: int) -> np.ndarray:
+    """IoUs float64 (clicks,) after 1, 2, ... clicks into the middle of the largest error; void is none."""
+    return _clicked()(predictor, image, truth, ignore, clicks)
+
+
+def _user_cases() -> Iterator[Case]:
+    """Two objects that take several clicks of both kinds, one that the first click gets right, one beside void."""
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    disc = np.hypot(x - 9, y - 8) <= 2.2
+    for words, truth in (
+        ("a long object", _boxes((3, 4, 22, 9))[0]),
+        ("an object with a corner", _boxes((2, 2, 9, 16))[0] | _boxes((2, 11, 20, 16))[0]),
+        ("an object that one click gets right", disc),
+        ("an object beside void", _boxes((3, 4, 10, 9))[0]),
+    ):
+        ignore = np.zeros_like(truth)
+        ignore[4:9, 10:22] = "void" in words
+        yield Case((_Discs, truth, ignore, 6), f"for {words} and 6 clicks", "the IoUs")
+
+
+def _run_user(check: Check, answer: Callable, case: Case) -> Any:
+    predictor, truth, ignore, clicks = case.args
+    image = np.zeros((*_SIZE, 3), dtype=np.uint8)
+    return check.call(answer, predictor(), image, truth, ignore, clicks, when=case.when)
+
+
+_ALL = "give all clicks so far"
+
+click_ious = Exercise(
+    "click_ious",
+    _click_ious,
+    _user_cases,
+    run=_run_user,
+    errors={
+        "no image yet": "the predictor has no image: call `predictor.set_image(image)` once, before the first click.",
+        "points must be (N, 2)": "points are (N, 2) and labels (N,), also for one click: stack all clicks so far.",
+        "cannot unpack non-iterable NoneType": "`next_click` returns None when nothing is wrong: then do not click.",
+        "'NoneType' object is not": "`next_click` returns None when nothing is wrong: then do not click.",
+    },
+    wrong=variants(
+        _clicked,
+        earlier=[
+            (lambda mask, count: None, "the earlier mask is not handed over: give it as `mask_input`."),
+            (
+                lambda mask, count: mask,
+                "the empty mask is handed over with the first click: there is no answer yet, `mask_input=None`.",
+            ),
+        ],
+        given=[(lambda clicks: clicks[-1:], f"only the newest click is given: {_ALL}.")],
+        kept=[
+            (lambda before, after, predicted: before, "these are the IoUs before each click: measure after it."),
+            (lambda before, after, predicted: predicted, "these are predicted IoUs: compare the mask with the truth."),
+        ],
+        stop=[(True, "it ends where nothing is wrong: one IoU for each of `clicks`, the last one repeated.")],
+        first=[(np.ones_like, "it begins with a full mask: nothing is marked before the first click.")],
+        void=[
+            ((True, False), "void counts in the IoU: give `ignore` to `mask_iou` as well."),
+            ((False, True), "it clicks on void: give `ignore` to `next_click` as well."),
+            ((False, False), "void counts as an error: give `ignore` to `next_click` and to `mask_iou`."),
+        ],
+    ),
 )
 
 
@@ -426,4 +926,169 @@ number_of_clicks = Exercise(
             "these are the objects that get there: return how many do not.",
         ),
     ],
+)
+
+
+# --------------------------------------------------------- paired_difference
+
+
+def _paired_difference(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
+    """Scores (N,) of the same objects, draws int (R, N) -> mean of a - b, 2.5 and 97.5 % points of its resamples."""
+    return _paired(a, b, draws)
+
+
+def _paired(
+    a: np.ndarray,
+    b: np.ndarray,
+    draws: np.ndarray,
+    gain: Callable = lambda a, b: a - b,
+    middle: Callable = np.mean,
+    bounds: tuple[float, float] = (2.5, 97.5),
+    resampled: Callable = lambda gains, draws: gains[draws].mean(1),
+) -> tuple[float, float, float]:
+    gains = gain(a, b)
+    low, high = np.percentile(resampled(gains, draws), bounds)
+    return float(middle(gains)), float(low), float(high)
+
+
+def _otherwise(**changes: Any) -> Callable:
+    return lambda a, b, draws: _paired(a, b, draws, **changes)
+
+
+def _difference_cases() -> Iterator[Case]:
+    """Scores that rise and fall together, so that pairs matter, and skewed gains."""
+    rng = np.random.default_rng(11)
+    for objects, times in ((12, 200), (40, 150)):
+        easy = rng.random(objects)
+        a, b = np.clip(easy + rng.exponential(0.1, objects), 0, 1), easy
+        draws = rng.integers(0, objects, (times, objects))
+        yield Case((a, b, draws), f"for {objects} objects and {times} resamples")
+
+
+def _run_difference(check: Check, answer: Callable, case: Case) -> Parts:
+    found = check.call(answer, *case.args, when=case.when)
+    three = isinstance(found, tuple) and len(found) == 3
+    what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
+    check.that(three, f"{case.when} it returns {what}, expected (difference, low, high).")
+    names = ("the difference", "the lower end", "the upper end")
+    return Parts(
+        {f"{name} {case.when}": float(value) if isinstance(value, np.floating) else value
+         for name, value in zip(names, found, strict=True)}
+    )  # fmt: skip
+
+
+paired_difference = Exercise(
+    "paired_difference",
+    _paired_difference,
+    _difference_cases,
+    run=_run_difference,
+    tolerance=1e-8,
+    wrong=[
+        (_otherwise(gain=lambda a, b: b - a), "this is b - a: the difference is a - b, above 0 where a is better."),
+        (
+            lambda a, b, draws: (
+                float((a - b).mean()),
+                *map(float, np.percentile(a[draws].mean(1) - b[draws[::-1]].mean(1), (2.5, 97.5))),
+            ),
+            "a and b are resampled apart: a pair stays together, resample the differences.",
+        ),
+        (_otherwise(bounds=(5, 95)), "the interval holds 90 %: take the 2.5 and 97.5 % points."),
+        (_otherwise(bounds=(0.025, 0.975)), "`np.percentile` wants percent: 2.5 and 97.5, not 0.025 and 0.975."),
+        (_otherwise(bounds=(97.5, 2.5)), "the ends are exchanged: the lower one comes first."),
+        (_otherwise(bounds=(0, 100)), "these are the least and the greatest: take the 2.5 and 97.5 % points."),
+        (
+            _otherwise(resampled=lambda gains, draws: gains),
+            "this is the spread of single objects: take the mean of each resample first.",
+        ),
+        (
+            _otherwise(resampled=lambda gains, draws: gains[draws].mean(0)),
+            "the mean is over the resamples: take it over the objects of each, axis 1.",
+        ),
+        (
+            _otherwise(middle=np.median, resampled=lambda gains, draws: np.median(gains[draws], axis=1)),
+            "this is the median: take the mean, of the objects and of each resample.",
+        ),
+        (
+            lambda a, b, draws: (float((a - b)[draws].mean()), *_paired(a, b, draws)[1:]),
+            "the difference is the mean of the resamples: take that of the objects themselves.",
+        ),
+        (
+            lambda a, b, draws: (
+                (mean := float((a - b).mean())),
+                mean - 1.96 * float((a - b).std() / len(a) ** 0.5),
+                mean + 1.96 * float((a - b).std() / len(a) ** 0.5),
+            ),
+            "this is the mean plus and minus 1.96 standard errors: take the percentiles of the resamples.",
+        ),
+    ],
+)
+
+
+# --------------------------------------------------------------- median_time
+
+
+class _Watch:
+    """A clock in seconds that only goes on while something runs, so many milliseconds at each call."""
+
+    def __init__(self, durations: tuple[float, ...]):
+        self.left, self.now, self.calls = list(durations), 3.0, 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self) -> None:
+        self.calls += 1
+        self.now += (self.left.pop(0) if self.left else 1000.0) / 1000
+
+
+def _median_time(action: Callable, runs: int, clock: Callable) -> float:
+    """The median duration of `runs` calls in milliseconds, after one that is not counted."""
+    return _timed()(action, runs, clock)
+
+
+def _timed(middle: Callable = np.median, unit: float = 1000, warm: int = 1) -> Callable:
+    def answer(action: Callable, runs: int, clock: Callable) -> float:
+        for _ in range(warm):
+            action()
+        times = []
+        for _ in range(runs):
+            start = clock()
+            action()
+            times.append(unit * (clock() - start))
+        return float(middle(times))
+
+    return answer
+
+
+def _run_timing(check: Check, answer: Callable, case: Case) -> Any:
+    durations, runs = case.args
+    watch = _Watch(durations)
+    found = check.call(answer, watch.run, runs, watch.clock, when=case.when)
+    check.that(
+        watch.calls in (runs, runs + 1),
+        f"{case.when} it calls `action` {watch.calls} times, expected {runs + 1}: once to warm up, then {runs} times.",
+    )
+    return float(found) if isinstance(found, np.floating) else found
+
+
+median_time = Exercise(
+    "median_time",
+    _median_time,
+    lambda: [
+        Case(((90.0, 12.0, 14.0, 70.0), 3), "for 3 runs that take 12, 14 and 70 ms, and 90 ms at first", "the time"),
+        Case(((5.0, 2.0, 4.0, 8.0, 30.0), 4), "for 4 runs that take 2, 4, 8 and 30 ms, and 5 ms at first", "the time"),
+    ],
+    run=_run_timing,
+    tolerance=1e-6,
+    wrong=variants(
+        _timed,
+        middle=[
+            (np.mean, "this is the mean: take the median, which one slow run does not move."),
+            (np.min, "this is the fastest run: take the median."),
+            (np.max, "this is the slowest run: take the median."),
+            (np.sum, "this is the time of all runs together: take the median of single ones."),
+        ],
+        unit=[(1, "these are seconds: return milliseconds, 1000 times as many.")],
+        warm=[(0, "the first call counts, which is slower: call `action` once before you measure.")],
+    ),
 )
