@@ -128,12 +128,12 @@ class MiniSAMConfig:
 
     images: int | None = None  # training images; None takes all
     debug_steps: int = 40  # of each run that learns a handful of masks by heart
-    steps: int = 80
+    steps: int = 240
     batch_size: int = 8
     lr: float = 2e-3
-    warmup_steps: int = 30  # else the judge learns that every mask is bad, as they are at first, and stays with it
-    freeze_encoder_steps: int = 80  # all of them
-    eval_every: int = 20
+    warmup_steps: int = 60  # else the judge learns that every mask is bad, as they are at first, and stays with it
+    freeze_encoder_steps: int = 240  # all of them
+    eval_every: int = 40
     eval_objects: int = 20
     prompts: int = 4  # objects asked for in each image
     kinds: tuple[float, float, float] = (0.15, 0.6, 0.25)  # box, click, points: most clicks, the lab is about them
@@ -205,7 +205,7 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 1, "02": 2.5, "03": 2.7, "04": 3.9, "05": 3.3, "06": 1.9, "07": 1},
+    minutes={"01": 0.3, "02": 1.7, "03": 1.6, "04": 2.2, "05": 2.1, "06": 1, "07": 0.4},
 )
 _TINY = replace(
     _SMOKE,
