@@ -151,7 +151,7 @@ def main() -> None:
         lr=2e-3,
         clip_norm=1.0,
         schedule="cosine",
-        warmup_steps=50,
+        warmup_steps=min(50, args.semantic_steps // 10),
         loss="ce+dice",
     )
     named = Joined(scenes, *(VOCSegmentation(args.root / name, "train") for name in CLASSES))

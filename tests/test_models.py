@@ -101,10 +101,10 @@ def test_features_have_the_channels_and_strides_that_the_encoder_tells(backbone,
 @pytest.mark.parametrize("output_stride", [16, 8])
 def test_dilation_computes_the_same_features_on_a_finer_grid(backbone, output_stride):
     """Dilation in place of stride with the same weights: every second (or fourth) position is the strided feature."""
-    strided = ResNetEncoder(backbone, width=8).eval()
-    dense = ResNetEncoder(backbone, width=8, output_stride=output_stride).eval()
+    strided = ResNetEncoder(backbone, width=8).eval().double()  # float32 rounds otherwise on each number of threads
+    dense = ResNetEncoder(backbone, width=8, output_stride=output_stride).eval().double()
     dense.load_state_dict(strided.state_dict())
-    images = torch.randn(1, 3, 97, 131)
+    images = torch.randn(1, 3, 97, 131, dtype=torch.float64)
     with torch.inference_mode():
         for coarse, fine, s, t in zip(strided(images), dense(images), strided.strides, dense.strides, strict=True):
             step = s // t
