@@ -23,12 +23,13 @@ from labhelpers.models.encoders import (
 )
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.library import build_smp, build_swin_unetr
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models.mini_sam import BaseMiniSAM, MiniSAM
 from labhelpers.models.unet import UNet
 
 __all__ = [
     "ASPP",
     "MODELS",
+    "BaseMiniSAM",
     "CutEncoder",
     "DeepLabHead",
     "DeepLabHeadPlus",
