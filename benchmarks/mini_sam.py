@@ -19,6 +19,7 @@ from labhelpers.prompting import (
     FilledBox,
     GrabCut,
     MiniSamPredictor,
+    OneLook,
     calibration,
     click_curve,
     evaluate_prompts,
@@ -41,7 +42,7 @@ def main() -> None:
 
     judged = objects(VOCSegmentation(args.photos, args.split))
     model = load_mini_sam(args.weights)
-    predictor, plain = MiniSamPredictor(model), MiniSamPredictor(model, name="mini_sam, one look", zoom=False)
+    predictor, plain = MiniSamPredictor(model), OneLook(model)
     for one in (predictor, plain):
         scores = evaluate_prompts(one, judged, KINDS)
         print(scores.table().to_markdown(), "\n")
@@ -56,7 +57,7 @@ def main() -> None:
     latency(predictor, plain)
 
 
-def latency(predictor: MiniSamPredictor, plain: MiniSamPredictor) -> None:
+def latency(predictor: MiniSamPredictor, plain: OneLook) -> None:
     """Medians of 30, on one synthetic scene of 512 px."""
     from labhelpers.data.scenes import draw_scene
 

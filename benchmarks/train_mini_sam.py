@@ -15,6 +15,7 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mixture import Library, ObjectFolder, ObjectMixture
@@ -25,9 +26,10 @@ from labhelpers.data import FolderSegmentation, SegmentationDataset, VOCSegmenta
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.loader import SubsetDataset
 from labhelpers.data.voc import ObjectDataset
-from labhelpers.models import build
+from labhelpers.models import MiniSAM, build
 from labhelpers.prompting import (
     MiniSamPredictor,
+    Prompts,
     PromptTask,
     SemanticPromptTask,
     evaluate_prompts,
@@ -50,6 +52,7 @@ REGIONS, STREETS = "bsds500", "camvid"
 SIZE = 160  # pixels of a window
 AS_IT_IS = Augmentation(crop=SIZE, scale=(1.0, 1.0), flip=False)  # the mixture has flips, turns and light of its own
 LEFT_OUT = 8
+LARGEST_LOGIT = 12.0  # of a mask that is handed back; beyond it nothing changes any more
 
 
 def focal_prompt_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -70,6 +73,32 @@ def focal_prompt_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor, wei
     candidates = 0.5 * focal + 1 - (2 * overlap + 1) / (areas + 1)
     of_masks = candidates.amin(1) + 0.1 * candidates.mean(1)
     return of_masks.mean() + 0.5 * F.mse_loss(predicted_iou, true_iou(logits, target[:, 0], weight[:, 0]))
+
+
+def refining_step_loss(model: MiniSAM, images: Tensor, prompts: Prompts, rounds: int) -> Tensor:
+    """As `prompting.step_loss`, with what `MiniSAM` has more: masks of stride 4, and the earlier one as a prompt.
+
+    Clicks fall anywhere near the middle of an error, as a hand's would.
+    """
+    embedding = model.encode(images).repeat(len(prompts.masks) // len(images))
+    target, weight = (quarter(array, images.device) for array in (prompts.masks, ~prompts.void))
+    loss, earlier, rng = torch.zeros((), device=images.device), None, np.random.default_rng(int(prompts.masks.sum()))
+    for left in reversed(range(rounds)):
+        logits, iou = model.decode(embedding, *prompts.tensors(images.device), earlier, full_size=False)
+        loss = loss + focal_prompt_loss(logits, iou, target, weight) / rounds
+        if left:
+            earlier = logits.detach()[torch.arange(len(iou)), iou.argmax(1)][:, None].float()
+            masks = MiniSAM.enlarge(earlier, embedding.size)[:, 0] > 0
+            prompts.add_next_click(masks.cpu().numpy(), rng)
+            earlier = earlier.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    return loss
+
+
+def quarter(masks: np.ndarray, device: torch.device) -> Tensor:
+    """Bool (N, H, W) -> the share of each position of stride 4 that is covered, float (N, 2h, 2w)."""
+    share = torch.from_numpy(masks).to(device, torch.float32)[:, None]
+    bottom, right = (-side % 8 for side in masks.shape[1:])  # the logits cover whole positions of stride 8
+    return F.avg_pool2d(F.pad(share, (0, right, 0, bottom)), 4)[:, 0]
 
 
 class Joined(SegmentationDataset):
@@ -131,7 +160,7 @@ def main() -> None:
         save_every=200,
         eval_every=args.steps,
     )
-    task = PromptTask(loss=focal_prompt_loss, kinds=(0.4, 0.45, 0.15), rounds=3, box_jitter=0.1, smallest=64)
+    task = PromptTask(step_loss=refining_step_loss, kinds=(0.4, 0.45, 0.15), rounds=3, box_jitter=0.1, smallest=64)
     model = load_mini_sam(args.start).train() if args.start else build("mini_sam", 1, pretrained=True)
     run = train_or_load("mini_sam_shipped", model, mixture, ObjectDataset(scenes_val), recipe, task=task)
     model = run.model

@@ -120,29 +120,32 @@ class BackbonesConfig:
 
 @dataclass(frozen=True)
 class MiniSAMConfig:
-    """Lab 06: Mini-SAM has its full size in every profile.
-
-    On a CPU its encoder stays as it comes, and a crop is a whole scene at half of its size, as the network is asked
-    about it afterwards.
-    """
+    """Lab 06. A crop is a whole scene at three quarters of its size, as the network is asked about it afterwards."""
 
     images: int | None = None  # training images; None takes all
+    backbone: str = "resnet18"
+    width: int = 24
+    pretrained: bool = True
     debug_steps: int = 40  # of each run that learns a handful of masks by heart
     steps: int = 240
+    vector_steps: int = 80  # of the network whose prompt is one vector
+    semantic_steps: int = 80  # of the one that names 21 classes
     batch_size: int = 8
-    lr: float = 2e-3
-    warmup_steps: int = 60  # else the judge learns that every mask is bad, as they are at first, and stays with it
-    freeze_encoder_steps: int = 240  # all of them
-    eval_every: int = 40
+    lr: float = 3e-3
+    backbone_factor: float = 0.3  # the encoder's rate, as a share of the others'
+    warmup_steps: int = 20
+    freeze_encoder_steps: int = 0
+    eval_every: int = 80
     eval_objects: int = 20
     prompts: int = 4  # objects asked for in each image
-    kinds: tuple[float, float, float] = (0.15, 0.6, 0.25)  # box, click, points: most clicks, the lab is about them
-    smallest: int = 40  # pixels: what is smaller after augmentation is not asked for
-    augmentation: AugmentationConfig = replace(_COURSE_AUGMENTATION, crop=64, scale=(0.5, 0.5))
-    encoder: str = "shipped"  # where the image encoder's weights come from: "shipped" with the course, or "imagenet"
+    kinds: tuple[float, float, float] = (0.3, 0.4, 0.3)  # box, click, points
+    points: tuple[int, int] = (2, 6)  # fewest and most points at once
+    rounds: int = 3  # most answers to a prompt, with a click after each but the last
+    smallest: int = 100  # pixels: what is smaller after augmentation is not asked for
+    augmentation: AugmentationConfig = replace(_COURSE_AUGMENTATION, crop=96, scale=(0.75, 0.75))
     min_side: int = 20  # pixels: objects whose box is narrower or lower are not judged
     judged_images: int = 12  # all objects of so many validation images are judged
-    clicks: int = 10  # most clicks of the simulated user
+    clicks: int = 6  # most clicks of the simulated user
     time_size: int = 512  # side of the image for which a click is timed
 
 
@@ -231,11 +234,14 @@ _TINY = replace(
         beyond=("PSPNet, resnet34",),
     ),
     mini_sam=MiniSAMConfig(
+        width=8,
+        pretrained=False,
         debug_steps=2,
         steps=2,
+        vector_steps=2,
+        semantic_steps=2,
         batch_size=2,
         warmup_steps=0,
-        freeze_encoder_steps=2,
         eval_every=1,
         eval_objects=3,
         judged_images=2,
@@ -295,17 +301,21 @@ _LAB = Profile(
     ),
     mini_sam=MiniSAMConfig(
         images=500,
+        backbone="efficientnet_lite0",
+        width=64,
         steps=30 * (500 // 16),  # 30 epochs
+        vector_steps=10 * (500 // 16),
+        semantic_steps=30 * (500 // 16),
         batch_size=16,
-        lr=3e-4,
+        lr=1e-3,
+        backbone_factor=0.1,
         freeze_encoder_steps=3 * (500 // 16),
         eval_every=3 * (500 // 16),
         eval_objects=100,
         prompts=3,
         kinds=(0.45, 0.40, 0.15),
-        smallest=100,
+        points=(3, 10),
         augmentation=replace(_COURSE_AUGMENTATION, scale=(0.4, 0.8)),  # it is asked about whole images: at 0.5
-        encoder="imagenet",
         min_side=32,
         judged_images=60,
         clicks=20,
@@ -334,7 +344,13 @@ _FULL = replace(
         augmentation=replace(_COURSE_AUGMENTATION, crop=512),
     ),
     mini_sam=replace(
-        _LAB.mini_sam, images=None, steps=30 * (1464 // 16), freeze_encoder_steps=3 * (1464 // 16), judged_images=200
+        _LAB.mini_sam,
+        images=None,
+        steps=30 * (1464 // 16),
+        vector_steps=10 * (1464 // 16),
+        semantic_steps=30 * (1464 // 16),
+        freeze_encoder_steps=3 * (1464 // 16),
+        judged_images=200,
     ),
     sam=replace(
         _LAB.sam, judged_images=200, everything_images=100, box_images=1449, tuning_steps=1000, tuning_images=500
@@ -357,6 +373,7 @@ PHOTOGRAPHS = replace(
     watched=16,  # they are ten times as large as scenes
     augmentation=AugmentationConfig(crop=160),
     deeplab=DeepLabConfig(crop=160),
+    mini_sam=replace(_SMOKE.mini_sam, backbone="efficientnet_lite0", width=64, lr=1e-3),
 )
 WITHOUT_WEIGHTS = replace(
     _SMOKE,

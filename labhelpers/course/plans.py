@@ -20,7 +20,6 @@ from labhelpers import config, data, evaluation, models, prompting
 from labhelpers.config import Profile
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
-from labhelpers.prompting import load_mini_sam
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import Recipe, Run, load_finished, train_or_load
 from labhelpers.training.run import FinishedRun, finished_runs
@@ -67,6 +66,10 @@ class Plan:
     def options(self, profile: Profile) -> dict[str, Any]:
         """Of `models.build`."""
         return profile.model_options
+
+    def build(self, num_classes: int, **options: Any) -> nn.Module:
+        """The library's network."""
+        return models.build(self.name, num_classes, **options)
 
     def encoder(self, profile: Profile) -> nn.Module:
         """The encoder of a network of lab 02 or 03 before training, the same every time: torch is seeded with 0.
@@ -192,6 +195,7 @@ class MiniSAM(Plan):
             clip_norm=1.0,
             schedule="cosine",
             warmup_steps=settings.warmup_steps,
+            backbone_factor=settings.backbone_factor,
             freeze_encoder_steps=settings.freeze_encoder_steps,
             eval_every=settings.eval_every,
         )
@@ -201,12 +205,22 @@ class MiniSAM(Plan):
         return PromptTask(
             prompts=settings.prompts,
             kinds=settings.kinds,
+            points=settings.points,
+            rounds=settings.rounds,
             smallest=settings.smallest,
             eval_objects=settings.eval_objects,
         )
 
     def options(self, profile: Profile) -> dict[str, Any]:
-        return {"pretrained": profile.mini_sam.encoder == "imagenet"}
+        settings = profile.mini_sam
+        return {"backbone": settings.backbone, "width": settings.width, "pretrained": settings.pretrained}
+
+    def encoder(self, profile: Profile) -> nn.Module:
+        torch.manual_seed(0)
+        return models.build_encoder(**self.options(profile))
+
+    def build(self, num_classes: int, **options: Any) -> nn.Module:
+        return models.BaseMiniSAM(models.build_encoder(**options), num_classes)
 
 
 PLANS = {
@@ -219,7 +233,7 @@ PLANS = {
         DeepLab("deeplabv3plus", "DeepLabV3+", run="DeepLabV3+"),
         UNet("unet", "U-Net", run="U-Net, augmentation"),
         UNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
-        MiniSAM("mini_sam", "Mini-SAM", run="mini_sam, spatial"),
+        MiniSAM("mini_sam", "Mini-SAM", run="Mini-SAM"),
     )
 }
 
@@ -291,11 +305,7 @@ class Experiment:
         options = self.plan.options(self.profile) | changes
         options["pretrained"] = pretrained and options.get("pretrained", False)
         torch.manual_seed(0)
-        model: Any = models.build(self.plan.name, 1 if self.plan.prompted else self.data.train.num_classes, **options)
-        if pretrained and self.plan.prompted and self.profile.mini_sam.encoder == "shipped":
-            model.image_encoder.load_state_dict(load_mini_sam().image_encoder.state_dict())
-            model.image_encoder.requires_grad_(False)
-        return model
+        return self.plan.build(1 if self.plan.prompted else self.data.train.num_classes, **options)
 
     def find(self) -> FinishedRun | None:
         """The newest finished run: same data and recipe, any class, and any loss if that is an exercise."""
@@ -345,11 +355,9 @@ class Experiment:
         measured = evaluation.evaluate(model, self.data.test, batch_size=8)
         return file_results({self.plan.title: Run(**vars(run), model=model, loaded=True)}, {self.plan.title: measured})
 
-    def predictor(self, model: Any) -> prompting.MiniSamPredictor:
+    def predictor(self, model: nn.Module, name: str = "Mini-SAM") -> prompting.OneLook:
         """The network as lab 06 asks it: one look at the whole image, reduced to the size of a training crop."""
-        return prompting.MiniSamPredictor(
-            model, "Mini-SAM", zoom=False, overview=self.profile.mini_sam.augmentation.crop
-        )
+        return prompting.OneLook(model, name, self.profile.mini_sam.augmentation.crop)
 
     def prompt_scores(self, model: Any) -> prompting.PromptScores:
         """Scores a network that answers prompts on the objects that lab 06 judges.

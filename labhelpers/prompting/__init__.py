@@ -6,7 +6,7 @@ from labhelpers.prompting.clicks import ClickCurve, click_curve
 from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, click_candidates, paint, segment_everything
 from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
 from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
-from labhelpers.prompting.predictor import MiniSamPredictor, Predictor, Prompt
+from labhelpers.prompting.predictor import MiniSamPredictor, OneLook, Predictor, Prompt
 from labhelpers.prompting.sam import SamPredictor, load_sam
 from labhelpers.prompting.sam_tuning import SamRecipe, TunedSam, sam_loss, tune_sam_decoder
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
@@ -25,7 +25,15 @@ from labhelpers.prompting.scores import (
 )
 from labhelpers.prompting.session import Answer, PromptSession
 from labhelpers.prompting.shipped import load_mini_sam, load_predictor
-from labhelpers.prompting.task import PromptTask, SemanticPromptTask, prompt_loss, true_iou
+from labhelpers.prompting.task import (
+    Prompts,
+    PromptTask,
+    SemanticPromptTask,
+    prompt_loss,
+    sample_prompts,
+    step_loss,
+    true_iou,
+)
 
 __all__ = [
     "PROMPTS",
@@ -38,12 +46,14 @@ __all__ = [
     "GrabCut",
     "MiniSamPredictor",
     "ObjectRef",
+    "OneLook",
     "Predictor",
     "Prompt",
     "PromptCanvas",
     "PromptScores",
     "PromptSession",
     "PromptTask",
+    "Prompts",
     "RightObject",
     "SamPredictor",
     "SamRecipe",
@@ -75,7 +85,9 @@ __all__ = [
     "right_object",
     "sam_loss",
     "sample_points",
+    "sample_prompts",
     "segment_everything",
+    "step_loss",
     "true_iou",
     "tune_sam_decoder",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from labhelpers.data.voc import VOC_CLASSES
 from labhelpers.evaluation.confusion import require_finite
-from labhelpers.models.mini_sam import Embedding, MiniSAM
+from labhelpers.models.mini_sam import BaseMiniSAM, Embedding, MiniSAM
 from labhelpers.prompting.sampling import box_from_mask
 from labhelpers.prompting.windows import Window
 
@@ -165,36 +165,66 @@ class Predictor(ABC):
         """Masks (M, H, W), bool, the best first, and their predicted IoUs (M,); M = 1 without `multimask`."""
 
 
+class OneLook(Predictor):
+    """One look at the whole image, whatever is asked: a prompt costs one run of the decoder; what is small suffers.
+
+    All points are given at each click; an earlier mask is not looked at.
+
+    Args:
+        model: as `models.BaseMiniSAM` or `models.MiniSAM`, of one class: what it `encode`s and `decode`s.
+        overview: pixels of the longer side at which the image is seen, about as large as in training.
+    """
+
+    model: BaseMiniSAM
+
+    def __init__(self, model: nn.Module, name: str = "mini_sam, one look", overview: int = OVERVIEW):
+        super().__init__(model.eval(), name)
+        self.overview = overview
+
+    def check(self, prompt: Prompt, multimask: bool) -> None:
+        super().check(replace(prompt, mask=None), multimask)
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> None:
+        self._size = image.shape[:2]
+        self._window = Window.whole(self._size, self.overview)
+        self._embedding = self.model.encode(self._window.cut(as_tensor(image).to(self.device))[None])
+
+    @torch.inference_mode()
+    def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+        logits, ious = self.model.decode(self._embedding, *_tensors(self._window, prompt, self.device))
+        for output in (logits, ious):
+            require_finite(output, ["this prompt"])
+        order = ious[0].argsort(descending=True)[: None if multimask else 1]
+        masks = self._window.paste(logits[0, order], self._size, -SURE) > 0
+        return masks.cpu().numpy(), ious[0, order].cpu().numpy()
+
+
 class MiniSamPredictor(Predictor):
-    """Mini-SAM as a predictor.
+    """Mini-SAM as a predictor that looks closer, see above.
 
     Args:
         model: of one class (candidates for the mask of an object) or of VOC's 21 (the mask of the class that is there;
             `multimask` has then one candidate).
-        zoom: look twice, see above. Without it every prompt costs one run of the decoder; small objects come out worse.
-        overview: pixels of the longer side at which the whole image is seen, about as large as in training.
     """
 
     model: MiniSAM
 
-    def __init__(self, model: MiniSAM, name: str = "mini_sam", zoom: bool = True, overview: int = OVERVIEW):
+    def __init__(self, model: MiniSAM, name: str = "mini_sam"):
         super().__init__(model.eval(), name)
-        self.zoom, self.overview = zoom, overview
 
     def encode(self, image: np.ndarray) -> None:
         self._pixels, self._size = as_tensor(image).to(self.device), image.shape[:2]
-        self._whole = Window.whole(self._size, self.overview)
+        self._whole = Window.whole(self._size, OVERVIEW)
         self._embeddings: dict[Window, Embedding] = {}
         self._embed(self._whole)
 
     def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
-        if not self.zoom:
-            logits, ious = self._look(self._whole, prompt, multimask)
-        elif prompt.box is not None:
+        if prompt.box is None:
+            logits, ious = self._look_twice(prompt, multimask)
+        else:
             around = _enclosing(prompt.box, prompt.foreground)
             logits, ious = self._look(Window.around(around, BOX_MARGIN, self._size, WINDOW), prompt, multimask)
-        else:
-            logits, ious = self._look_twice(prompt, multimask)
         return (logits > 0).cpu().numpy(), ious.cpu().numpy()
 
     def _look_twice(self, prompt: Prompt, multimask: bool) -> tuple[Tensor, Tensor]:
@@ -213,12 +243,8 @@ class MiniSamPredictor(Predictor):
     @torch.inference_mode()
     def _look(self, window: Window, prompt: Prompt, multimask: bool) -> tuple[Tensor, Tensor]:
         """Logits (C, H, W) of the image, the best of the candidates first, and their IoUs (C,); C = 1 or all."""
-        embedding = self._embed(window)
-        seen, device = window.contains(prompt.points), self.device
-        points = torch.from_numpy(window.points(prompt.points[seen]))[None].to(device)
-        labels = torch.from_numpy(prompt.labels[seen])[None].to(device)
-        boxes = None if prompt.box is None else torch.from_numpy(window.box(prompt.box))[None].to(device)
-        earlier = None
+        embedding, device, earlier = self._embed(window), self.device, None
+        points, labels, boxes = _tensors(window, prompt, device)
         if prompt.mask is not None:
             # As a picture of bytes, so that it is cut like the image.
             layer = torch.from_numpy(prompt.mask)[None].to(device, torch.uint8).mul(255)
@@ -228,7 +254,8 @@ class MiniSamPredictor(Predictor):
             require_finite(output, ["this prompt"])
         logits, ious = logits[0], ious[0]
         if self.model.num_classes > 1:
-            logits = self._prompted_class(logits, points[0][labels[0] == 1], boxes)
+            clicked = torch.empty(0, 2) if points is None or labels is None else points[0][labels[0] == 1]
+            logits = self._prompted_class(logits, clicked, boxes)
         order = ious.argsort(descending=True) if multimask else ious.argmax()[None]
         own = self.model.enlarge(logits[order][None], (window.height, window.width))[0]
         return window.paste(own, self._size, -SURE), ious[order]
@@ -259,6 +286,19 @@ class MiniSamPredictor(Predictor):
         self.class_name = VOC_CLASSES[best] if len(scores) == len(VOC_CLASSES) else f"class {best}"
         others = torch.cat([scores[:best], scores[best + 1 :]]).logsumexp(0)
         return (scores[best] - others)[None]
+
+
+def _tensors(
+    window: Window, prompt: Prompt, device: torch.device
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Points (1, N, 2), labels (1, N) and box (1, 4) in the window's pixels; None for what was not given or not seen."""
+    seen, points, labels, boxes = window.contains(prompt.points), None, None, None
+    if seen.any():
+        points = torch.from_numpy(window.points(prompt.points[seen]))[None].to(device)
+        labels = torch.from_numpy(prompt.labels[seen])[None].to(device)
+    if prompt.box is not None:
+        boxes = torch.from_numpy(window.box(prompt.box))[None].to(device)
+    return points, labels, boxes
 
 
 def _numbers(name: str, given: Any, kinds: str) -> np.ndarray:

@@ -19,9 +19,9 @@ from labhelpers.data.voc import comparison_indices, visible_objects
 from labhelpers.evaluation import Evaluation, inference
 from labhelpers.evaluation.confusion import confusion_matrix, scores, to_labels
 from labhelpers.evaluation.evaluator import check_logits, compute_logits
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models.mini_sam import BaseMiniSAM
 from labhelpers.prompting.objects import objects
-from labhelpers.prompting.predictor import OVERVIEW, MiniSamPredictor
+from labhelpers.prompting.predictor import OVERVIEW, OneLook
 from labhelpers.prompting.sampling import box_from_mask, centre_click, next_click, random_click, sample_points
 from labhelpers.prompting.scores import PromptScores, evaluate_prompts, evaluate_semantic
 from labhelpers.training import Task, TrainingState
@@ -31,9 +31,8 @@ from labhelpers.training.recipe import fingerprint, require, require_count, requ
 MEAN_WEIGHT = 0.1  # of the mean over the candidates, beside the minimum
 IOU_WEIGHT = 0.1  # of the squared error of the predicted IoU
 NO_BOX = np.full(4, np.nan, dtype=np.float32)
-LARGEST_LOGIT = 12.0  # of a mask that is handed back; beyond it nothing changes any more
 
-PromptLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+StepLoss = Callable[[BaseMiniSAM, Tensor, "Prompts", int], Tensor]
 
 
 def prompt_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -98,15 +97,40 @@ def true_iou(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return both / either.clamp_min(1)
 
 
+def step_loss(model: BaseMiniSAM, images: Tensor, prompts: "Prompts", rounds: int) -> Tensor:
+    """The mean loss of `rounds` answers, with a click into the error of each but the last.
+
+    Images are encoded once, for all prompts on them and for all rounds.
+
+    Args:
+        images: (B, 3, H, W), normalised.
+        prompts: N of them, as many for each image, image by image. Clicks are added to them.
+        rounds: how often the network answers.
+
+    Returns:
+        A scalar.
+    """
+    embedding = model.encode(images).repeat(len(prompts.masks) // len(images))
+    target, weight = (torch.from_numpy(array).to(images.device).float() for array in (prompts.masks, ~prompts.void))
+    loss = torch.zeros((), device=images.device)
+    for left in reversed(range(rounds)):
+        logits, iou = model.decode(embedding, *prompts.tensors(images.device))
+        loss = loss + prompt_loss(logits, iou, target, weight) / rounds
+        if left:
+            best = logits.detach()[torch.arange(len(iou)), iou.argmax(1)]
+            prompts.add_next_click((best > 0).cpu().numpy())
+    return loss
+
+
 @dataclass(frozen=True)
 class PromptTask(Task):
     """A network that answers prompts learns the masks of objects.
 
-    `loss` is a function of logits (N, M, h, w), predicted IoUs (N, M), target and weight (N, h, w), as `prompt_loss`;
-    that of the recipe is not used. The data sets are `data.ObjectDataset`: their label maps number objects.
+    `step_loss` is a function of the network, images, prompts and a number of rounds, as the one above; the recipe's
+    loss is not used. The data sets are `data.ObjectDataset`: their label maps number objects.
     """
 
-    loss: PromptLoss = prompt_loss
+    step_loss: StepLoss = step_loss
     prompts: int = 3  # objects asked for in each image; in one with fewer some are asked for twice
     kinds: tuple[float, float, float] = (0.45, 0.40, 0.15)  # shares of prompts that are a box, a click, several points
     points: tuple[int, int] = (3, 10)  # fewest and most of several points, half of them background
@@ -122,37 +146,25 @@ class PromptTask(Task):
         require(self, "kinds", "three shares of box, click and points that add up to 1", shares)
         _require_points(self)
         require_number(self, "box_jitter")
-        require(self, "loss", "a function of logits, predicted IoUs, target and weight", callable(self.loss))
-        fingerprint(self.loss)  # raises ValueError where it cannot be told from another
+        require(self, "step_loss", "a function of network, images, prompts and rounds", callable(self.step_loss))
+        fingerprint(self.step_loss)  # raises ValueError where it cannot be told from another
 
-    def build_loss(self, run: TrainingState) -> PromptLoss:
+    def build_loss(self, run: TrainingState) -> StepLoss:
         _check_run(run)
         require(run.recipe, "best_metric", "'mean_iou' for prompts", run.recipe.best_metric == "mean_iou")
-        require(run.recipe, "loss", "left as it is for prompts: PromptTask(loss=...)", run.recipe.loss == "ce")
-        return self.loss
+        require(run.recipe, "loss", "left as it is for prompts: PromptTask(step_loss=...)", run.recipe.loss == "ce")
+        return self.step_loss
 
     def total(self, run: TrainingState, targets: Tensor) -> Tensor:
         """The number of images."""
         return torch.tensor(len(targets))
 
     def step(self, run: TrainingState, x: Tensor, y: Tensor, total: Tensor, rng: np.random.Generator) -> Tensor:
-        """The mean loss of one to `rounds` answers, with a click into the error of each but the last."""
+        """The mean loss of one to `rounds` answers."""
         prompts = sample_prompts(y.cpu().numpy(), self, rng)
-        with run.accelerator.autocast():
-            embedding = run.model.encode(x).repeat(self.prompts)
-        target, valid = (_quarter(array, run.device) for array in (prompts.masks, ~prompts.void))
         rounds = int(rng.integers(1, self.rounds + 1))
-        loss, earlier = torch.zeros((), device=run.device), None
-        for left in reversed(range(rounds)):
-            with run.accelerator.autocast():
-                logits, iou = run.model.decode(embedding, *prompts.tensors(run.device), earlier, full_size=False)
-            loss = loss + run.loss(logits, iou, target, valid) / rounds
-            if left:
-                earlier = logits.detach()[torch.arange(len(iou)), iou.argmax(1)][:, None].float()
-                masks = MiniSAM.enlarge(earlier, embedding.size)[:, 0] > 0
-                prompts.add_next_click(masks.cpu().numpy(), rng)
-                earlier = earlier.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
-        return loss * len(x) / total
+        with run.accelerator.autocast():
+            return self.step_loss(run.model, x, prompts, rounds) * len(x) / total
 
     def columns(self, run: TrainingState) -> list[str]:
         return ["mean_iou", "box_iou", "click_iou"]
@@ -190,9 +202,9 @@ def _check_run(run: TrainingState) -> None:
         raise ValueError("prompts are trained by one process; start without accelerate launch")
 
 
-def _predictor(run: TrainingState) -> MiniSamPredictor:
+def _predictor(run: TrainingState) -> OneLook:
     """Sees the whole image as large as a crop is in training."""
-    return MiniSamPredictor(run.model, zoom=False, overview=run.recipe.augmentation.crop or OVERVIEW)
+    return OneLook(run.model, overview=run.recipe.augmentation.crop or OVERVIEW)
 
 
 @dataclass
@@ -215,8 +227,8 @@ class Prompts:
         boxes = torch.from_numpy(np.stack(self.boxes)).to(device)
         return torch.from_numpy(points).to(device), torch.from_numpy(labels).to(device), boxes
 
-    def add_next_click(self, predictions: np.ndarray, rng: np.random.Generator) -> None:
-        """One more click for each mask, where the prediction, bool (N, H, W), is most wrong."""
+    def add_next_click(self, predictions: np.ndarray, rng: np.random.Generator | None = None) -> None:
+        """One more click for each mask, where the prediction, bool (N, H, W), is most wrong; see `next_click`."""
         for clicks, prediction, mask, void in zip(self.clicks, predictions, self.masks, self.void, strict=True):
             click = next_click(prediction, mask, void, rng)
             if click is not None:
@@ -256,13 +268,6 @@ def _choose(object_map: np.ndarray, task: PromptTask, rng: np.random.Generator) 
     """Numbers of `task.prompts` objects of one map, as many different ones as there are; 254, of none, without."""
     there = rng.permutation(visible_objects(object_map, task.smallest) or [254])
     return np.resize(there, task.prompts)
-
-
-def _quarter(masks: np.ndarray, device: torch.device) -> Tensor:
-    """Bool (N, H, W) -> the share of each position of stride 4 that is covered, float (N, 2h, 2w)."""
-    share = torch.from_numpy(masks).to(device, torch.float32)[:, None]
-    bottom, right = (-side % 8 for side in masks.shape[1:])  # the logits cover whole positions of stride 8
-    return F.avg_pool2d(F.pad(share, (0, right, 0, bottom)), 4)[:, 0]
 
 
 @dataclass(frozen=True)

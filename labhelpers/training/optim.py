@@ -9,17 +9,23 @@ from torch import nn
 from labhelpers.training.recipe import Recipe
 
 
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """The part with pretrained weights: `model.encoder` or, as Mini-SAM calls it, `model.image_encoder`."""
+    parts = (getattr(model, name, None) for name in ("encoder", "image_encoder"))
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer, fused where the device has it (two to three times faster, on a CPU too).
 
-    Two groups of parameters: `model.encoder` at `lr * backbone_factor` and the rest at `lr`. A frozen encoder is in its
-    group too and joins when it gets gradients. The model must be on its device already.
+    Two groups of parameters: those of `encoder_of(model)` at `lr * backbone_factor` and the rest at `lr`. A frozen
+    encoder is in its group too and joins when it gets gradients. The model must be on its device already.
 
     Raises:
         ValueError: a backbone factor without `model.encoder`.
     """
-    part = getattr(model, "encoder", None)
-    encoder = list(part.parameters()) if isinstance(part, nn.Module) else []
+    part = encoder_of(model)
+    encoder = list(part.parameters()) if part is not None else []
     if not encoder and recipe.backbone_factor != 1:
         raise ValueError(
             f"backbone_factor={recipe.backbone_factor} needs model.encoder, and {type(model).__name__} has none; name "

@@ -25,7 +25,7 @@ from labhelpers.evaluation.evaluator import check_logits
 from labhelpers.files import locked
 from labhelpers.training import checkpoints
 from labhelpers.training.losses import build_loss, check_class_weights, check_target
-from labhelpers.training.optim import Schedule, build_optimizer
+from labhelpers.training.optim import Schedule, build_optimizer, encoder_of
 from labhelpers.training.recipe import SCORES, Recipe, identity
 from labhelpers.training.tracking import CsvLog, Progress, Wandb
 
@@ -161,7 +161,7 @@ class TrainingState:
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if recipe.batch_size % processes:
             raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of the {processes} processes")
-        self.encoder: Any = getattr(model, "encoder", None)
+        self.encoder: Any = encoder_of(model)
         if recipe.freeze_encoder_steps and self.encoder is None:
             raise ValueError(f"freeze_encoder_steps needs model.encoder, and {type(model).__name__} has none")
 
