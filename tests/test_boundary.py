@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from labhelpers.evaluation import boundary_band, boundary_counts, boundary_iou, confusion_matrix, edge_distance, scores
+from labhelpers.evaluation import boundary_counts, boundary_iou, confusion_matrix, edge_distance, scores
 from labhelpers.evaluation.boundary import band_matrices, band_scores
 
 
@@ -36,8 +36,7 @@ def test_distance_follows_its_definition(labels, limit):
     distance = edge_distance(labels, limit)
     np.testing.assert_array_equal(distance, distance_by_definition(labels.numpy(), limit))
     for width in range(1, limit + 1):
-        expected = (distance <= width) & (labels != 255)
-        assert torch.equal(boundary_band(labels, width), expected)
+        assert torch.equal(edge_distance(labels, width) <= width, distance <= width)
     assert torch.equal(edge_distance(torch.stack([labels, labels.flip(0)]), limit)[1].flip(0), distance)
 
 
@@ -49,7 +48,7 @@ def test_curve_equals_masking_by_hand(targets, seed):
     pairs = [(torch.randint(0, 3, t.shape, generator=rng, dtype=torch.uint8), t) for t in targets]
     mean_iou, foreground = band_scores((1, 3), sum(band_matrices(*pair, 3, (1, 3)) for pair in pairs).numpy())
     for width in (1, 3):
-        inside = [boundary_band(target, width) for _, target in pairs]
+        inside = [(edge_distance(target, width) <= width) & (target != 255) for _, target in pairs]
         prediction = torch.cat([p[band] for (p, _), band in zip(pairs, inside, strict=True)])
         target = torch.cat([t[band] for (_, t), band in zip(pairs, inside, strict=True)])
         expected = scores(confusion_matrix(prediction, target, 3).numpy()).mean_iou
@@ -61,7 +60,7 @@ def test_curve_equals_masking_by_hand(targets, seed):
 @pytest.mark.parametrize("width", [0, 255])
 def test_bad_width(width):
     with pytest.raises(ValueError, match="1 to 254 pixels"):
-        boundary_band(torch.zeros(4, 4, dtype=torch.uint8), width)
+        edge_distance(torch.zeros(4, 4, dtype=torch.uint8), width)
 
 
 # --- Boundary IoU ---

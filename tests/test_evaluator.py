@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +26,6 @@ from labhelpers.evaluation import (
     evaluate,
     object_recall,
     predict,
-    predict_tiles,
     scores_by_size,
     side_by_side,
 )  # fmt: skip
@@ -203,10 +201,9 @@ def test_one_logit_that_is_not_finite_is_refused_and_its_image_is_named(value):
     for batch_size in (1, 3):
         with pytest.raises(ValueError, match=r"for image 'val4' \(number 4 of pictures val\) hold NaN or infinity"):
             evaluate(model, dataset, batch_size=batch_size)
-    for label in (predict, partial(predict_tiles, tile=16, overlap=4, multiple=1)):
-        with pytest.raises(ValueError, match="logits for the image hold NaN or infinity"):
-            label(model, dataset.items[4][0])
-        assert label(model, dataset.items[3][0]).shape == (17, 21)
+    with pytest.raises(ValueError, match="logits for the image hold NaN or infinity"):
+        predict(model, dataset.items[4][0])
+    assert predict(model, dataset.items[3][0]).shape == (17, 21)
     logits = model(to_input(torch.stack([dataset.items[i][0] for i in (0, 2, 4)])))
     gathered = ConfusionMatrix(3)
     with pytest.raises(ValueError, match="logits for image 2 of the batch hold NaN"):

@@ -326,9 +326,22 @@ def test_in_place_stores_outputs(folder, tmp_path):
     assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "kept\n"
 
 
-def test_an_empty_folder_is_an_error(folder):
-    with pytest.raises(FileNotFoundError, match="no notebook in"):
-        run.find_notebooks(folder)
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("", "no notebook in {}: expected files like 01_data_pipeline.ipynb"),
+        ("no/such.ipynb", "there is no {}: name a notebook, or a folder of notebooks"),
+        ("nowhere", "there is no {}: name a notebook, or a folder of notebooks"),
+    ],
+)
+def test_where_no_notebook_is_one_line_says_so_and_nothing_runs(where, words, folder, tmp_path, capsys):
+    first = notebook(tmp_path / "first.ipynb", "1")
+    assert run.main([str(first), str(folder / where), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert words.format(folder / where) in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not (tmp_path / "out").exists()
 
 
 # --- what a notebook runs first ---

@@ -1,4 +1,4 @@
-"""SAM: coordinates, prompts, caches, weights that are there or not, segmenting everything, tuning of its decoder."""
+"""SAM: coordinates, prompts, caches, weights that are there or not, many clicks at once, tuning of its decoder."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompting_toys import photo, picture
+from prompting_toys import photo
 from tiny_hub import COMMIT, empty_cache, point_to, serve
 from tiny_sam import SIDE, the_library, tiny_network, write_tiny_sam
 from training_toys import Squares, assert_same, weights
@@ -38,7 +38,6 @@ from labhelpers.prompting import (
     SamPredictor,
     SamRecipe,
     click_candidates,
-    everything,
     load_mini_sam,
     load_predictor,
     load_sam,
@@ -46,7 +45,6 @@ from labhelpers.prompting import (
     prompt_costs,
     sam_loss,
     sam_tuning,
-    segment_everything,
     tune_sam_decoder,
 )
 from labhelpers.prompting import sam as sam_module
@@ -517,99 +515,24 @@ def test_without_the_library_one_sentence_names_what_to_install(monkeypatch, cap
     assert str(caught.value) == sentence
 
 
-# --- segment everything: from the logits of SAM, click by click for any other predictor ---
+# --- many clicks at once, as "segment everything" asks them ---
 
 
-class Blobs:
-    """Each click gives the block of 16 pixels it is in (IoU 0.9), its left half (0.6) and an empty mask (1.0)."""
-
-    name, class_name, image = "blobs", None, None
-
-    def set_image(self, image):
-        self.image, self.clicks = image, []
-
-    def predict(self, points=None, labels=None, box=None, mask_input=None, multimask=False):
-        assert multimask
-        assert labels.tolist() == [1]
-        x, y = points[0]
-        self.clicks.append((x, y))
-        masks = np.zeros((3, *self.image.shape[:2]), dtype=bool)
-        left, top = int((x + 0.5) // 16) * 16, int((y + 0.5) // 16) * 16
-        masks[1, top : top + 16, left : left + 16] = True
-        masks[2, top : top + 16, left : left + 8] = True
-        return masks, np.array([1.0, 0.9, 0.6])
-
-
-def test_click_by_click_every_block_is_found_once():
-    predictor = Blobs()
-    found = segment_everything(predictor, picture(48, 64), grid=8)
-    assert (len(found), found.masks.shape, found.masks.dtype) == (12, (12, 48, 64), bool)
-    assert (found.masks.sum(0) == 1).all()
-    assert np.allclose(found.ious, 0.9)
-    assert found.how == "8 x 8 clicks, predicted IoU above 0.88, box overlap at most 0.7"
-    clicks = np.array(predictor.clicks)
-    assert len(clicks) == 64
-    assert np.allclose(clicks.mean(0), [31.5, 23.5])  # the grid is centred: pixel centres are whole numbers
-    assert np.allclose(clicks[0], [3.5, 2.5])
-
-
-def test_a_lower_bar_lets_the_halves_in_and_a_lower_overlap_keeps_them_out():
-    image = picture(48, 64)
-    found = segment_everything(Blobs(), image, grid=4, min_iou=0.5)
-    assert sorted(found.masks.sum((1, 2)).tolist()) == [128] * 12 + [256] * 12
-    assert (np.diff(found.ious) <= 0).all()  # the best first
-    assert len(segment_everything(Blobs(), image, grid=4, min_iou=0.5, max_overlap=0.4)) == 12
-
-
-def test_from_logits_masks_are_those_that_single_clicks_give(predictor, encoded):
+def test_sams_candidates_are_the_answers_to_single_clicks(predictor, encoded):
     image = photo()
-    found = segment_everything(predictor, image, grid=3, min_iou=0.01, min_stability=0.0, max_overlap=0.95)
-    assert len(found) > 0
-    assert (found.masks.shape, found.masks.dtype) == ((len(found), 40, 56), bool)
-    assert (np.diff(found.ious) <= 0).all()
-    assert 0.01 < found.ious.min() <= found.ious.max() <= 1
-    assert "stability at least 0" in found.how
+    clicks = np.array([[x, y] for y in (6.0, 19.5, 33.0) for x in (9.0, 27.5, 46.0)])
+    logits, ious = click_candidates(predictor, image, clicks, min_iou=-math.inf)
+    assert (logits.shape, logits.dtype, ious.shape, ious.dtype) == ((27, 40, 56), np.float32, (27,), np.float32)
     predictor.set_image(image)
-    assert len(encoded) == 1  # everything knows the embedding, and leaves it
-    clicks = [[(x + 0.5) * 56 / 3 - 0.5, (y + 0.5) * 40 / 3 - 0.5] for y in range(3) for x in range(3)]
-    answers = np.concatenate([predictor.predict([click], [1], multimask=True)[0] for click in clicks])
-    for mask in found.masks:
-        assert max(mask_iou(mask, one) for one in answers if one.any()) > 0.99
-
-
-def test_the_filters_are_those_of_the_paper_as_transformers_has_them(models, monkeypatch):
-    """Where the picture is not resized; its pipeline takes the centre of the first pixel for (0.5, 0.5)."""
-    from transformers import MaskGenerationPipeline
-
-    image, network = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), tiny_network("sam")
-    with torch.no_grad():
-        for mlp in network.mask_decoder.output_hypernetworks_mlps:
-            mlp.proj_out.weight.mul_(20)  # logits that are far from 0 in most pixels
-        network.mask_decoder.iou_prediction_head.proj_out.weight.mul_(0.01)  # and no predicted IoU above 1
-    model = SAM(network, models["sam"].processor)
-    limits = {"min_iou": 0.1, "min_stability": 0.15, "max_overlap": 0.98}
-    grid = everything._grid
-    monkeypatch.setattr(everything, "_grid", lambda *given: grid(*given) + 0.5)
-    ours = segment_everything(SamPredictor(model), image, grid=3, **limits)
-    pipeline = MaskGenerationPipeline(
-        model=model.network, image_processor=model.processor, device=model.device, task="mask-generation"
-    )
-    named = dict(zip(("pred_iou_thresh", "stability_score_thresh", "crops_nms_thresh"), limits.values(), strict=True))
-    theirs = [mask.numpy() for mask in pipeline(Image.fromarray(image), points_per_crop=3, **named)["masks"]]
-    assert 1 < len(ours) < 27
-    assert {mask.tobytes() for mask in ours.masks} == {mask.tobytes() for mask in theirs}
-
-
-def test_the_filters_leave_less(predictor):
-    image = np.random.default_rng(3).integers(0, 256, (40, 64, 3), dtype=np.uint8)
-    loose = {"grid": 3, "min_iou": 0.01, "min_stability": 0.0, "max_overlap": 1.0}
-    count = len(segment_everything(predictor, image, **loose))
-    assert count > 1
-    for tighter in ({"max_overlap": 0.01}, {"min_stability": 0.999}, {"min_iou": 1.5}):
-        assert len(segment_everything(predictor, image, **{**loose, **tighter})) < count
-    for other in (predictor, Blobs()):
-        found = segment_everything(other, image, grid=3, min_iou=1.5)
-        assert (found.masks.shape, found.ious.shape) == ((0, 40, 64), (0,))
+    assert len(encoded) == 1  # it knows the embedding, and leaves it
+    for click, own, scores in zip(clicks, logits.reshape(9, 3, 40, 56), ious.reshape(9, 3), strict=True):
+        masks, expected = predictor.predict(click[None], [1], multimask=True)  # the best first; an IoU below 0 is 0
+        assert np.allclose(-np.sort(-scores), expected, atol=1e-5)
+        for mask in own > 0:
+            assert max(np.mean(mask == other) for other in masks) > 0.99
+    some, above = click_candidates(predictor, image, clicks, min_iou=0.01)
+    assert np.array_equal(above, ious[ious > 0.01])
+    assert np.array_equal(some, logits[ious > 0.01])
 
 
 def test_mini_sams_candidates_are_its_answers_at_one_look():
@@ -839,10 +762,10 @@ NEGATIVE = (("box_jitter", -1), ("weight_decay", -1))
             f"unknown predictor 'sam9'; known: {', '.join(['mini_sam', 'mini_sam_semantic', 'sam', *SAM_MODELS])}",
         ),
         (lambda sam: load_sam("mini_sam"), f"unknown SAM 'mini_sam'; known: {', '.join(['sam', *SAM_MODELS])}"),
-        (lambda sam: segment_everything(sam, np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
-        (lambda sam: segment_everything(Blobs(), np.zeros((4, 4))), r"needs a uint8 array \(H, W, 3\)"),
-        (lambda sam: segment_everything(sam, picture(), grid=0), "grid must be at least 1, got 0"),
-        (lambda sam: segment_everything(Blobs(), picture(), grid=0), "grid must be at least 1, got 0"),
+        (
+            lambda sam: click_candidates(sam, np.zeros((4, 4)), np.zeros((1, 2)), 0.5),
+            r"needs a uint8 array \(H, W, 3\)",
+        ),
         *(
             (lambda sam, name=name, value=value: SamRecipe(**{name: value}), rf"SamRecipe\({name}=")
             for name, value in (("steps", 0), ("images", 1.5), ("lr", 0), ("lr", math.nan), *NEGATIVE)

@@ -1,7 +1,6 @@
 """What scores say: one prompt an object, clicks until it is right, class maps from masks, and what a box alone does."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -22,12 +21,9 @@ from labhelpers.prompting import (
     ClickCurve,
     FilledBox,
     GrabCut,
-    by_overlap,
-    by_vote,
     calibration,
     click_curve,
     clustered_bootstrap,
-    evaluate_everything,
     evaluate_prompted_classes,
     evaluate_prompts,
     evaluate_semantic,
@@ -38,7 +34,6 @@ from labhelpers.prompting import (
     right_object,
 )
 from labhelpers.prompting.clicks import THRESHOLDS
-from labhelpers.prompting.everything import FoundMasks
 
 MASKS = arrays(bool, (5, 6))
 # Two images of other sizes: two objects and one too thin to be judged in the first, one in the second.
@@ -339,7 +334,7 @@ def test_calibration_in_words_and_without_answers_that_were_never_given():
     assert found.true.tolist() == [0.4, 0.6, 0.8]
 
 
-# --- class maps from masks without classes: painted in order, named by the truth or by a vote ---
+# --- class maps from masks: painted in order ---
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 8))
 def test_every_pixel_has_the_class_of_the_smallest_mask_on_it(seed, n):
@@ -348,21 +343,12 @@ def test_every_pixel_has_the_class_of_the_smallest_mask_on_it(seed, n):
     for mask in masks:
         (y0, x0), (height, width) = rng.integers(0, (8, 9)), rng.integers(1, 8, 2)
         mask[y0 : y0 + height, x0 : x0 + width] = True
-    labels = rng.choice([0, 1, 2, 7, 255], (3, 3)).repeat(4, 0).repeat(5, 1).astype(np.uint8)
-    scores = rng.random(n)
-    painted = by_overlap(masks, scores, labels)
+    scores, classes = rng.random(n), rng.integers(-1, 5, n)
+    painted = paint(masks, scores, classes)
     assert painted.dtype == np.uint8
-    for y, x in np.ndindex(labels.shape):
-        on = [i for i in range(n) if masks[i, y, x] and (labels[masks[i]] != 255).any()]
-        if not on:
-            assert painted[y, x] == 0
-            continue
-        top = min(on, key=lambda i: (masks[i].sum(), -scores[i]))
-        inside = labels[masks[top]]
-        counts = np.bincount(inside[inside != 255], minlength=256)
-        assert counts[painted[y, x]] == counts.max()
-    prediction = np.where(labels == 255, 3, labels).astype(np.uint8)
-    assert np.array_equal(by_vote(masks, scores, prediction), by_overlap(masks, scores, prediction))
+    for y, x in np.ndindex(painted.shape):
+        on = [i for i in range(n) if masks[i, y, x] and classes[i] >= 0]
+        assert painted[y, x] == (classes[min(on, key=lambda i: (masks[i].sum(), -scores[i]))] if on else 0)
 
 
 def test_equal_sizes_leave_the_surer_on_top_and_minus_one_is_left_out():
@@ -373,13 +359,6 @@ def test_equal_sizes_leave_the_surer_on_top_and_minus_one_is_left_out():
     assert paint(masks, np.array([0.1, 0.9, 0.0]), np.array([4, 5, 0])).tolist() == [[4, 0, 5, 5]]
 
 
-def test_without_masks_all_is_background():
-    labels = np.full((3, 4), 2, dtype=np.uint8)
-    for none in ([], np.zeros((0, 3, 4), dtype=bool), np.zeros((2, 3, 4), dtype=bool)):
-        assert not by_overlap(none, np.ones(len(none)), labels).any()
-        assert not by_vote(none, np.ones(len(none)), labels).any()
-
-
 def inside_of_box(image, points, labels, box, mask_input):
     x0, y0, x1, y1 = box.astype(int)
     mask = np.zeros(image.shape[:2], dtype=bool)
@@ -387,23 +366,13 @@ def inside_of_box(image, points, labels, box, mask_input):
     return mask, 0.5
 
 
-def regions(predictor, image):
-    """Each colour of the picture is a mask, void included."""
-    masks = np.stack([image[..., 0] == value for value in np.unique(image[..., 0])])
-    return FoundMasks(masks, np.ones(len(masks)), "by colour")
-
-
 class Red(nn.Module):
     """A perfect network: the label is the red channel over ten; void, which is 200, becomes class 1."""
-
-    def __init__(self, never: int | None = None):
-        super().__init__()
-        self.known = torch.tensor([float(k != never) for k in range(4)])[:, None, None]
 
     def forward(self, images):
         red = denormalize(images)[:, 0].long()
         labels = torch.where(red == 200, 1, red // 10)
-        return nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2) * self.known
+        return nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
 
 
 def test_answers_to_true_boxes_get_their_objects_class():
@@ -422,18 +391,6 @@ def test_answers_to_true_boxes_get_their_objects_class():
     missed = evaluate_prompted_classes(always(lambda red: red < 0), CLASSES)
     assert missed.matrix[:, 1:].sum() == 0
     assert missed.scores.class_iou[1:].tolist() == [0, 0, 0]
-
-
-def test_everything_is_named_by_the_truth_or_by_a_vote():
-    oracle, vote, blind = (
-        evaluate_everything(Answers(None), CLASSES, *voter, segment=regions)
-        for voter in ((), (Red(), "Red"), (Red(never=2), "Never2"))
-    )
-    assert oracle.scores.mean_iou == vote.scores.mean_iou == 1
-    assert blind.scores.class_iou.tolist()[2:] == [0, 1]
-    assert "prompted with by colour; each mask gets the true class it overlaps most (oracle)" in str(oracle.protocol)
-    assert "the class Red votes for" in str(vote.protocol)
-    assert len({oracle.protocol.key, vote.protocol.key, blind.protocol.key}) == 3
 
 
 def test_what_a_predictor_keeps_can_be_trained_on_later():
@@ -611,8 +568,6 @@ def test_they_answer_boxes_only_and_are_scored_like_every_predictor(predictor):
 
 # --- mistakes ---
 FLAT = np.zeros((4, 4), dtype=bool)
-vote = partial(by_vote, class_map=np.zeros((3, 4), dtype=np.uint8))
-NO_MASKS = r"masks must be bool \(N, 3, 4\).*one score each; got "
 
 
 @pytest.mark.parametrize(
@@ -637,11 +592,6 @@ NO_MASKS = r"masks must be bool \(N, 3, 4\).*one score each; got "
         *((lambda no=no: curve([[0.5]]).noc(no), "NoC@90 has the threshold 0.90") for no in (85, 0, -0.1, 1.01)),
         (lambda: calibration(np.array([np.nan]), np.array([0.5])), "no answer has a predicted IoU"),
         (lambda: calibration(np.zeros(2), np.zeros(3)), r"same shape and at least 1 bin, got \(2,\), \(3,\)"),
-        (lambda: vote(np.zeros((2, 3, 5), dtype=bool), np.ones(2)), NO_MASKS),
-        (lambda: vote(np.zeros((2, 3, 4)), np.ones(2)), NO_MASKS),
-        (lambda: vote(np.zeros((2, 3, 4), dtype=bool), np.ones(3)), NO_MASKS),
-        (lambda: vote(np.zeros((3, 4), dtype=bool), np.ones(3)), NO_MASKS),
-        (lambda: evaluate_everything(Answers(None), CLASSES, Red()), "voter and voter_name belong together"),
         (
             lambda: evaluate_semantic(Plain(), CLASSES, "boxes"),
             "prompts must be one of truth, none, random, with points >= 1; got 'boxes', 5",

@@ -25,15 +25,19 @@ class CellFailed(Exception):
     """A cell raised; the message names the notebook, the cell and the error."""
 
 
-def find_notebooks(folder: Path) -> list[Path]:
-    """The notebooks of a folder in their order.
+def find_notebooks(where: Path) -> list[Path]:
+    """The notebooks of a folder in their order, or the single file that is named.
 
     Raises:
         FileNotFoundError: when there is none.
     """
-    found = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
+    if where.is_file():
+        return [where]
+    if not where.is_dir():
+        raise FileNotFoundError(f"there is no {where}: name a notebook, or a folder of notebooks such as `notebooks`")
+    found = sorted(path for path in where.glob("*.ipynb") if not path.name.startswith("."))
     if not found:
-        raise FileNotFoundError(f"no notebook in {folder}: expected files like 01_data_pipeline.ipynb")
+        raise FileNotFoundError(f"no notebook in {where}: expected files like 01_data_pipeline.ipynb")
     return found
 
 
@@ -203,7 +207,11 @@ def main(arguments: list[str] | None = None) -> int:
     }
     os.environ |= {name: str(path) for name, path in paths.items() if path}
     profile = config.profile()
-    notebooks = [path for where in options.sources for path in (find_notebooks(where) if where.is_dir() else [where])]
+    try:
+        notebooks = [path for where in options.sources for path in find_notebooks(where)]
+    except FileNotFoundError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
     expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)
     print(f"{len(notebooks)} notebooks in profile {profile.name}, about {expected:g} minutes", flush=True)
     start = time.perf_counter()

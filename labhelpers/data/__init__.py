@@ -16,7 +16,7 @@ from labhelpers.data.loader import (
 from labhelpers.data.open import Splits, open_course_data, open_splits
 from labhelpers.data.packaged import PHOTOGRAPHS, photographs
 from labhelpers.data.reading import voc_palette
-from labhelpers.data.scenes import CONTEXT_PAIRS, make_scenes
+from labhelpers.data.scenes import make_scenes
 from labhelpers.data.statistics import (
     WEIGHT_METHODS,
     ClassStatistics,
@@ -27,7 +27,7 @@ from labhelpers.data.statistics import (
 from labhelpers.data.voc import COMPARISON_IDS, VOC_CLASSES, VOCSegmentation, comparison_indices
 
 __all__ = [
-    "CAMVID_CLASSES", "COMPARISON_IDS", "CONTEXT_PAIRS", "IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD",
+    "CAMVID_CLASSES", "COMPARISON_IDS", "IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD",
     "JIGSAW_CLASSES", "PHOTOGRAPHS", "VOC_CLASSES", "WEIGHT_METHODS", "Augmentation", "CachedDataset",
     "ClassStatistics", "DownloadError", "FolderSegmentation", "SegmentationDataset", "Splits", "SubsetDataset",
     "VOCSegmentation", "View", "cache", "class_statistics", "class_weights", "comparison_indices", "decode_target",

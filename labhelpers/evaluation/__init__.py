@@ -1,7 +1,6 @@
 """How we judge: one evaluator, its scores, their uncertainty, and the table they go into."""
 
 from labhelpers.evaluation.boundary import (
-    boundary_band,
     boundary_counts,
     boundary_iou,
     edge_distance,
@@ -46,13 +45,13 @@ from labhelpers.evaluation.results import (
     course_model,
     expected_table,
 )
-from labhelpers.evaluation.tiles import predict_tiles, tile_starts, tiled_logits
+from labhelpers.evaluation.tiles import tile_starts, tiled_logits
 
 __all__ = [
     "COURSE_MODELS", "METRICS", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation", "FinalTable",
-    "FoundEdges", "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap", "boundary_band",
+    "FoundEdges", "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap",
     "boundary_counts", "boundary_iou", "compare", "confusion_matrix", "costs", "count_flops", "course_model",
     "count_parameters", "edge_distance", "edges_of_found", "evaluate", "expected_table", "foreground_iou", "inference",
-    "inference_memory_mb", "object_recall", "paired_bootstrap", "peak_memory_mb", "predict", "predict_tiles",
+    "inference_memory_mb", "object_recall", "paired_bootstrap", "peak_memory_mb", "predict",
     "scores", "scores_by_size", "side_by_side", "tile_starts", "tiled_logits", "time_inference",
 ]  # fmt: skip

@@ -56,19 +56,6 @@ def _spread(labels: torch.Tensor, extreme: Callable) -> torch.Tensor:
     return labels
 
 
-def boundary_band(target: torch.Tensor, width: int, ignore_index: int = 255) -> torch.Tensor:
-    """Return the pixels at most `width` away from a true edge, void left out.
-
-    Args:
-        target: uint8 (..., H, W).
-        width: pixels on each side of the edge, in the chessboard distance of `edge_distance`.
-
-    Returns:
-        bool (..., H, W).
-    """
-    return (edge_distance(target, width) <= width) & (target != ignore_index)
-
-
 def band_matrices(
     prediction: torch.Tensor, target: torch.Tensor, num_classes: int, widths: Sequence[int], ignore_index: int = 255
 ) -> torch.Tensor:

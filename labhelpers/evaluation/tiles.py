@@ -7,21 +7,11 @@ padded, the part near a tile's border is left out and the rest fades over into t
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import torch
 from torch import nn
 
-from labhelpers.evaluation.confusion import to_labels
 from labhelpers.evaluation.evaluator import compute_logits, inference
-
-
-def predict_tiles(
-    model: nn.Module, image: torch.Tensor, tile: int = 512, overlap: int = 128, **options: Any
-) -> torch.Tensor:
-    """Label one image of any size tile by tile; returns uint8 (H, W) on the CPU. Arguments as of `tiled_logits`."""
-    logits = tiled_logits(model, image, tile, overlap, **options)
-    return to_labels(logits, len(logits), ["the image"])
 
 
 def tiled_logits(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from labhelpers.prompting.clicks import ClickCurve, click_curve
-from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, click_candidates, paint, segment_everything
+from labhelpers.prompting.everything import click_candidates, paint
 from labhelpers.prompting.grabcut import BoxEllipse, FilledBox, GrabCut, grabcut_box
 from labhelpers.prompting.objects import ObjectRef, clustered_bootstrap, mask_iou, objects
 from labhelpers.prompting.predictor import MiniSamPredictor, OneLook, Predictor, Prompt
@@ -16,7 +16,6 @@ from labhelpers.prompting.scores import (
     PromptScores,
     RightObject,
     calibration,
-    evaluate_everything,
     evaluate_prompted_classes,
     evaluate_prompts,
     evaluate_semantic,
@@ -42,7 +41,6 @@ __all__ = [
     "Calibration",
     "ClickCurve",
     "FilledBox",
-    "FoundMasks",
     "GrabCut",
     "MiniSamPredictor",
     "ObjectRef",
@@ -60,14 +58,11 @@ __all__ = [
     "SemanticPromptTask",
     "TunedSam",
     "box_from_mask",
-    "by_overlap",
-    "by_vote",
     "calibration",
     "centre_click",
     "click_candidates",
     "click_curve",
     "clustered_bootstrap",
-    "evaluate_everything",
     "evaluate_prompted_classes",
     "evaluate_prompts",
     "evaluate_semantic",
@@ -86,7 +81,6 @@ __all__ = [
     "sam_loss",
     "sample_points",
     "sample_prompts",
-    "segment_everything",
     "step_loss",
     "true_iou",
     "tune_sam_decoder",

@@ -291,7 +291,7 @@ class MiniSamPredictor(Predictor):
 def _tensors(
     window: Window, prompt: Prompt, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Points (1, N, 2), labels (1, N) and box (1, 4) in the window's pixels; None for what was not given or not seen."""
+    """Points (1, N, 2), labels (1, N), box (1, 4) in the window's pixels; None for what is not given or not seen."""
     seen, points, labels, boxes = window.contains(prompt.points), None, None, None
     if seen.any():
         points = torch.from_numpy(window.points(prompt.points[seen]))[None].to(device)

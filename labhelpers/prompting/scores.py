@@ -19,10 +19,10 @@ from torch import nn
 
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.evaluation.costs import Size, count_parameters, peak_memory_mb, size_text, total_flops, weights_mb
-from labhelpers.evaluation.evaluator import BOUNDS, Evaluation, evaluate, predict
+from labhelpers.evaluation.evaluator import BOUNDS, Evaluation, evaluate
 from labhelpers.evaluation.intervals import Interval
 from labhelpers.evaluation.results import Table
-from labhelpers.prompting.everything import FoundMasks, by_overlap, by_vote, paint, segment_everything
+from labhelpers.prompting.everything import paint
 from labhelpers.prompting.objects import (
     ObjectRef,
     as_objects,
@@ -237,45 +237,6 @@ def evaluate_prompted_classes(predictor: Predictor, dataset: SegmentationDataset
 
     evaluation = _evaluate_maps(class_map, predictor, dataset, options)
     return _prompted(evaluation, "the box of every true object, whose class the answer gets")
-
-
-def evaluate_everything(
-    predictor: Predictor,
-    dataset: SegmentationDataset,
-    voter: nn.Module | None = None,
-    voter_name: str = "",
-    segment: Callable[[Predictor, np.ndarray], FoundMasks] = segment_everything,
-    **options: Any,
-) -> Evaluation:
-    """Score all masks found in each image, named by the truth or by a semantic network.
-
-    Args:
-        voter: a semantic network, float (1, 3, H, W) to logits, whose prediction names the masks (`by_vote`); without
-            one the truth does (`by_overlap`), as an oracle.
-        voter_name: the network's name in the protocol: other voters, other scores.
-        segment: how the masks are found; `partial(segment_everything, grid=8)` asks less often. What it says about
-            itself stands in the protocol.
-        options: `bands` and `per_image` of `evaluate`.
-
-    Raises:
-        ValueError: a voter without a name, or what `evaluate` and the naming raise.
-    """
-    if (voter is None) != (voter_name == ""):
-        raise ValueError("voter and voter_name belong together: give both, or neither for names from the truth.")
-    how = ""
-
-    def class_map(index: int) -> np.ndarray:
-        nonlocal how
-        image = dataset.load_image(index)
-        found = segment(predictor, np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-        how = found.how
-        if voter is None:
-            return by_overlap(found.masks, found.ious, dataset.load_target(index).numpy(), dataset.ignore_index)
-        return by_vote(found.masks, found.ious, predict(voter, image).numpy())
-
-    evaluation = _evaluate_maps(class_map, predictor, dataset, options)
-    named = "the true class it overlaps most (oracle)" if voter is None else f"the class {voter_name} votes for"
-    return _prompted(evaluation, f"{how}; each mask gets {named}")
 
 
 def _prompted(evaluation: Evaluation, prompts: str) -> Evaluation:

@@ -16,12 +16,6 @@ from labhelpers.data.base import png
 from labhelpers.data.scenes.composition import SPLITS, draw_scene
 from labhelpers.files import write_atomic
 
-CONTEXT_PAIRS = (
-    ("bus", "train", "surroundings: the same drawing, on a road or on rails"),
-    ("chair", "sofa", "extent: the same cloth, arms and feet, one seat wide or three"),
-)
-"""Classes that look alike from near by, so that only wide context tells them apart: (class, class, what differs)."""
-
 GENERATOR = 1  # raise it when a change in this folder alters any picture
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationClass": ".png", "SegmentationObject": ".png"}
 
