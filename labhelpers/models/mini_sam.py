@@ -116,15 +116,21 @@ class BaseMiniSAM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Prompts on encoded images; arguments and result as for `forward`."""
         check_prompts(len(embedding.features), points, point_labels, boxes)
+        x = self.decoder(embedding.features + self.prompt_map(embedding, points, point_labels, boxes))
+        logits = self.mask_head(x)
+        return self.enlarge(logits, embedding.size), self.iou_head(x, logits)
+
+    def prompt_map(
+        self, embedding: Embedding, points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
+    ) -> Tensor:
+        """What the prompts say at each position: (B, C, h, w), to be added to the features."""
         prompt = torch.zeros_like(embedding.features).movedim(1, 3)
         if points is not None and point_labels is not None and points.shape[1]:
             maps = point_maps(_given(points, point_labels), embedding.size, stride=4)
             prompt = prompt + self.embed_points(maps, point_labels)
         if boxes is not None:
             prompt = prompt + self.embed_boxes(box_maps(_given_boxes(boxes), embedding.size, stride=4), boxes)
-        x = self.decoder(embedding.features + self.mix(prompt).movedim(3, 1))
-        logits = self.mask_head(x)
-        return self.enlarge(logits, embedding.size), self.iou_head(x, logits)
+        return self.mix(prompt).movedim(3, 1)
 
     def embed_points(self, maps: Tensor, labels: Tensor) -> Tensor:
         """What points say at each position: maps (B, N, h, w, F), labels (B, N) -> (B, h, w, C).
@@ -257,6 +263,19 @@ class MiniSAM(BaseMiniSAM):
         """
         assert isinstance(embedding, FineEmbedding)
         check_prompts(len(embedding.keys), points, point_labels, boxes, mask_input)
+        x = self.decoder(embedding.decoder_part + self.prompt_map(embedding, points, point_labels, boxes, mask_input))
+        logits = self.mask_head(self.to_fine(x) + embedding.fine)
+        return (self.enlarge(logits, embedding.size) if full_size else logits), self.iou_head(x, logits)
+
+    def prompt_map(
+        self,
+        embedding: Embedding,
+        points: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None,
+        mask_input: Tensor | None = None,
+    ) -> Tensor:
+        assert isinstance(embedding, FineEmbedding)
         keys, size = F.normalize(embedding.keys.unflatten(1, (HEADS, -1)), dim=2), embedding.size
         prompt = torch.zeros_like(embedding.decoder_part).movedim(1, 3)
         if points is not None and point_labels is not None and points.shape[1]:
@@ -268,9 +287,7 @@ class MiniSAM(BaseMiniSAM):
             prompt = prompt + self.embed_boxes(torch.cat([maps, *self._like_box(keys, maps)], dim=-1), boxes)
         if mask_input is not None:
             prompt = prompt + self._embed_mask(mask_input, size, prompt)
-        x = self.decoder(embedding.decoder_part + self.mix(prompt).movedim(3, 1))
-        logits = self.mask_head(self.to_fine(x) + embedding.fine)
-        return (self.enlarge(logits, size) if full_size else logits), self.iou_head(x, logits)
+        return self.mix(prompt).movedim(3, 1)
 
     def _like_points(self, keys: Tensor, points: Tensor) -> Tensor:
         """Cosine of the keys (B, heads, c, h, w) with those at each point (B, N, 2): (B, N, h, w, heads)."""

@@ -207,6 +207,31 @@ def _unet() -> Drawing:
     return blocks, arrows, "U-Net: four levels down, four up, and at each a skip that is concatenated"
 
 
+def _mini_sam() -> Drawing:
+    once, click = "once for each image", "at every click"
+    blocks = {
+        "image": Block("image", 0, 0, 1.6, kind=IO),
+        "encoder": Block("image_encoder\nstrides 4 to 32", 3.0, 0, 2.6, kind=once),
+        "proj": Block("img_proj: enlarged\nto stride 4, 1×1", 6.6, 0, 3.0, kind=once),
+        "prompt": Block("points, box", 0, -1.5, 1.6, kind=IO),
+        "maps": Block("maps: offsets from\nevery position", 3.0, -1.5, 2.6, kind=click),
+        "embed": Block("point_…_embed\nbox_embed, mix", 6.6, -1.5, 3.0, kind=click),
+        "add": Block("+", 9.2, -0.75, 0.6, 0.6, JOIN),
+        "decoder": Block("decoder: 3×3\nat rates 1, 2, 4", 11.4, -0.75, 2.4, kind=click),
+        "mask_head": Block("mask_head\n1×1", 14.6, 0, 2.4, kind=click),
+        "iou_head": Block("iou_head", 14.6, -1.5, 2.4, kind=click),
+        "masks": Block("3 masks", 17.4, 0, 1.8, kind=IO),
+        "ious": Block("3 predicted\nIoUs", 17.4, -1.5, 1.8, kind=IO),
+    }
+    arrows = [
+        ("image", "encoder"), ("encoder", "proj"), ("proj", "add"), ("prompt", "maps"), ("maps", "embed"),
+        ("embed", "add"), ("add", "decoder"), ("decoder", "mask_head"), ("decoder", "iou_head"),
+        ("mask_head", "masks"), ("mask_head", "iou_head"), ("iou_head", "ious"),
+    ]  # fmt: skip
+    alt = "Mini-SAM: features of the image plus maps of the prompt; a decoder draws 3 masks and predicts their IoUs"
+    return blocks, arrows, alt
+
+
 def _pspnet() -> Drawing:
     blocks = {
         "image": Block("image", 0, 0, 1.4, kind=IO),
@@ -272,6 +297,7 @@ SCHEMATICS = {
     "fcn8s": _fcn8s,
     "deeplabv3plus": _deeplabv3plus,
     "unet": _unet,
+    "mini_sam": _mini_sam,
     "pspnet": _pspnet,
     "segformer": _segformer,
     "unetplusplus": _unetplusplus,
