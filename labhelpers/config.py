@@ -129,7 +129,7 @@ class MiniSAMConfig:
     debug_steps: int = 40  # of each run that learns a handful of masks by heart
     steps: int = 240
     vector_steps: int = 80  # of the network whose prompt is one vector
-    semantic_steps: int = 80  # of the one that names 21 classes
+    semantic_steps: int = 120  # of the one that names 21 classes
     batch_size: int = 8
     lr: float = 3e-3
     backbone_factor: float = 0.3  # the encoder's rate, as a share of the others'
