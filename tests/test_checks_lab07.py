@@ -1,6 +1,7 @@
 """Checks of lab 07: right answers in several styles pass, and wrong ones of another make get their hint, too."""
 
 import statistics
+import time
 
 import numpy as np
 import pytest
@@ -169,12 +170,14 @@ def clicks_by_maximum(ious, threshold):
     ("name", "answer"),
     [
         ("click_grid", grid_by_loop),
+        ("click_grid", lambda *given: grid_by_loop(*given).astype(np.float32)),
         ("iou_matrix", matrix_by_loop),
         ("iou_matrix", matrix_by_einsum),
         ("classes_from_boxes", classes_by_sorting),
         ("paired_difference", difference_by_quantiles),
         ("good_masks", good_by_loop),
         ("click_ious", user_by_lists),
+        ("click_ious", lambda *given: user_by_lists(*given).astype(np.float32)),
         ("median_time", time_by_ends),
         ("stability_score", stability_by_sets),
         ("stability_score", stability_by_flattening),
@@ -257,6 +260,49 @@ def boxes_with_exclusive_ends(predictor, image, target, instances):
     return classes_by_sorting(predictor, image, target, instances)
 
 
+def whole_cells(height, width, grid):
+    return np.array([(width // grid * (k + 0.5), height // grid * (i + 0.5)) for i in range(grid) for k in range(grid)])
+
+
+def small_integers(masks, others, dtype=np.uint8):
+    a, b = (of.reshape(len(of), of.shape[1] * of.shape[2]).astype(dtype) for of in (masks, others))
+    union = a.sum(1, dtype=int)[:, None] + b.sum(1, dtype=int) - a @ b.T
+    return (a @ b.T) / np.maximum(union, 1)
+
+
+def indices_of_the_sorted(masks, scores, threshold=0.7):
+    order = np.argsort(-scores)
+    return nms_by_removal(masks[order], scores[order], threshold)
+
+
+def scores_of_all(logits, ious, min_stability):
+    stable = stability(logits) >= min_stability
+    return (logits[stable] > 0)[nms(logits[stable] > 0, ious)]
+
+
+def void_wins(masks, guide):
+    out = np.zeros_like(guide)
+    for mask in sorted(masks, key=lambda mask: -mask.sum()):
+        counts = np.bincount(guide[mask], minlength=256)
+        out[mask] = counts[:255].argmax()
+    return out
+
+
+def class_under_the_answer(predictor, image, target, instances):
+    predict, inside = predictor.predict, instances.copy()
+    for number in set(instances.ravel().tolist()) - {0, 255}:
+        rows, columns = np.nonzero(instances == number)
+        predictor.set_image(image)
+        mask, _ = predict(box=[columns.min(), rows.min(), columns.max(), rows.max()])
+        labels = target[mask & (target < 255)]
+        inside[instances == number] = np.bincount(labels, minlength=1).argmax()
+    return classes_by_sorting(predictor, image, np.where(target == 255, target, inside), instances)
+
+
+def failures_at_the_end(ious, threshold):
+    return clicks(ious, threshold)[0], sum(clicks(row[None], threshold)[0] == len(row) for row in ious)
+
+
 def forgetful(predictor):
     predict = predictor.predict
     predictor.predict = lambda points, labels, mask_input: predict(points, labels)
@@ -267,12 +313,19 @@ WRONG = [
     ("click_grid", lambda h, w, n: grid_by_loop(h, w, n) + 0.5, "half a pixel too far"),
     ("click_grid", lambda h, w, n: grid_by_loop(h, w, n)[:, ::-1].copy(), "(y, x)"),
     ("click_grid", lambda h, w, n: grid_by_loop(h, w, n).tolist(), "expected a NumPy array"),
+    ("click_grid", whole_cells, "half a pixel too far"),
+    ("click_grid", lambda h, w, n: grid_by_loop(h, w, n)[:: n + 1], "`np.meshgrid`"),
     ("iou_matrix", lambda a, b: matrix_by_loop(a, b).T.copy(), "rows and columns are exchanged"),
+    ("iou_matrix", small_integers, "in uint8"),
+    ("iou_matrix", lambda a, b: small_integers(a, b, bool), "a product of booleans"),
     ("iou_matrix", lambda a, b: (a[:, None] & b).sum((2, 3)) / (a[:, None] | b).sum((2, 3)), "0 is divided by 0"),
     ("classes_from_boxes", without_image, "call `predictor.set_image(image)` once"),
     ("classes_from_boxes", boxes_with_exclusive_ends, "a pixel too large"),
     ("good_masks", lambda z, s, t: good_by_loop(z, s, 0), "masks that are not stable stay"),
     ("good_masks", lambda z, s, t: good_by_loop(z, -s, t), "the worst of two stays"),
+    ("good_masks", scores_of_all, "`ious[stable]` goes with `masks[stable]`"),
+    ("good_masks", lambda z, s, t: good_by_loop(z, s, np.nextafter(t, 1)), "*at least*"),
+    ("classes_from_boxes", class_under_the_answer, "counted inside the answer"),
     (
         "click_ious",
         lambda p, image, truth, ignore, n: user_by_lists(p, image, truth, np.zeros_like(ignore), n),
@@ -284,9 +337,12 @@ WRONG = [
         "the earlier mask is not handed over",
     ),
     ("click_ious", lambda p, *given: user_by_lists(_Discs(), *given).tolist(), "expected a NumPy array"),
+    ("click_ious", lambda *given: np.maximum.accumulate(user_by_lists(*given)), "best IoUs so far"),
+    ("median_time", lambda action, runs, clock: time_by_ends(action, runs, time.perf_counter), "call `clock()`"),
     ("median_time", lambda action, runs, clock: time_by_ends(action, runs, clock) / 1000, "these are seconds"),
     ("median_time", lambda action, runs, clock: time_by_ends(action, runs + 3, clock), "it calls `action` 7 times"),
     ("paired_difference", lambda a, b, draws: difference_by_quantiles(b, a, draws), "b - a"),
+    ("paired_difference", lambda a, b, draws: difference_by_quantiles(abs(a - b), 0 * b, draws), "keep their signs"),
     ("paired_difference", lambda a, b, draws: difference_by_quantiles(a, b, draws)[1:], "a tuple of 2"),
     ("paired_difference", lambda a, b, draws: [*difference_by_quantiles(a, b, draws)], "(difference, low, high)"),
     ("stability_score", lambda z, d=1.0: stability_by_sets(expit(z), d), "thresholds probabilities"),
@@ -295,6 +351,7 @@ WRONG = [
     ("stability_score", lambda z, d=1.0: list(stability_by_sets(z, d)), "expected a NumPy array"),
     ("non_maximum_suppression", greedy_against_all, "because of one that was dropped itself"),
     ("non_maximum_suppression", lambda m, s, t=0.7: nms_by_removal(m, -s, t), "begins with the lowest score"),
+    ("non_maximum_suppression", indices_of_the_sorted, "places in the sorted list"),
     (
         "non_maximum_suppression",
         lambda m, s, t=0.7: np.isin(np.arange(len(m)), nms(m, s, t)),
@@ -313,12 +370,14 @@ WRONG = [
     ),
     ("non_maximum_suppression", masks_emptied, "argument number 1 in place"),
     ("label_masks", largest_last, "large masks cover small ones"),
+    ("label_masks", void_wins, "a mask on void alone is painted as background"),
     ("label_masks", lambda masks, guide: label(masks, guide).astype(np.int64), "its dtype is int64; expected uint8"),
     ("label_masks", lambda masks, guide: label(masks, guide).tolist(), "expected a NumPy array"),
-    ("label_masks", argmax_of_nothing, "ValueError for a mask on void alone"),
+    ("label_masks", argmax_of_nothing, "leave it out. (ValueError for a mask on void alone"),
     ("label_masks", lambda masks, guide: np.int64(None), "TypeError"),
     ("number_of_clicks", last_below, "an IoU may fall again"),
     ("number_of_clicks", left_out, "are left out"),
+    ("number_of_clicks", failures_at_the_end, "with the last click is counted as a failure"),
     ("number_of_clicks", lambda ious, t: (clicks(ious, t)[0], clicks(ious, t)[1] / len(ious)), "a Python float"),
     ("number_of_clicks", lambda ious, t: clicks(ious, t)[0], "expected the pair (clicks, failures)"),
     ("number_of_clicks", lambda ious, t: [*clicks(ious, t)], "expected the pair (clicks, failures)"),

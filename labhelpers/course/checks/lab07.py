@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, variants
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function, variants
 
 _SIZE = (18, 26)
 _VOID = 255
@@ -17,6 +17,11 @@ def _boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
     for mask, (x0, y0, x1, y1) in zip(masks, corners, strict=True):
         mask[y0:y1, x0:x1] = True
     return masks
+
+
+def _as_double(found: Any) -> Any:
+    """An array of half or single precision is as good as one of double."""
+    return found.astype(np.float64) if isinstance(found, np.ndarray) and found.dtype.kind == "f" else found
 
 
 # --------------------------------------------------------------- click_grid
@@ -49,7 +54,8 @@ click_grid = Exercise(
     "click_grid",
     _click_grid,
     lambda: calls("click_grid", (8, 8, 1), (30, 40, 2), (128, 96, 5), (7, 9, 3)),
-    tolerance=1e-6,
+    run=lambda check, answer, case: _as_double(run_function(check, answer, case)),
+    tolerance=1e-4,  # what single precision leaves
     wrong=[
         (_other_grid(order=lambda x, y: (y, x)), "these are (y, x): a point is (x, y)."),
         (
@@ -69,6 +75,25 @@ click_grid = Exercise(
         (
             lambda height, width, grid: _grid(height - 1, width - 1, grid, lambda k, n: k / max(n - 1, 1), shift=0),
             "the grid reaches from the first to the last pixel: its points are the centres of equal cells.",
+        ),
+        (
+            lambda height, width, grid: _grid(height, width, grid, lambda k, n: k / max(n - 1, 1)),
+            "the grid reaches from one edge of the image to the other: its points are the centres of equal cells.",
+        ),
+        (
+            lambda height, width, grid: _grid(height - 1, width - 1, grid, shift=0),
+            "the cells divide width - 1 pixels: the image is `width` wide, from -0.5 to width - 0.5.",
+        ),
+        (
+            lambda height, width, grid: (
+                _grid(height // grid * grid, width // grid * grid, grid, lambda k, n: k / n, shift=0)
+                + [width // grid // 2, height // grid // 2]
+            ),
+            "the cells have whole sides: divide with `/`, and put the point half a cell further, minus 0.5.",
+        ),
+        (
+            lambda height, width, grid: _grid(height, width, grid)[:: grid + 1],
+            "these are the points of the diagonal: put each x together with each y, `np.meshgrid`.",
         ),
         (
             lambda height, width, grid: _grid(height, width, grid, lambda k, n: (k + 1) / (n + 1)),
@@ -128,8 +153,7 @@ def _matrix_cases() -> Iterator[Case]:
 
 def _run_matrix(check: Check, answer: Callable, case: Case) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = check.call(answer, *case.args, when=case.when)
-    return found.astype(np.float64) if isinstance(found, np.ndarray) and found.dtype.kind == "f" else found
+        return _as_double(check.call(answer, *case.args, when=case.when))
 
 
 def _over(denominator: Callable) -> Callable:
@@ -138,6 +162,17 @@ def _over(denominator: Callable) -> Callable:
     def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
         both, first, second = _shared(masks, others)
         return both / np.maximum(denominator(both, first[:, None], second[None], _SIZE[0] * _SIZE[1]), 1)
+
+    return answer
+
+
+def _counted_as(dtype: Any) -> Callable:
+    """The IoUs where the matrix product is that of another type."""
+
+    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+        a, b = (of.reshape(len(of), _SIZE[0] * _SIZE[1]) for of in (masks, others))
+        both = a.astype(dtype) @ b.T.astype(dtype)
+        return both / np.maximum(a.sum(1)[:, None] + b.sum(1) - both, 1)
 
     return answer
 
@@ -175,6 +210,11 @@ iou_matrix = Exercise(
             "it divides by all pixels of the image: IoU divides by the union.",
         ),
         (lambda masks, others: _shared(masks, others)[0], "these are the pixels of both: divide by the union."),
+        (
+            _counted_as(bool),
+            "a product of booleans is True or False, no count: `astype(float)` makes numbers of them.",
+        ),
+        (_counted_as(np.uint8), "counts above 255 start again from 0 in uint8: `astype(float)` holds them."),
         *(
             (_of_two_empty(value), "where both are empty, 0 is divided by 0: that IoU is 0 here.")
             for value in (np.nan, 1.0)
@@ -217,9 +257,7 @@ def _stability_cases() -> Iterator[Case]:
 
 def _run_stability(check: Check, answer: Callable, case: Case) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = check.call(answer, *case.args, when=case.when)
-    half_or_single = isinstance(found, np.ndarray) and found.dtype.kind == "f"  # as good as double
-    return found.astype(np.float64) if half_or_single else found
+        return _as_double(check.call(answer, *case.args, when=case.when))
 
 
 def _ratio(upper: Callable[[float], float], lower: Callable[[float], float]) -> Callable:
@@ -245,6 +283,22 @@ stability_score = Exercise(
         (
             lambda z, d=1.0: np.array(_stability_score(z, d).mean()),
             "this is one number: return one for each mask, an array (N,).",
+        ),
+        (
+            lambda z, d=1.0: float((z > d).sum() / max((z > -d).sum(), 1)),
+            "this is one number for all masks together: return one for each, sum over axes 1 and 2.",
+        ),
+        (
+            lambda z, d=1.0: _above(z, d) / np.maximum(_above(z, d) + _above(z, -d), 1),
+            "it divides by both areas: the larger mask holds the smaller, so it is the union.",
+        ),
+        (
+            lambda z, d=1.0: _above(z, d) / np.maximum((z < -d).sum((1, 2)), 1),
+            "it divides by what lies below -offset: the larger mask is what lies above it.",
+        ),
+        (
+            lambda z, d=1.0: _above(z, d) // np.maximum(_above(z, -d), 1),
+            "`//` leaves whole numbers: divide with `/`.",
         ),
         (_ratio(lambda d: -d, lambda d: d), "this is the inverse: the smaller mask (above +offset) is on top."),
         (_ratio(lambda d: d, lambda d: 0), "it compares with the mask above 0: compare with the one above -offset."),
@@ -292,16 +346,19 @@ def _non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: f
 
 
 def _nms_cases() -> Iterator[Case]:
-    """A chain of three, a part in a whole, an IoU of just the threshold, rectangles by chance; no two scores equal."""
+    """A chain, a part in a whole, an IoU of just the threshold, one box, rectangles by chance; no two scores equal."""
     rng = np.random.default_rng(5)
     low = rng.integers(0, 12, (40, 2))
     chance = _boxes(*np.concatenate([low, low + rng.integers(4, 12, (40, 2))], axis=1).tolist())
     chain = _boxes((0, 2, 10, 8), (3, 2, 13, 8), (6, 2, 16, 8))  # IoUs 7/13, 7/13, 4/16
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    half = (x < 16) & (y < 16) & ((x > y) | (x == 0) | (y == 15))  # both halves touch all sides of the box
     for words, masks, scores, threshold in (
         ("two masks that are nearly the same", _boxes((2, 2, 12, 10), (2, 2, 12, 11)), [0.6, 0.9], 0.7),
         ("a chain: the middle one overlaps both others", chain, [0.9, 0.8, 0.7], 0.5),
         ("a small mask inside a large one", _boxes((1, 1, 20, 16), (4, 4, 8, 8)), [0.7, 0.8], 0.7),
         ("an IoU of exactly the threshold", _boxes((0, 0, 4, 4), (0, 0, 4, 8)), [0.9, 0.8], 0.5),
+        ("two halves of one box", np.stack([half, (x < 16) & (y < 16) & ~half]), [0.8, 0.9], 0.5),
     ):
         yield Case((masks, np.array(scores), threshold), f"for {words} (scores {scores})", "what it keeps")
     yield Case((chance, rng.permutation(40) / 40, 0.3), "for 40 rectangles", "what it keeps")
@@ -356,6 +413,27 @@ def _nms(
     return keep
 
 
+def _of_boxes(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
+    filled = np.zeros_like(masks)
+    for mask, box in zip(masks, filled, strict=True):
+        y, x = np.nonzero(mask)
+        box[y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+    return _non_maximum_suppression(filled, scores, threshold)
+
+
+def _apart_from_one(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
+    ious, kept = _iou_matrix(masks, masks), []
+    for index in np.argsort(-scores):
+        if not kept or any(ious[index, other] <= threshold for other in kept):
+            kept.append(int(index))
+    return kept
+
+
+def _of_high_score(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
+    high = np.flatnonzero(scores > threshold)
+    return high[_non_maximum_suppression(masks[high], scores[high], threshold)].tolist()
+
+
 non_maximum_suppression = Exercise(
     "non_maximum_suppression",
     _non_maximum_suppression,
@@ -379,6 +457,19 @@ non_maximum_suppression = Exercise(
             _nms(over=lambda both, a, b: both / (a + b)),
             "it divides by both areas: the union counts what both share once.",
         ),
+        (
+            lambda masks, scores, threshold=0.7: [],
+            "nothing is kept: the IoU of a mask with itself is 1, so compare it only with those that were kept before.",
+        ),
+        (
+            lambda masks, scores, threshold=0.7: np.argsort(np.argsort(-scores))[
+                _non_maximum_suppression(masks, scores, threshold)
+            ].tolist(),
+            "these are places in the sorted list: return the indices that the masks had before.",
+        ),
+        (_of_boxes, "it compares boxes: two masks of one box may share nothing, take the IoU of the masks."),
+        (_apart_from_one, "one kept mask that it hardly overlaps is enough for it to stay: it has to be all, not any."),
+        (_of_high_score, "masks of a low score are left out: the threshold is one of the IoU."),
         (_nms(beaten=lambda iou, t: iou >= t), "an IoU of exactly the threshold is not above it: both stay."),
         (_nms(beaten=lambda iou, t: iou < t), "it drops what overlaps little: drop what overlaps."),
         (
@@ -422,12 +513,12 @@ def _other_filter(**changes: Any) -> Callable:
 
 
 def _good_cases() -> Iterator[Case]:
-    """Hills in three places, twice each, of different slopes; the best is not stable, and none may be."""
+    """Hills in three places, of different slopes; the best is not stable, one is just as stable as asked for."""
     y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
     places = ((5, 6, 4.6, 3.0), (5, 6, 4.9, 0.4), (12, 16, 5.2, 2.0), (12, 17, 5.3, 5.0), (8, 21, 3.4, 1.5))
     logits = np.stack([slope * (radius - np.hypot(y - cy, x - cx)) for cy, cx, radius, slope in places])
     ious = np.array([0.81, 0.97, 0.74, 0.86, 0.9])
-    for least in (0.0, 0.7, 0.999):
+    for least in (0.0, 0.5, 0.7, float(np.sort(_stability_score(logits))[1]), 0.999):
         yield Case((logits, ious, least), f"for five candidates and a stability of at least {least:g}", "the masks")
     yield Case((logits[:0], ious[:0], 0.7), "for no candidates", "the masks")
 
@@ -437,10 +528,15 @@ def _stable_of_kept(logits: np.ndarray, ious: np.ndarray, least: float) -> np.nd
     return kept[_stability_score(kept) >= least] > 0
 
 
+def _of(chosen: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [array[chosen] for array in arrays]
+
+
 good_masks = Exercise(
     "good_masks",
     _good_masks,
     _good_cases,
+    errors={"out of bounds": "masks and scores must belong together: `ious[stable]` goes with `masks[stable]`."},
     wrong=[
         *variants(
             _other_filter,
@@ -466,6 +562,34 @@ good_masks = Exercise(
                 ),
             ],
             mask=[(lambda logits: logits, "these are logits: a mask is what lies above 0.")],
+        ),
+        (
+            _other_filter(stable=lambda logits, least: _stability_score(logits) > least),
+            "a mask that is just as stable as asked for is left out: keep those of *at least* `min_stability`.",
+        ),
+        (
+            _other_filter(stable=lambda logits, least: _stability_score(logits, least) >= least),
+            "`min_stability` is handed over as the offset of the stability: the offset stays 1.",
+        ),
+        (
+            lambda logits, ious, least: _good_masks(logits, _stability_score(logits), least),
+            "doubles are suppressed by their stability: the scores are the predicted IoUs.",
+        ),
+        (
+            lambda logits, ious, least: (logits > 0)[
+                _non_maximum_suppression(*_of(_stability_score(logits) >= least, logits > 0, ious))
+            ],
+            "the indices count the stable masks: take them from `masks[stable]`, not from all masks.",
+        ),
+        (
+            lambda logits, ious, least: _filtered(
+                logits, ious, least, kept=lambda masks, scores: _non_maximum_suppression(masks, scores, least)
+            ),
+            "`min_stability` is handed over as the threshold of the IoU: that one stays 0.7.",
+        ),
+        (
+            lambda logits, ious, least: _good_masks(*_of(ious >= 0.88, logits, ious), least),
+            "it filters by predicted IoU as well: here only by stability, and doubles.",
         ),
         (_stable_of_kept, "what is not stable suppresses what is: leave it out first, then the doubles."),
         (
@@ -505,6 +629,7 @@ def _label_cases() -> Iterator[Case]:
         ("a mask of three classes", [(8, 3, 19, 12)], guide),
         ("a mask of which most is void", [other, (5, 9, 9, 12)], rimmed),
         ("a mask on void alone", [(13, 4, 18, 9), whole], rimmed),
+        ("a mask on void alone inside a larger one", [(2, 3, 5, 7), whole], rimmed),
         ("a mask of which most is background", [(8, 0, 14, 16), other], guide),
         ("no masks at all", [], guide),
     ):
@@ -516,6 +641,7 @@ def _painted(
     name: Callable = lambda inside: np.bincount(inside).argmax(),
     seen: Callable = lambda inside: inside[inside != _VOID],
     ground: int = 0,
+    where: Callable = lambda mask, labels, guide: mask,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A class map with one thing wrong in it."""
 
@@ -524,7 +650,7 @@ def _painted(
         for mask in order(masks):
             inside = seen(guide[mask])
             if len(inside):
-                labels[mask] = int(name(inside))
+                labels[where(mask, labels, guide)] = int(name(inside))
         return labels
 
     return answer
@@ -542,6 +668,7 @@ label_masks = Exercise(
     "label_masks",
     _label_masks,
     _label_cases,
+    errors={"argmax of an empty sequence": "a mask on void alone has no label to count: leave it out."},
     wrong=[
         (_painted(order=lambda masks: sorted(masks, key=np.count_nonzero)), f"large masks cover small ones: {_ON_TOP}"),
         (_painted(order=lambda masks: masks), f"masks are painted in the order in which they come: {_ON_TOP}"),
@@ -550,6 +677,18 @@ label_masks = Exercise(
         (
             _painted(seen=lambda inside: np.where(inside == _VOID, 0, inside)),
             "void is counted as background: leave 255 out before you count.",
+        ),
+        (
+            _painted(seen=lambda inside: inside[inside != _VOID] if (inside != _VOID).any() else np.zeros(1, np.uint8)),
+            "a mask on void alone is painted as background: leave it out, what is below it stays.",
+        ),
+        (
+            _painted(where=lambda mask, labels, guide: mask & (labels == 0)),
+            f"what is painted already stays: {_ON_TOP[:-1]}, and the others over it.",
+        ),
+        (
+            _painted(where=lambda mask, labels, guide: mask & (guide != _VOID)),
+            "void is cut out of the masks: the whole mask gets its class, void has only no vote.",
         ),
         (_painted(name=_most_frequent_object), "background is not counted: a mask mostly on background is background."),
         (_painted(name=np.max), f"this is the largest label: {_NAMES}"),
@@ -592,8 +731,10 @@ class _Ellipses:
 def _from_boxes(
     box: Callable = lambda x, y: (x.min(), y.min(), x.max(), y.max()),
     left_out: tuple[int, ...] = (0, _VOID),
-    order: Callable = lambda masks: np.argsort([-mask.sum() for mask in masks], kind="stable"),
-    name: Callable = lambda inside: np.bincount(inside[inside != _VOID], minlength=1).argmax(),
+    order: Callable = lambda masks, objects: np.argsort([-mask.sum() for mask in masks], kind="stable"),
+    voters: Callable = lambda target, inside, mask, number: target[inside],
+    name: Callable = lambda labels: np.bincount(labels[labels != _VOID], minlength=1).argmax(),
+    where: Callable = lambda mask, target: mask,
     copied: bool = False,
 ) -> Callable:
     """A class map from boxes, with at most one thing wrong in it."""
@@ -601,15 +742,17 @@ def _from_boxes(
     def answer(predictor: Any, image: np.ndarray, target: np.ndarray, instances: np.ndarray) -> np.ndarray:
         predictor.set_image(image)
         numbers = [number for number in np.unique(instances) if number not in left_out]
-        masks, classes = [], []
+        masks, objects, classes = [], [], []
         for number in numbers:
-            y, x = np.nonzero(instances == number)
+            inside = instances == number
+            y, x = np.nonzero(inside)
             mask = predictor.predict(box=np.array(box(x, y)))[0]
-            masks.append(instances == number if copied else mask)
-            classes.append(int(name(target[instances == number])))
+            masks.append(inside if copied else mask)
+            objects.append(inside)
+            classes.append(int(name(voters(target, inside, mask, number))))
         class_map = np.zeros(target.shape, dtype=np.uint8)
-        for index in order(masks):
-            class_map[masks[index]] = classes[index]
+        for index in order(masks, objects):
+            class_map[where(masks[index], target)] = classes[index]
         return class_map
 
     return answer
@@ -636,6 +779,11 @@ def _box_cases() -> Iterator[Case]:
     ring, hole = np.full((11, 17), 9, dtype=np.uint8), np.ones((11, 17), dtype=np.uint8)
     ring[4:8, 6:12] = hole[4:8, 6:12] = 0
     yield Case((_Ellipses, ring, hole), "for an object with a hole", "the class map")
+    thin, corner = (np.zeros(_SIZE, dtype=np.uint8) for _ in range(2))
+    thin[15:17, 2:23] = thin[2:17, 2:4] = 5
+    corner[thin == 5] = 1
+    thin[4:13, 8:18], corner[4:13, 8:18] = 9, 2  # of more pixels than the other, in a smaller box
+    yield Case((_Ellipses, thin, corner), "for a thin object around a compact one", "the class map")
 
 
 def _run_boxes(check: Check, answer: Callable, case: Case) -> Any:
@@ -676,14 +824,38 @@ classes_from_boxes = Exercise(
             ],
             order=[
                 (
-                    lambda masks: np.argsort([mask.sum() for mask in masks], kind="stable"),
-                    "large masks cover small ones: paint the largest first.",
+                    lambda masks, objects: np.argsort([mask.sum() for mask in masks], kind="stable"),
+                    "large masks cover small ones: paint the largest first, and the others over it.",
+                ),
+                (
+                    lambda masks, objects: range(len(masks)),
+                    "the answers are painted in the order of their numbers: paint the largest first.",
+                ),
+                (
+                    lambda masks, objects: np.argsort([-inside.sum() for inside in objects], kind="stable"),
+                    "the objects are sorted, not the answers: paint the largest *answer* first.",
                 ),
             ],
             name=[
                 (
-                    lambda inside: np.bincount(inside).argmax(),
+                    lambda labels: np.bincount(labels).argmax(),
                     "void is counted as a class: leave 255 out before you count.",
+                ),
+            ],
+            voters=[
+                (
+                    lambda target, inside, mask, number: target[mask],
+                    "the labels are counted inside the answer: the class is that of the object, `target[inside]`.",
+                ),
+                (
+                    lambda target, inside, mask, number: np.array([number]),
+                    "it paints the numbers of the objects: their classes stand in `target`.",
+                ),
+            ],
+            where=[
+                (
+                    lambda mask, target: mask & (target != _VOID),
+                    "void is cut out of the answers: paint the whole mask.",
                 ),
             ],
             copied=[(True, "it copies the true object into the map: what counts is the mask that is answered.")],
@@ -732,6 +904,7 @@ def _clicked(
     kept: Callable = lambda before, after, predicted: after,
     stop: bool = False,
     void: tuple[bool, bool] = (True, True),
+    noted: Callable = np.array,
 ) -> Callable:
     """The IoUs after each click, with at most one thing wrong in them."""
     from labhelpers.prompting import mask_iou, next_click
@@ -752,7 +925,7 @@ def _clicked(
                     points=np.stack(points), labels=np.array(labels), mask_input=earlier(mask, count)
                 )
             ious.append(kept(before, mask_iou(mask, truth, of_score), predicted))
-        return np.array(ious, dtype=np.float64)
+        return noted(ious)
 
     return answer
 
@@ -780,7 +953,7 @@ def _user_cases() -> Iterator[Case]:
 def _run_user(check: Check, answer: Callable, case: Case) -> Any:
     predictor, truth, ignore, clicks = case.args
     image = np.zeros((*_SIZE, 3), dtype=np.uint8)
-    return check.call(answer, predictor(), image, truth, ignore, clicks, when=case.when)
+    return _as_double(check.call(answer, predictor(), image, truth, ignore, clicks, when=case.when))
 
 
 _ALL = "give all clicks so far"
@@ -805,7 +978,20 @@ click_ious = Exercise(
                 "the empty mask is handed over with the first click: there is no answer yet, `mask_input=None`.",
             ),
         ],
-        given=[(lambda clicks: clicks[-1:], f"only the newest click is given: {_ALL}.")],
+        given=[
+            (lambda clicks: clicks[-1:], f"only the newest click is given: {_ALL}."),
+            (
+                lambda clicks: [(point[::-1], label) for point, label in clicks],
+                "the points have x and y exchanged: `next_click` gives (x, y), as `predict` takes it.",
+            ),
+            (
+                lambda clicks: [(point, 1) for point, _ in clicks],
+                "every click says foreground: give the labels that `next_click` gives with the points.",
+            ),
+        ],
+        noted=[
+            (np.maximum.accumulate, "these are the best IoUs so far: a click may make it worse, note each as it is.")
+        ],
         kept=[
             (lambda before, after, predicted: before, "these are the IoUs before each click: measure after it."),
             (lambda before, after, predicted: predicted, "these are predicted IoUs: compare the mask with the truth."),
@@ -835,11 +1021,13 @@ def _click_cases() -> Iterator[Case]:
     """The first click, the last, never, an IoU of just the threshold, one that falls again; all and none get there."""
     ious = np.array(
         [
-            [0.50, 0.86, 0.91, 0.93, 0.95, 0.96],
+            [0.50, 0.60, 0.70, 0.86, 0.91, 0.93],
             [0.92, 0.94, 0.95, 0.97, 0.97, 0.98],
             [0.30, 0.40, 0.88, 0.70, 0.80, 0.84],
             [0.20, 0.50, 0.85, 0.90, 0.93, 0.94],
             [0.10, 0.20, 0.30, 0.30, 0.40, 0.35],
+            [0.05, 0.30, 0.60, 0.70, 0.80, 0.92],
+            [0.40, 0.50, 0.60, 0.65, 0.70, 0.75],
         ]
     )
     for threshold in (0.85, 0.9):
@@ -919,6 +1107,17 @@ number_of_clicks = Exercise(
             "this is when the mean curve gets there: count for each object, then take the mean.",
         ),
         (
+            _with_failures(lambda ious, t: float(np.median([_number_of_clicks(row[None], t)[0] for row in ious]))),
+            "this is the median: take the mean.",
+        ),
+        (
+            lambda ious, threshold: (
+                _number_of_clicks(ious, threshold)[0],
+                sum(_number_of_clicks(row[None], threshold)[0] == ious.shape[1] for row in ious),
+            ),
+            "an object that gets there with the last click is counted as a failure: it is none.",
+        ),
+        (
             lambda ious, threshold: (
                 _number_of_clicks(ious, threshold)[0],
                 len(ious) - _number_of_clicks(ious, threshold)[1],
@@ -955,12 +1154,21 @@ def _otherwise(**changes: Any) -> Callable:
     return lambda a, b, draws: _paired(a, b, draws, **changes)
 
 
+def _as_if_normal(middle: Callable) -> Callable:
+    def answer(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
+        means = (a - b)[draws].mean(1)
+        centre = middle(a - b, means)
+        return float((a - b).mean()), float(centre - 1.96 * means.std()), float(centre + 1.96 * means.std())
+
+    return answer
+
+
 def _difference_cases() -> Iterator[Case]:
-    """Scores that rise and fall together, so that pairs matter, and skewed gains."""
+    """Scores that rise and fall together, so that pairs matter, and skewed gains, some of them below 0."""
     rng = np.random.default_rng(11)
     for objects, times in ((12, 200), (40, 150)):
         easy = rng.random(objects)
-        a, b = np.clip(easy + rng.exponential(0.1, objects), 0, 1), easy
+        a, b = np.clip(easy + rng.exponential(0.1, objects) - 0.05, 0, 1), easy
         draws = rng.integers(0, objects, (times, objects))
         yield Case((a, b, draws), f"for {objects} objects and {times} resamples")
 
@@ -985,6 +1193,28 @@ paired_difference = Exercise(
     tolerance=1e-8,
     wrong=[
         (_otherwise(gain=lambda a, b: b - a), "this is b - a: the difference is a - b, above 0 where a is better."),
+        (
+            _otherwise(gain=lambda a, b: np.abs(a - b)),
+            "this is the size of the differences: keep their signs, b is better on some objects.",
+        ),
+        (
+            _otherwise(resampled=lambda gains, draws: gains[draws].mean(keepdims=True)),
+            "both ends are the mean of all resamples together: take the mean of each, axis 1.",
+        ),
+        (
+            lambda a, b, draws: (
+                float((a - b).mean()),
+                *(float(np.percentile(a[draws].mean(1), p) - np.percentile(b[draws].mean(1), p)) for p in (2.5, 97.5)),
+            ),
+            "it subtracts the ends of two intervals: take the differences first, then the interval of their means.",
+        ),
+        *(
+            (
+                _as_if_normal(middle),
+                "this is the mean plus and minus 1.96 standard deviations: take the percentiles of the resamples.",
+            )
+            for middle in (lambda gains, means: means.mean(), lambda gains, means: gains.mean())
+        ),
         (
             lambda a, b, draws: (
                 float((a - b).mean()),
@@ -1031,9 +1261,10 @@ class _Watch:
     """A clock in seconds that only goes on while something runs, so many milliseconds at each call."""
 
     def __init__(self, durations: tuple[float, ...]):
-        self.left, self.now, self.calls = list(durations), 3.0, 0
+        self.left, self.now, self.calls, self.looks = list(durations), 3.0, 0, 0
 
     def clock(self) -> float:
+        self.looks += 1
         return self.now
 
     def run(self) -> None:
@@ -1064,6 +1295,7 @@ def _run_timing(check: Check, answer: Callable, case: Case) -> Any:
     durations, runs = case.args
     watch = _Watch(durations)
     found = check.call(answer, watch.run, runs, watch.clock, when=case.when)
+    check.that(watch.looks > 0, f"{case.when} it never looks at the clock that it was given: call `clock()`.")
     check.that(
         watch.calls in (runs, runs + 1),
         f"{case.when} it calls `action` {watch.calls} times, expected {runs + 1}: once to warm up, then {runs} times.",
@@ -1083,6 +1315,10 @@ median_time = Exercise(
     wrong=variants(
         _timed,
         middle=[
+            (
+                lambda times: sorted(times)[len(times) // 2],
+                "of an even number of runs the median is the mean of the two in the middle: `statistics.median`.",
+            ),
             (np.mean, "this is the mean: take the median, which one slow run does not move."),
             (np.min, "this is the fastest run: take the median."),
             (np.max, "this is the slowest run: take the median."),
@@ -1090,5 +1326,11 @@ median_time = Exercise(
         ],
         unit=[(1, "these are seconds: return milliseconds, 1000 times as many.")],
         warm=[(0, "the first call counts, which is slower: call `action` once before you measure.")],
-    ),
+    )
+    + [
+        (
+            lambda action, runs, clock: _timed(warm=0)(action, runs + 1, clock),
+            "the first call counts among the others: call `action` once without a look at the clock.",
+        )
+    ],
 )
