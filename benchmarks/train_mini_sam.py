@@ -13,6 +13,7 @@ What comes out is measured by benchmarks/mini_sam.py on photographs that nothing
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,19 @@ def focal_prompt_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor, wei
     return of_masks.mean() + 0.5 * F.mse_loss(predicted_iou, true_iou(logits, target[:, 0], weight[:, 0]))
 
 
-def refining_step_loss(model: MiniSAM, images: Tensor, prompts: Prompts, rounds: int) -> Tensor:
+def refining_step_loss(
+    model: MiniSAM, images: Tensor, prompts: Prompts, rounds: int, loss_of: Callable[..., Tensor] = focal_prompt_loss
+) -> Tensor:
     """As `prompting.step_loss`, with what `MiniSAM` has more: masks of stride 4, and the earlier one as a prompt.
 
-    Clicks fall anywhere near the middle of an error, as a hand's would.
+    Clicks fall anywhere near the middle of an error, as a hand's would. `loss_of` takes what `prompt_loss` takes.
     """
     embedding = model.encode(images).repeat(len(prompts.masks) // len(images))
     target, weight = (quarter(array, images.device) for array in (prompts.masks, ~prompts.void))
     loss, earlier, rng = torch.zeros((), device=images.device), None, np.random.default_rng(int(prompts.masks.sum()))
     for left in reversed(range(rounds)):
         logits, iou = model.decode(embedding, *prompts.tensors(images.device), earlier, full_size=False)
-        loss = loss + focal_prompt_loss(logits, iou, target, weight) / rounds
+        loss = loss + loss_of(logits, iou, target, weight) / rounds
         if left:
             earlier = logits.detach()[torch.arange(len(iou)), iou.argmax(1)][:, None].float()
             masks = MiniSAM.enlarge(earlier, embedding.size)[:, 0] > 0

@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from labhelpers.models import build
 def test_the_profile_is_the_one_named(name, monkeypatch):
     monkeypatch.setenv("LAB_PROFILE", name)
     assert config.profile().name == name
-    assert config.profile().mini_sam.encoder in ("shipped", "imagenet")
     monkeypatch.setenv("LAB_PROFILE", "huge")
     with pytest.raises(ValueError, match="LAB_PROFILE='huge'; known: tiny, smoke, lab, full"):
         config.profile()
@@ -43,10 +43,14 @@ def test_own_photographs_have_another_encoder_in_smoke(package, profile, monkeyp
         assert config.profile() is config.PROFILES[name]
 
 
-def test_photographs_change_nothing_but_labs_02_and_03():
+def test_photographs_change_nothing_but_labs_02_and_03_and_mini_sam_s_encoder():
+    smoke = config.PROFILES["smoke"]
     for profile in (config.PHOTOGRAPHS, config.WITHOUT_WEIGHTS):
-        for field in ("name", "unet", "backbones", "mini_sam", "sam", "scenes", "scene_size", "cell_hours"):
-            assert getattr(profile, field) == getattr(config.PROFILES["smoke"], field)
+        for field in ("name", "unet", "backbones", "sam", "scenes", "scene_size", "cell_hours"):
+            assert getattr(profile, field) == getattr(smoke, field)
+    own = replace(smoke.mini_sam, backbone=config.PHOTOGRAPHS.backbone, width=config.PHOTOGRAPHS.width, lr=1e-3)
+    assert config.PHOTOGRAPHS.mini_sam == own
+    assert config.WITHOUT_WEIGHTS.mini_sam == smoke.mini_sam
 
 
 @pytest.mark.parametrize("profile", [*config.PROFILES.values(), config.PHOTOGRAPHS], ids=lambda p: p.data + p.name)

@@ -629,7 +629,6 @@ def test_convolutions_start_with_the_papers_spread_and_have_biases_without_batch
         ("unet", {"down": "avg"}, "unknown down 'avg'; known: max, conv"),
         ("unet", {"up": "nearest"}, "unknown up 'nearest'; known: transposed, bilinear"),
         *((name, {"pretrained": True}, "pretrained=True: nobody published weights") for name in UNETS),
-        ("mini_sam", {"fusion": "concat"}, "unknown fusion 'concat'; known: spatial, broadcast"),
         ("mini_sam", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
     ],
 )

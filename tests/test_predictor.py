@@ -10,10 +10,19 @@ from prompting_toys import boxes_in_images, photo
 from torch import Tensor, nn
 
 from labhelpers.data.voc import VOC_CLASSES
-from labhelpers.models import build, shipped
+from labhelpers.models import BaseMiniSAM, build, build_encoder, shipped
 from labhelpers.models.mini_sam import Embedding, MiniSAM
 from labhelpers.models.shipped import shipped_weights
-from labhelpers.prompting import FilledBox, MiniSamPredictor, Prompt, load_mini_sam, load_predictor, mask_iou
+from labhelpers.prompting import (
+    FilledBox,
+    MiniSamPredictor,
+    OneLook,
+    Predictor,
+    Prompt,
+    load_mini_sam,
+    load_predictor,
+    mask_iou,
+)
 from labhelpers.prompting.predictor import KEPT
 from labhelpers.prompting.shipped import save_mini_sam
 from labhelpers.prompting.windows import Window
@@ -22,7 +31,8 @@ CLICK = {"points": np.array([[30.0, 40.0]]), "labels": np.ones(1)}
 NOTHING = torch.zeros(1, 1, 1)  # beyond the image
 sides = st.integers(20, 150)
 quick = settings(max_examples=30, deadline=None)
-zooms = pytest.mark.parametrize("zoom", [True, False])
+LOOKS = (MiniSamPredictor, OneLook)
+looks = pytest.mark.parametrize("kind", LOOKS)
 
 
 class Painter(nn.Module):
@@ -43,15 +53,14 @@ class Painter(nn.Module):
     def encode(self, images: Tensor) -> Embedding:
         self.encoded += 1
         assert images.dtype == torch.uint8
-        return Embedding(*[images.float()] * 4, size=tuple(images.shape[2:]))
+        return Embedding(images.float(), tuple(images.shape[2:]))
 
-    def decode(self, embedding, points, point_labels, boxes, mask_input, full_size):
+    def decode(self, embedding, points, point_labels, boxes, mask_input=None, full_size=True):
         self.decoded += 1
-        assert not full_size
         height, width = (-(-length // 8) * 2 for length in embedding.size)
         y, x = torch.meshgrid(torch.arange(height) * 4 + 1.5, torch.arange(width) * 4 + 1.5, indexing="ij")
         painted = torch.full((height, width), -20.0)
-        for (at_x, at_y), label in zip(points[0], point_labels[0], strict=True):
+        for (at_x, at_y), label in zip(points[0], point_labels[0], strict=True) if points is not None else ():
             if label == 1:
                 painted = torch.maximum(painted, self.radius - torch.hypot(x - at_x, y - at_y))
         if boxes is not None:
@@ -61,7 +70,8 @@ class Painter(nn.Module):
             inside = nn.functional.interpolate(mask_input, (height, width), mode="bilinear", antialias=True)
             painted = torch.maximum(painted, inside[0, 0])
         everything, nothing = torch.full_like(painted, 20), torch.full_like(painted, -20)
-        return torch.stack([painted, everything, nothing])[None], torch.tensor([self.ious])
+        logits = torch.stack([painted, everything, nothing])[None]
+        return self.enlarge(logits, embedding.size) if full_size else logits, torch.tensor([self.ious])
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +80,16 @@ def network() -> MiniSAM:
     return build("mini_sam", 1)
 
 
-def predictor_on(image: np.ndarray, model: nn.Module | None = None, **options) -> MiniSamPredictor:
-    predictor = MiniSamPredictor(model or Painter(), **options)
+@pytest.fixture(scope="module")
+def base() -> BaseMiniSAM:
+    torch.manual_seed(0)
+    return BaseMiniSAM(build_encoder("resnet18", width=8))
+
+
+def predictor_on(
+    image: np.ndarray, model: nn.Module | None = None, kind: type[Predictor] = MiniSamPredictor, **options
+) -> Predictor:
+    predictor = kind(model or Painter(), **options)
     predictor.set_image(image)
     return predictor
 
@@ -99,15 +117,16 @@ def test_a_very_long_picture_costs_what_its_pixels_cost(size, monkeypatch):
 
 
 @quick
-@given(height=sides, width=sides, share=st.tuples(*[st.floats(0.03, 0.97)] * 2), zoom=st.booleans())
-@example(height=20, width=150, share=(0.3, 0.6), zoom=True)
-@example(height=60, width=64, share=(0, 0.17), zoom=True)  # the outer half of the first pixel belongs to the image
-@example(height=60, width=64, share=(0.16, 0.002), zoom=False)
-@example(height=60, width=64, share=(0.998, 0.998), zoom=True)
-@example(height=60, width=64, share=(0.003, 0.003), zoom=False)
-def test_a_click_is_answered_where_it_was(height, width, share, zoom):
+@given(height=sides, width=sides, share=st.tuples(*[st.floats(0.03, 0.97)] * 2), kind=st.sampled_from(LOOKS))
+@example(height=20, width=150, share=(0.3, 0.6), kind=MiniSamPredictor)
+# The outer half of the first pixel belongs to the image.
+@example(height=60, width=64, share=(0, 0.17), kind=MiniSamPredictor)
+@example(height=60, width=64, share=(0.16, 0.002), kind=OneLook)
+@example(height=60, width=64, share=(0.998, 0.998), kind=MiniSamPredictor)
+@example(height=60, width=64, share=(0.003, 0.003), kind=OneLook)
+def test_a_click_is_answered_where_it_was(height, width, share, kind):
     click = np.array(share) * [width, height] - 0.5  # from the first pixel's outer edge to the last's
-    mask, iou = predictor_on(photo(height, width), Painter(radius=8), zoom=zoom).predict(click[None], np.ones(1))
+    mask, iou = predictor_on(photo(height, width), Painter(radius=8), kind).predict(click[None], np.ones(1))
     assert (mask.shape, mask.dtype) == ((height, width), bool)
     assert iou == pytest.approx(0.9)
     found = np.argwhere(mask)[:, ::-1]
@@ -117,24 +136,32 @@ def test_a_click_is_answered_where_it_was(height, width, share, zoom):
 
 
 @quick
-@given(boxes_in_images(), st.booleans())
-def test_a_box_is_answered_where_it_was(case, zoom):
+@given(boxes_in_images(), st.sampled_from(LOOKS))
+def test_a_box_is_answered_where_it_was(case, kind):
     (height, width), box = case
     x0, y0, x1, y1 = box.astype(int)
     truth = np.zeros((height, width), dtype=bool)
     truth[y0 : y1 + 1, x0 : x1 + 1] = True
-    mask, _ = predictor_on(photo(height, width), zoom=zoom).predict(box=box)
+    mask, _ = predictor_on(photo(height, width), kind=kind).predict(box=box)
     if min(x1 - x0, y1 - y0) >= 8:
         assert mask_iou(mask, truth) > 0.75
 
 
-@zooms
+@pytest.mark.parametrize("large", [False, True])  # in a window, or in the whole image
 @pytest.mark.parametrize("size", [(60, 90), (129, 192), (200, 150)])
-def test_an_earlier_mask_is_seen_where_it_was(size, zoom):
+def test_an_earlier_mask_is_seen_where_it_was(size, large):
     earlier = np.zeros(size, dtype=bool)
-    earlier[20:50, 40:80] = True
-    mask, _ = predictor_on(photo(*size), zoom=zoom).predict(mask_input=earlier)
+    earlier[np.s_[5:-5, 5:-5] if large else np.s_[20:50, 40:80]] = True
+    mask, _ = predictor_on(photo(*size)).predict(mask_input=earlier)
     assert mask_iou(mask, earlier) > 0.85
+
+
+def test_one_look_does_not_look_at_an_earlier_mask():
+    predictor, earlier = predictor_on(photo(60, 90), kind=OneLook), np.eye(60, 90, dtype=bool)
+    without, _ = predictor.predict(**CLICK)
+    np.testing.assert_array_equal(predictor.predict(**CLICK, mask_input=earlier)[0], without)
+    with pytest.raises(ValueError, match="no prompt: give points with labels, a box, or both"):
+        predictor.predict(mask_input=earlier)
 
 
 def test_a_background_click_beside_the_window_is_left_out_and_one_inside_is_not():
@@ -158,8 +185,9 @@ def test_a_background_click_beside_the_window_is_left_out_and_one_inside_is_not(
         ((0.3, 0.5, 0.8), lambda mask: not mask.any()),
     ],
 )
-def test_the_best_candidate_by_predicted_iou_and_all_in_that_order(ious, best):
-    predictor = predictor_on(photo(64, 64), Painter(ious), zoom=False)
+@looks
+def test_the_best_candidate_by_predicted_iou_and_all_in_that_order(ious, best, kind):
+    predictor = predictor_on(photo(64, 64), Painter(ious), kind)
     one, iou = predictor.predict(**CLICK)
     every, values = predictor.predict(**CLICK, multimask=True)
     assert every.shape == (3, 64, 64)
@@ -192,9 +220,9 @@ def test_the_second_look_refines_what_the_first_found_or_what_was_given(monkeypa
 
 
 # --- encode once ---
-def test_without_zoom_an_image_is_encoded_once():
+def test_for_one_look_an_image_is_encoded_once():
     model = Painter()
-    predictor = predictor_on(photo(60, 90), model, zoom=False)
+    predictor = predictor_on(photo(60, 90), model, OneLook)
     for x in range(5):
         predictor.predict(np.array([[10.0 * x, 20.0]]), np.ones(1))
     assert (model.encoded, model.decoded) == (1, 5)
@@ -202,7 +230,15 @@ def test_without_zoom_an_image_is_encoded_once():
     assert model.encoded == 2
 
 
-def test_with_zoom_the_same_question_costs_no_second_encoding_and_few_windows_are_kept():
+@given(sides, sides, sides)
+@quick
+def test_one_look_sees_the_image_at_the_size_that_it_is_told(height, width, overview):
+    predictor = predictor_on(photo(height, width), kind=OneLook, overview=overview)
+    assert max(predictor._embedding.features.shape[2:]) == overview
+    assert predictor.predict(box=[0, 0, width - 1, height - 1])[0].shape == (height, width)
+
+
+def test_the_same_question_costs_no_second_encoding_and_few_windows_are_kept():
     model = Painter()
     predictor = predictor_on(photo(150, 150), model)
     answers = [predictor.predict(**CLICK) for _ in range(2)]
@@ -215,24 +251,26 @@ def test_with_zoom_the_same_question_costs_no_second_encoding_and_few_windows_ar
         assert iou == answers[0][1]
 
 
-def test_nothing_is_left_of_the_image_before(network):
+@looks
+def test_nothing_is_left_of_the_image_before(network, kind):
     """Of the same size, so that the windows are the same."""
-    predictor = predictor_on(photo(60, 90, seed=1), network)
+    predictor = predictor_on(photo(60, 90, seed=1), network, kind)
     _, iou_before = predictor.predict(**CLICK)
     predictor.set_image(photo(60, 90, seed=2))
     mask, iou = predictor.predict(**CLICK)
-    expected, expected_iou = predictor_on(photo(60, 90, seed=2), network).predict(**CLICK)
+    expected, expected_iou = predictor_on(photo(60, 90, seed=2), network, kind).predict(**CLICK)
     np.testing.assert_array_equal(mask, expected)
     assert iou == expected_iou != iou_before
 
 
 # --- the real network ---
-@zooms
-def test_every_mix_of_prompts(network, zoom):
-    predictor = predictor_on(photo(60, 90), network, zoom=zoom)
+@pytest.mark.parametrize(("name", "kind"), [("network", MiniSamPredictor), ("network", OneLook), ("base", OneLook)])
+def test_every_mix_of_prompts(request, name, kind):
+    predictor = predictor_on(photo(60, 90), request.getfixturevalue(name), kind)
     some = {"points": np.array([[10, 20], [70.5, 5.25]]), "labels": np.array([1, 0])}
     box, earlier = {"box": [5, 5, 60, 50]}, {"mask_input": np.eye(60, 90, dtype=bool)}
-    for prompt in (some, box, earlier, some | box, some | earlier, box | earlier, some | box | earlier):
+    alone = [earlier] if kind is MiniSamPredictor else []
+    for prompt in (*alone, some, box, some | box, some | earlier, box | earlier, some | box | earlier):
         mask, iou = predictor.predict(**prompt)
         assert (mask.shape, mask.dtype) == ((60, 90), bool)
         assert isinstance(iou, float)
@@ -243,13 +281,14 @@ def test_every_mix_of_prompts(network, zoom):
     assert predictor.class_name is None
 
 
+@looks
 @pytest.mark.parametrize("ious", [(torch.nan, 0.5, 0.2), (0.9, 0.5, 0.2)])
-def test_a_network_that_diverged_is_refused(ious):
+def test_a_network_that_diverged_is_refused(ious, kind):
     model = Painter(ious)
     decode, logit = model.decode, torch.nan if ious[0] == 0.9 else 0
     model.decode = lambda *given, **how: (decode(*given, **how)[0] + logit, torch.tensor([ious]))
     with pytest.raises(ValueError, match="for this prompt hold NaN or infinity, which is no prediction"):
-        predictor_on(photo(60, 90), model).predict(**CLICK)
+        predictor_on(photo(60, 90), model, kind).predict(**CLICK)
 
 
 @pytest.mark.parametrize("prompt", [CLICK, {"box": [5, 5, 60, 50]}], ids=["click", "box"])
@@ -508,12 +547,13 @@ def test_a_box_marks_those_of_its_pixels_that_the_image_has_or_is_refused(height
     np.testing.assert_array_equal(mask, (x >= low_x) & (x <= high_x) & (y >= low_y) & (y <= high_y))
 
 
+@looks
 @pytest.mark.parametrize(
     "image", [photo(60, 90).astype(float), photo(60, 90)[..., 0], photo(60, 90).transpose(2, 0, 1), "photo.jpg"]
 )
-def test_an_image_that_is_none(image):
+def test_an_image_that_is_none(image, kind):
     with pytest.raises(ValueError, match=r"set_image needs a uint8 array \(H, W, 3\), RGB, got"):
-        MiniSamPredictor(Painter()).set_image(image)
+        kind(Painter()).set_image(image)
 
 
 def test_an_image_that_could_not_be_encoded_is_not_there(monkeypatch):

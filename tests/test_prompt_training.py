@@ -8,20 +8,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_mini_sam import quarter, refining_step_loss
 from training_toys import Squares, Stop, assert_same, stop_at
 
 from labhelpers.data.augment import Augmentation
 from labhelpers.data.voc import ObjectDataset
-from labhelpers.models import build
-from labhelpers.models.mini_sam import MiniSAM
+from labhelpers.models import BaseMiniSAM, MiniSAM, build_encoder
 from labhelpers.prompting.task import (
     Prompts,
     PromptTask,
     SemanticPromptTask,
-    _quarter,
     mean_iou,
     prompt_loss,
     sample_prompts,
+    step_loss,
     true_iou,
 )
 from labhelpers.training import Recipe, finished_runs, train, train_or_load
@@ -31,6 +31,9 @@ SETS = tuple(ObjectDataset(Squares(n, split), by="class") for n, split in ((4, "
 MAPS = np.zeros((3, 32, 32), np.uint8)  # two objects and void, one object and a speck, none
 MAPS[0, 2:12, 2:12], MAPS[0, 16:30, 16:30], MAPS[0, 12:14] = 1, 2, 255
 MAPS[1, 5:25, 5:25], MAPS[1, 0, 0] = 7, 8
+steps = pytest.mark.parametrize(
+    ("kind", "step"), [(BaseMiniSAM, step_loss), (MiniSAM, refining_step_loss)], ids=["base", "full"]
+)
 
 
 def recipe(**changes) -> Recipe:
@@ -38,9 +41,9 @@ def recipe(**changes) -> Recipe:
     return Recipe(**({"steps": 2, "batch_size": 2, "augmentation": whole} | changes))
 
 
-def mini_sam(num_classes: int = 1) -> MiniSAM:
+def mini_sam(num_classes: int = 1, kind: type[BaseMiniSAM] = BaseMiniSAM) -> BaseMiniSAM:
     torch.manual_seed(0)
-    return build("mini_sam", num_classes)
+    return kind(build_encoder("resnet18", width=8), num_classes)
 
 
 def asked(seed: int, maps: np.ndarray = MAPS, **changes) -> Prompts:
@@ -103,29 +106,65 @@ def test_tensors_are_padded():
 def test_targets_of_stride_4_are_shares_of_covered_pixels():
     masks = np.zeros((1, 20, 12), bool)
     masks[0, :4, :2] = True
-    quarter = _quarter(masks, torch.device("cpu"))
-    assert quarter.shape == (1, 6, 4)  # the logits of a 20 x 12 image: 3 x 2 positions of stride 8, twice as many here
-    assert quarter[0, 0, 0] == 0.5
-    assert quarter.sum() == 0.5
+    share = quarter(masks, torch.device("cpu"))
+    assert share.shape == (1, 6, 4)  # the logits of a 20 x 12 image: 3 x 2 positions of stride 8, twice as many here
+    assert share[0, 0, 0] == 0.5
+    assert share.sum() == 0.5
     images = torch.zeros(1, 3, 20, 12)
     with torch.inference_mode():
-        model = mini_sam().eval()
-        assert model.decode(model.encode(images), full_size=False)[0].shape[2:] == quarter.shape[1:]
+        model = mini_sam(kind=MiniSAM).eval()
+        assert model.decode(model.encode(images), full_size=False)[0].shape[2:] == share.shape[1:]
+
+
+# --- what a step asks ---
+@steps
+def test_each_round_but_the_last_adds_a_click_where_the_answer_is_wrong(kind, step):
+    """The images are encoded once; every answer counts the same, so that the mean over rounds is learned."""
+    model, images, encoded, clicks, losses = mini_sam(kind=kind).eval(), torch.randn(3, 3, 32, 32), [], [], []
+    encode, decode = model.encode, model.decode
+    model.encode = lambda images: encoded.append(len(images)) or encode(images)
+
+    def watched(embedding, points, labels, *rest, **how):
+        clicks.append(int((labels >= 0).sum()))
+        return decode(embedding, points, labels, *rest, **how)
+
+    model.decode = watched
+    for rounds in (1, 2, 3):
+        encoded.clear(), clicks.clear()
+        prompts = asked(0)
+        loss = step(model, images, prompts, rounds)
+        assert encoded == [3]
+        assert len(clicks) == rounds
+        assert clicks == sorted(set(clicks))  # an untrained network is wrong somewhere each time
+        assert sum(map(len, prompts.clicks)) == clicks[-1]
+        loss.backward()
+        losses.append(loss.item())
+    assert losses == pytest.approx([losses[0]] * 3, rel=0.3)  # a mean, not a sum
+    assert model.mask_embed.weight.grad.abs().sum() > 0 if kind is MiniSAM else True
+
+
+def test_the_loss_of_one_answer_is_that_of_the_masks_and_their_ious():
+    model, images, prompts = mini_sam().eval(), torch.randn(3, 3, 32, 32), asked(0)
+    with torch.inference_mode():
+        found = step_loss(model, images, prompts, 1)
+        answer = model(images.repeat_interleave(2, 0), *prompts.tensors(torch.device("cpu")))
+        expected = prompt_loss(*answer, torch.from_numpy(prompts.masks), torch.from_numpy(~prompts.void))
+    torch.testing.assert_close(found, expected)
 
 
 # --- what is learned ---
-def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path):
-    run = recipe(steps=4, eval_every=2, save_every=2)
-    whole, parts, other = mini_sam(), mini_sam(), mini_sam()
-    history = train(whole, *SETS, run, tmp_path / "whole", task=TASK)
+@steps
+def test_a_run_is_a_function_of_its_seed_and_resumes(tmp_path, kind, step):
+    run, task = recipe(steps=4, eval_every=2, save_every=2), replace(TASK, step_loss=step)
+    whole, parts, again, other = (mini_sam(kind=kind) for _ in range(4))
+    history = train(whole, *SETS, run, tmp_path / "whole", task=task)
     assert {"box_iou", "click_iou", "mean_iou"} <= history.rows[-1].keys()
     with pytest.raises(Stop):
-        train(parts, *SETS, run, tmp_path / "parts", task=TASK, callbacks=[stop_at(3)])
-    again = mini_sam()
-    train(again, *SETS, run, tmp_path / "parts", task=TASK)
+        train(parts, *SETS, run, tmp_path / "parts", task=task, callbacks=[stop_at(3)])
+    train(again, *SETS, run, tmp_path / "parts", task=task)
     assert_same(whole, again)
-    train(other, *SETS, replace(run, seed=1), tmp_path / "other", task=TASK)
-    assert not torch.equal(other.img_proj[0][0].weight, whole.img_proj[0][0].weight)
+    train(other, *SETS, replace(run, seed=1), tmp_path / "other", task=task)
+    assert not torch.equal(other.mix.weight, whole.mix.weight)
 
 
 def test_micro_batches_and_predictions_for_tracking(tmp_path):
@@ -142,11 +181,11 @@ def test_micro_batches_and_predictions_for_tracking(tmp_path):
 def test_the_task_is_part_of_the_key_and_of_what_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_CHECKPOINTS", str(tmp_path))
 
-    def half(logits, iou, target, weight):
-        return 0.5 * prompt_loss(logits, iou, target, weight)
+    def half(model, images, prompts, rounds):
+        return 0.5 * step_loss(model, images, prompts, rounds)
 
     run = recipe(steps=1)
-    tasks = [TASK, replace(TASK, loss=half), replace(TASK, prompts=1)]
+    tasks = [TASK, replace(TASK, step_loss=half), replace(TASK, prompts=1)]
     keys = {train_or_load("m", mini_sam(), *SETS, run, task=task).key for task in tasks}
     assert len(keys) == 3
     assert train_or_load("m", mini_sam(), *SETS, run, task=TASK).loaded
@@ -312,7 +351,7 @@ def test_shapes_that_do_not_fit_are_named(position, wrong, message):
         (PromptTask, "points", (5, 3)),
         (PromptTask, "rounds", 0),
         (PromptTask, "box_jitter", -1),
-        (PromptTask, "loss", 3),
+        (PromptTask, "step_loss", 3),
         (SemanticPromptTask, "prompted", 2),
     ],
 )

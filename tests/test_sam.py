@@ -35,6 +35,7 @@ from labhelpers.models.sam import (
 )
 from labhelpers.prompting import (
     MiniSamPredictor,
+    OneLook,
     SamPredictor,
     SamRecipe,
     click_candidates,
@@ -536,13 +537,15 @@ def test_sams_candidates_are_the_answers_to_single_clicks(predictor, encoded):
 
 
 def test_mini_sams_candidates_are_its_answers_at_one_look():
-    predictor, image = MiniSamPredictor(load_mini_sam(), zoom=False), photo(60, 90)
+    model, image = load_mini_sam(), photo(60, 90)
+    predictor = MiniSamPredictor(model)
     clicks = np.array([[12.0, 9.0], [70.5, 40.25]])
     logits, ious = click_candidates(predictor, image, clicks, min_iou=-1)
     assert (logits.shape, logits.dtype, ious.shape, ious.dtype) == ((6, 60, 90), np.float32, (6,), np.float32)
-    predictor.set_image(image)
+    one_look = OneLook(model)
+    one_look.set_image(image)
     for click, own, scores in zip(clicks, logits.reshape(2, 3, 60, 90), ious.reshape(2, 3), strict=True):
-        masks, expected = predictor.predict(click[None], [1], multimask=True)
+        masks, expected = one_look.predict(click[None], [1], multimask=True)
         order = np.argsort(-scores)
         assert np.allclose(scores[order], expected, atol=1e-5)
         assert np.mean((own[order] > 0) == masks) > 0.999

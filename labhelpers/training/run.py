@@ -28,6 +28,8 @@ from labhelpers.training.tracking import History, Wandb
 # What a run's name, which becomes a folder, must not be: Windows keeps these for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
+_LOSSES = ("loss", "step_loss")  # a recipe's, and that of a task with prompts
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -194,7 +196,7 @@ def finished_runs(
     def comparable(facts: dict[str, Any]) -> dict[str, Any]:
         """What two runs must agree in."""
         kept = {key: facts[key] for key in ("name", "train_set", "val_set", "recipe")}
-        return kept | {"recipe": {k: v for k, v in facts["recipe"].items() if not (any_loss and k == "loss")}}
+        return kept | {"recipe": {k: v for k, v in facts["recipe"].items() if not (any_loss and k in _LOSSES)}}
 
     wanted = comparable({"name": name, **_circumstances(train_set, val_set, recipe, task)})
     found = []
