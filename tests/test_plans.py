@@ -11,7 +11,7 @@ from tiny_voc import TRAIN, make_tiny_voc
 from torch import nn
 from training_toys import assert_same, own_ce
 
-from labhelpers import config, data, models, training
+from labhelpers import config, data, models, prompting, training
 from labhelpers.course.plans import PLANS, Experiment, benchmark, find_all, find_plan
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -98,7 +98,7 @@ def test_a_network_of_lab_02_or_03_is_scored_on_some_images_while_it_trains(name
     assert whole.find() is not None
 
 
-@pytest.mark.parametrize(("name", "stride"), [("fcn8s", 32), ("deeplabv3plus", 16)])
+@pytest.mark.parametrize(("name", "stride"), [("fcn8s", 32), ("deeplabv3plus", 16), ("mini_sam", 32)])
 @pytest.mark.parametrize("profile", [config.PROFILES["tiny"], config.PROFILES["smoke"], config.PHOTOGRAPHS])
 def test_a_network_on_the_plans_encoder_has_the_weights_of_a_new_model(name, stride, profile):
     plan = find_plan(name)
@@ -108,6 +108,7 @@ def test_a_network_on_the_plans_encoder_has_the_weights_of_a_new_model(name, str
     model = {
         "fcn8s": lambda: models.FCN8s(encoder, 21),
         "deeplabv3plus": lambda: models.DeepLabV3Plus(encoder, 21, settings.rates, settings.channels),
+        "mini_sam": lambda: models.BaseMiniSAM(encoder),
     }[name]()
     train_set = SimpleNamespace(num_classes=21)
     assert_same(model, Experiment(plan, profile, data.Splits(train_set, train_set, train_set)).new_model())
@@ -179,10 +180,18 @@ def test_weights_with_names_of_their_own_are_refused_and_trained_anew(experiment
     assert "is trained anew" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("experiment", ["unet"], indirect=True)
+def own_step(model, images, prompts, rounds):
+    return 2 * prompting.step_loss(model, images, prompts, rounds)
+
+
+@pytest.mark.parametrize("experiment", ["unet", "mini_sam"], indirect=True)
 def test_any_loss_counts_where_the_loss_is_an_exercise(experiment, monkeypatch):
-    recipe = dataclasses.replace(experiment.recipe, loss=own_ce)
-    training.train_or_load("U-Net, augmentation", experiment.new_model(), *experiment.data[:2], recipe)
+    plan, recipe, task = experiment.plan, experiment.recipe, experiment.task
+    if plan.prompted:
+        task = dataclasses.replace(task, step_loss=own_step)
+    else:
+        recipe = dataclasses.replace(recipe, loss=own_ce)
+    training.train_or_load(plan.run, experiment.new_model(), *experiment.data[:2], recipe, task=task)
     assert experiment.find() is not None
     monkeypatch.setattr(type(experiment.plan), "own_loss", False)
     assert experiment.find() is None

@@ -1,5 +1,7 @@
 """Mini-SAM as a predictor: answers lie where one clicked, windows, what is encoded once, and the weights that ship."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,7 @@ from labhelpers.prompting import (
     mask_iou,
 )
 from labhelpers.prompting.predictor import KEPT
-from labhelpers.prompting.shipped import save_mini_sam
+from labhelpers.prompting.shipped import fuse_norms, save_mini_sam
 from labhelpers.prompting.windows import Window
 
 CLICK = {"points": np.array([[30.0, 40.0]]), "labels": np.ones(1)}
@@ -431,6 +433,17 @@ def test_both_heads_come_back_and_share_the_encoder(network, tmp_path):
     torch.nn.init.constant_(classes.mask_head[-1].bias, 1e6)
     with pytest.raises(ValueError, match=r"a weight of shape \(21,\) is not finite in half precision"):
         save_mini_sam(path, network, classes)
+
+
+@torch.no_grad()
+def test_norms_put_into_the_convolutions_before_them_change_no_answer():
+    torch.manual_seed(0)
+    model, images = build("mini_sam", 1), torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    model(images)  # in train mode: the norms have statistics of their own then
+    fused, boxes = fuse_norms(copy.deepcopy(model.eval())), torch.tensor([[9.0, 8, 50, 44]] * 4)
+    left = [name for name, module in fused.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert left == ["decoder.0", "mask_head.0"]  # no convolution right before them
+    torch.testing.assert_close(fused(images, boxes=boxes), model(images, boxes=boxes), rtol=1e-3, atol=1e-3)
 
 
 def test_missing_weights(monkeypatch, tmp_path):
