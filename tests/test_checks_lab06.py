@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from judging import assert_hint, assert_passes, judge
 from scipy import ndimage
 from torch import nn
 
-from labhelpers.course import checks
-from labhelpers.models import prompt_maps
+from labhelpers.models.deeplab import conv_norm
+from labhelpers.models.mini_sam import Embedding
+from labhelpers.models.prompt_maps import box_maps, point_maps
 from labhelpers.prompting import sampling
 from labhelpers.prompting.task import prompt_loss, true_iou
 
@@ -532,97 +531,158 @@ WRONG_BOX_EMBEDDINGS = [
     (changed(Box, embed=lambda self, x: self.box_embed(x).detach()), "no gradient comes back through forward"),
 ]
 
-# --------------------------------------------------------------- offset_maps
+# ---------------------------------------------------------------- point_maps
 
 
-def offsets_by_loops(points, size, stride=8):
+def offsets_by_loops(points, size, stride):
     h, w = math.ceil(size[0] / stride), math.ceil(size[1] / stride)
-    out = torch.zeros(*points.shape[:2], h, w, 3)
-    for b in range(points.shape[0]):
-        for n in range(points.shape[1]):
-            for i in range(h):
-                for j in range(w):
-                    dx = ((j + 0.5) * stride - (points[b, n, 0] + 0.5)) / max(size)
-                    dy = ((i + 0.5) * stride - (points[b, n, 1] + 0.5)) / max(size)
-                    out[b, n, i, j] = torch.stack([dx, dy, (dx * dx + dy * dy).sqrt()])
+    out = torch.zeros(*points.shape[:2], h, w, 5)
+    for b, n, i, j in np.ndindex(*out.shape[:4]):
+        dx = ((j + 0.5) * stride - (points[b, n, 0] + 0.5)) / max(size)
+        dy = ((i + 0.5) * stride - (points[b, n, 1] + 0.5)) / max(size)
+        d = (dx * dx + dy * dy).sqrt()
+        out[b, n, i, j] = torch.stack([dx, dy, d, *(math.e ** (-0.5 * (d / sigma) ** 2) for sigma in (0.03, 0.12))])
     return out
 
 
-def offsets_by_broadcasting(points, size, stride=8):
+def offsets_by_broadcasting(points, size, stride=4):
     scale = 1.0 / max(*size)
     xs = torch.arange(stride / 2, (size[1] + stride - 1) // stride * stride, stride)
     ys = torch.arange(stride / 2, (size[0] + stride - 1) // stride * stride, stride)
     dx = (xs[None, None, None, :] - points[..., 0, None, None] - 0.5) * scale
     dy = (ys[None, None, :, None] - points[..., 1, None, None] - 0.5) * scale
     dx, dy = torch.broadcast_tensors(dx, dy)
-    return torch.stack((dx, dy, torch.hypot(dx, dy)), dim=-1)
+    d = torch.hypot(dx, dy)
+    return torch.stack((dx, dy, d, torch.exp(-d * d / 0.0018), torch.exp(-d * d / 0.0288)), dim=-1)
 
 
-def offsets_by_linspace(points, size, stride=8):
+def offsets_by_linspace(points, size, stride):
     h, w = (-(-side // stride) for side in size)
     y = torch.linspace(0.5, h - 0.5, h) * stride
     x = torch.linspace(0.5, w - 0.5, w) * stride
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
     offset = (grid.view(1, 1, h, w, 2) - (points + 0.5).view(*points.shape[:2], 1, 1, 2)) / max(size)
-    return torch.cat([offset, offset.pow(2).sum(-1, keepdim=True).sqrt()], dim=-1)
+    squared = offset.pow(2).sum(-1, keepdim=True)
+    sigma = torch.tensor([0.03, 0.12])
+    return torch.cat([offset, squared.sqrt(), (-squared / (2 * sigma**2)).exp()], dim=-1)
 
 
-def offsets_by_cdist(points, size, stride=8):
+def offsets_by_norm(points, size, stride):
     rows, columns = (torch.arange(0, side, stride) + stride / 2 for side in size)
     places = torch.cartesian_prod(rows, columns).flip(1) / max(size)
     at = (points + 0.5) / max(size)
     offset = places - at.unsqueeze(2)
     distance = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
-    return torch.cat((offset, distance), -1).unflatten(2, (len(rows), len(columns)))
+    bumps = [torch.exp(-(distance**2) / (2 * s**2)) for s in (0.03, 0.12)]
+    return torch.cat((offset, distance, *bumps), -1).unflatten(2, (len(rows), len(columns)))
 
 
 def offsets(change):
     """The right maps, changed afterwards."""
-    return lambda points, size, stride=8: change(offsets_by_linspace(points, size, stride))
+    return lambda points, size, stride: change(offsets_by_linspace(points, size, stride))
 
 
-def square_map(points, size, stride=8):
+def square_map(points, size, stride):
     return offsets_by_linspace(points, (max(size), max(size)), stride)
 
 
-def by_width(points, size, stride=8):
+def by_width(points, size, stride):
     return offsets_by_loops(points, size, stride) * max(size) / size[1]
 
 
 WRONG_OFFSETS = [
-    (offsets(lambda maps: -maps * torch.tensor([1, 1, -1])), "the sign is wrong"),
+    (offsets(lambda maps: maps * torch.tensor([-1, -1, 1, 1, 1])), "the sign is wrong"),
     (by_width, "for a tall image", "by the shorter side"),
-    (offsets(lambda maps: maps.flatten(2, 3)), "has shape (2, 3, 15, 3), expected (2, 3, 3, 5, 3)"),
+    (offsets(lambda maps: maps.flatten(2, 3)), "is [2, 3, 60, 5], expected [2, 3, 6, 10, 5]"),
     (offsets(lambda maps: maps.numpy()), "torch.from_numpy"),
     (offsets(lambda maps: maps.double()), "dtype is torch.float64"),
-    (offsets(lambda maps: maps + 1e-3), "differs in 270 of 270"),
+    (offsets(lambda maps: maps + 1e-3), "dx and dy for a wide image differs in 720 of 720"),
+    (offsets(lambda maps: maps[..., :3]), "the bumps are missing"),
+    # Two mistakes: the first is named.
+    (offsets(lambda maps: maps[..., [1, 0, 2, 4, 3]]), "dx and dy are exchanged"),
     (
-        lambda points, size, stride=8: offsets_by_linspace(points + 0.3 * (stride < 8), size, stride),
-        "for stride=4",
+        lambda points, size, stride: offsets_by_linspace(points + 0.3 * (stride > 4), size, stride),
+        "for stride=8",
         "first at",
     ),
+    (square_map, "is [2, 3, 10, 10, 5], expected [2, 3, 6, 10, 5]"),
+    (lambda points, size, stride: torch.zeros(3, 5, 2) - points, "shapes do not fit"),
     (
-        lambda points, size, stride=8: offsets_by_loops(points, [side + stride for side in size], stride),
-        "for a wide image has shape (2, 3, 4, 6, 3), expected (2, 3, 3, 5, 3)",
+        lambda points, size, stride: torch.cat([points, points[..., :1, :]], -1),
+        "distance and bumps are (B, N, h, w, 1)",
     ),
-    (square_map, "has shape (2, 3, 5, 5, 3), expected (2, 3, 3, 5, 3)"),
-    (lambda points, size, stride=8: torch.zeros(3, 5, 2) - points, "shapes do not fit"),
-    (lambda points, size, stride: points, "missing 1 required positional argument"),
-    (lambda points, size, stride=8: points.add_(1), "argument number 1 in place"),
+    (lambda points, size: points, "TypeError for a wide image"),
+    (lambda points, size, stride: points.add_(1), "argument number 1 in place"),
 ]
 
+# ------------------------------------------------------------------ box_maps
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(8, 70), st.integers(8, 70), st.integers(0, 1000))
-def test_reference_offsets_are_those_of_mini_sam(height, width, seed):
-    size = (height, width)
-    points = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([width, height])
-    maps = checks.offset_maps.reference(points, size)
-    h, w = maps.shape[2:4]
-    where = prompt_maps.grid_positions(h, w, size, points.device).unflatten(0, (h, w))
-    expected = where - prompt_maps.normalize(points, size)[:, :, None, None]
-    torch.testing.assert_close(maps[..., :2], expected)
-    torch.testing.assert_close(maps[..., 2].square(), expected.square().sum(-1))
+
+def box_by_loops(boxes, size, stride):
+    h, w = math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+    out, side = torch.zeros(len(boxes), h, w, 8), max(size)
+    for b, i, j in np.ndindex(*out.shape[:3]):
+        x, y = (j + 0.5) * stride / side, (i + 0.5) * stride / side
+        x0, y0, x1, y1 = boxes[b, 0] / side, boxes[b, 1] / side, (boxes[b, 2] + 1) / side, (boxes[b, 3] + 1) / side
+        width, height = x1 - x0, y1 - y0
+        dx, dy = torch.min(x - x0, x1 - x), torch.min(y - y0, y1 - y)
+        u = ((2 * x - x0 - x1) / width).clamp(-2, 2)
+        v = ((2 * y - y0 - y1) / height).clamp(-2, 2)
+        edge = min(dx, dy)
+        out[b, i, j] = torch.stack([u, v, edge, torch.sigmoid(50 * edge), width, height, dx / width, dy / height])
+    return out
+
+
+def box_by_centre(boxes, size, stride=4):
+    """From centre and half side: the distance to the nearer edge is half the side minus that to the centre."""
+    longest = max(size)
+    corners = boxes.unflatten(1, (2, 2))
+    centre = (corners.mean(1) + 0.5) / longest
+    half = (corners[:, 1] - corners[:, 0] + 1) / 2 / longest
+    y, x = (torch.arange(stride / 2, math.ceil(n / stride) * stride, stride) / longest for n in size)
+    here = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+    from_centre = here - centre[:, None, None]
+    half = half[:, None, None].expand_as(from_centre)
+    inner = half - from_centre.abs()
+    edge = inner.min(-1, keepdim=True).values
+    relative = torch.clamp(from_centre / half, min=-2, max=2)
+    return torch.cat([relative, edge, 1 / (1 + torch.exp(-edge / 0.02)), 2 * half, inner / (2 * half)], -1)
+
+
+def box_by_sides(boxes, size, stride):
+    """x and y one by one, stacked at the end."""
+    parts = []
+    for axis in (0, 1):
+        length = size[1 - axis]
+        at = (torch.arange(math.ceil(length / stride)) * stride + stride / 2) / max(size)
+        at = at[None, None, :] if axis == 0 else at[None, :, None]
+        low = (boxes[:, axis] - 0.5 + 0.5)[:, None, None] / max(size)
+        high = (boxes[:, axis + 2] + 0.5 + 0.5)[:, None, None] / max(size)
+        inner = torch.where(at - low < high - at, at - low, high - at)
+        parts.append((2 * (at - low) / (high - low) - 1, inner, high - low, inner / (high - low)))
+    (u, dx, w, x), (v, dy, h, y) = parts
+    edge = torch.minimum(dx, dy)
+    every = torch.broadcast_tensors(u.clamp(-2, 2), v.clamp(-2, 2), edge, (edge / 0.02).sigmoid(), w, h, x, y)
+    return torch.stack(every, dim=-1)
+
+
+def boxed_maps(change):
+    return lambda boxes, size, stride: change(box_by_sides(boxes, size, stride))
+
+
+WRONG_BOX_MAPS = [
+    (lambda boxes, size, stride: box_by_centre(boxes + 0.5, size, stride), "x and y relative to the box", "differs"),
+    (boxed_maps(lambda maps: maps.clamp(-1, 1)), "x and y are clamped at 1"),
+    (boxed_maps(lambda maps: maps[..., :4]), "is [3, 6, 10, 4], expected [3, 6, 10, 8]"),
+    (boxed_maps(lambda maps: maps[..., [0, 1, 2, 3, 5, 4, 6, 7]]), "height and width are exchanged: the width"),
+    (boxed_maps(lambda maps: maps.abs()), "x and y relative to the box for a wide image differs"),
+    (boxed_maps(lambda maps: maps.numpy()), "torch.from_numpy"),
+    (lambda boxes, size, stride: box_by_sides(boxes, size, 4), "stride is not used: is 4 written by hand?"),
+    (lambda boxes, size, stride: box_by_sides(boxes[:, [0, 2, 1, 3]], size, stride), "x and y relative to the box"),
+    (lambda boxes, size, stride: torch.zeros(6, 10, 2) - boxes[:, :2], "boxes[:, None, None, :2]"),
+    (lambda boxes, size, stride: torch.cat([boxes[:, :2], boxes[:1]], 1), "keepdim=True for the minimum"),
+    (lambda boxes, size, stride: boxes.add_(1), "argument number 1 in place"),
+]
 
 
 # ------------------------------------------------------------------- IoUHead
@@ -631,12 +691,12 @@ def test_reference_offsets_are_those_of_mini_sam(height, width, seed):
 class Head(nn.Module):
     """A student's module, with a place for each mistake."""
 
-    def __init__(self, channels, masks):
+    def __init__(self, channels, masks, ious):
         super().__init__()
-        self.iou_head = self.layers(channels, masks)
+        self.layers = self.make(channels, masks, ious)
 
-    def layers(self, c, m):
-        return nn.Sequential(nn.Linear(c * (1 + m), c), nn.ReLU(), nn.Linear(c, m))
+    def make(self, c, m, n):
+        return nn.Sequential(nn.Linear(c * (1 + m), c), nn.ReLU(), nn.Linear(c, n))
 
     def weights(self, logits):
         return logits.detach().sigmoid()
@@ -656,7 +716,7 @@ class Head(nn.Module):
     def forward(self, features, logits):
         w = self.weights(logits)
         inside = torch.einsum("bmhw,bchw->bmc", w, features) / self.divided(w)
-        return self.end(self.iou_head(self.join(self.whole(features), inside)))
+        return self.end(self.layers(self.join(self.whole(features), inside)))
 
 
 class HeadByLoop(Head):
@@ -667,7 +727,7 @@ class HeadByLoop(Head):
         for m in range(logits.shape[1]):
             w = probabilities[:, m : m + 1]
             parts.append((features * w).sum(dim=(-1, -2)) / w.sum(dim=(-1, -2)).clamp(min=1e-3))
-        return torch.sigmoid(self.iou_head(torch.cat(parts, dim=-1)))
+        return torch.sigmoid(self.layers(torch.cat(parts, dim=-1)))
 
 
 class HeadByMatmul(Head):
@@ -677,7 +737,7 @@ class HeadByMatmul(Head):
         w = logits.data.sigmoid().flatten(2)
         w = torch.cat([torch.ones_like(w[:, :1]), w], 1)
         w = w / torch.maximum(w.sum(-1, keepdim=True), torch.tensor(1e-3))
-        return self.iou_head((w @ features.flatten(2).transpose(1, 2)).flatten(1)).sigmoid()
+        return self.layers((w @ features.flatten(2).transpose(1, 2)).flatten(1)).sigmoid()
 
 
 class HeadByWeightsFirst(Head):
@@ -688,8 +748,8 @@ class HeadByWeightsFirst(Head):
         pooled = ((w / total.clamp_min(0.001))[:, :, None] * features[:, None]).sum(dim=[3, 4])
         average = nn.functional.adaptive_avg_pool2d(features, 1).view(b, 1, c)
         seen = torch.cat((average, pooled), dim=1).reshape(b, -1)
-        x = self.iou_head[0](seen).clamp_min(0)
-        return 1 / (1 + torch.exp(-self.iou_head[2](x)))
+        x = self.layers[0](seen).clamp_min(0)
+        return 1 / (1 + torch.exp(-self.layers[2](x)))
 
 
 class HeadWithEpsilon(Head):
@@ -710,7 +770,7 @@ class FeaturesDetached(Head):
 
 def head_layers(c_in, c_out):
     return changed(
-        Head, layers=lambda self, c, m: nn.Sequential(nn.Linear(c_in(c, m), c), nn.ReLU(), nn.Linear(c, c_out(m)))
+        Head, make=lambda self, c, m, n: nn.Sequential(nn.Linear(c_in(c, m), c), nn.ReLU(), nn.Linear(c, c_out(m, n)))
     )
 
 
@@ -721,16 +781,17 @@ WRONG_HEADS = [
     (changed(Head, divided=lambda self, w: w.sum((2, 3))[..., None]), "a mask without a pixel has nan", "or 1e-3"),
     (
         changed(Head, join=lambda self, whole, inside: inside.flatten(1)),
-        "iou_head takes channels * (1 + masks) numbers",
+        "layers take channels * (1 + masks) numbers",
     ),
     (FeaturesDetached, "no gradient, or a wrong one, reaches the features"),
     (changed(Head, whole=lambda self, f: f.detach().mean((2, 3))), "or a wrong one, reaches the features"),
     (NoGradient, "no gradient comes back through forward"),
-    (head_layers(lambda c, m: c * m, lambda m: m), "iou_head has weights of shapes [(5, 15)"),
-    (head_layers(lambda c, m: 4 * c, lambda m: 3), "expected [(4, 8), (4,), (1, 4), (1,)]"),
-    (changed(Head, layers=lambda self, c, m: None), "it has no `self.iou_head`"),
-    (lambda channels: Head(channels, 3), "TypeError while it is made"),
-    (lambda channels, masks: Head(channels, masks).iou_head, "it has no `self.iou_head`"),
+    (head_layers(lambda c, m: c * m, lambda m, n: n), "layers has weights of shapes [(5, 15)"),
+    (head_layers(lambda c, m: 4 * c, lambda m, n: 3), "expected [(4, 8), (4,), (1, 4), (1,)]"),
+    (head_layers(lambda c, m: c * (1 + m), lambda m, n: m), "expected [(3, 15), (3,), (1, 3), (1,)]"),
+    (changed(Head, make=lambda self, c, m, n: None), "it has no `self.layers`"),
+    (lambda channels, masks: Head(channels, masks, 3), "TypeError while it is made"),
+    (lambda channels, masks, ious: Head(channels, masks, ious).layers, "it has no `self.layers`"),
 ]
 
 # --------------------------------------------------------------- prompt_loss
@@ -831,135 +892,312 @@ WRONG_LOSSES = [
     (lambda x, i, t, w: (t * x.sigmoid()).sum(), "need a second axis"),
 ]
 
-# ------------------------------------------------------------- training_step
+# ------------------------------------------------------------------ MiniSAM
 
 
-def step_plain(model, optimizer, images, points, labels, boxes, target, weight):
-    model.train()
-    logits, iou = model(images, points, labels, boxes)
-    loss = prompt_loss(logits, iou, target, weight)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
-    optimizer.step()
-    return loss.item()
+class Network(nn.Module):
+    """A student's network, with a place for each mistake."""
+
+    def __init__(self, image_encoder, num_classes=1, channels=48):
+        super().__init__()
+        self.num_classes = num_classes
+        masks, ious = (3, 3) if num_classes == 1 else (num_classes, 1)
+        self.image_encoder = image_encoder
+        self.img_proj = conv_norm(sum(image_encoder.channels), channels, 1)
+        self.point_type_embed = nn.Embedding(2, channels)
+        self.point_pos_embed = nn.Linear(5, channels)
+        self.box_embed = nn.Linear(8, channels)
+        self.mix = nn.Linear(channels, channels)
+        norm = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.decoder = nn.Sequential(*norm, *(conv_norm(channels, channels, 3, rate=rate) for rate in (1, 2, 4)))
+        self.mask_head = nn.Conv2d(channels, masks, 1)
+        self.iou_head = self.judge(channels, masks, ious)
+
+    judge = Head
+
+    def encode(self, images):
+        features = self.image_encoder(images)
+        size = features[0].shape[-2:]
+        features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in features]
+        return Embedding(self.img_proj(torch.cat(features, 1)), tuple(images.shape[-2:]))
+
+    def said_by_points(self, points, labels, size):
+        given = labels >= 0
+        points = torch.where(given[..., None], points, torch.zeros_like(points))
+        vectors = (
+            self.point_pos_embed(point_maps(points, size, 4))
+            + self.point_type_embed(labels.clamp(min=0))[:, :, None, None]
+        )
+        return (vectors.relu() * given[:, :, None, None, None]).max(dim=1).values
+
+    def said_by_boxes(self, boxes, size):
+        given = ~boxes.isnan().any(1)
+        return self.box_embed(box_maps(boxes.nan_to_num(0.0), size, 4)).relu() * given[:, None, None, None]
+
+    def prompt(self, embedding, points, labels, boxes):
+        b, c, h, w = embedding.features.shape
+        prompt = torch.zeros(b, h, w, c)
+        if points is not None and points.shape[1] > 0:
+            prompt = prompt + self.said_by_points(points, labels, embedding.size)
+        if boxes is not None:
+            prompt = prompt + self.said_by_boxes(boxes, embedding.size)
+        return prompt
+
+    def decode(self, embedding, points=None, labels=None, boxes=None):
+        prompt = self.mix(self.prompt(embedding, points, labels, boxes)).permute(0, 3, 1, 2)
+        x = self.decoder(embedding.features + prompt)
+        logits = self.mask_head(x)
+        h, w = embedding.size
+        return F.interpolate(logits, scale_factor=4, mode="bilinear")[:, :, :h, :w], self.iou_head(x, logits)
+
+    def forward(self, images, points=None, labels=None, boxes=None):
+        return self.decode(self.encode(images), points, labels, boxes)
 
 
-def step_by_names(model, optimizer, images, points, labels, boxes, target, weight):
-    """Keywords, zeroed afterwards, clipped by hand."""
-    output = model.train()(images, points=points, point_labels=labels, boxes=boxes)
-    loss = prompt_loss(*output, target=target, weight=weight)
-    loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.sqrt(sum(g.square().sum() for g in gradients)).item()
-    if norm > 1:
-        for gradient in gradients:
-            gradient.mul_(1 / norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=False)
-    return float(loss.detach())
+class NetworkByLoop(Network):
+    """Each point of each image by itself; a box likewise; the ReLU after the maximum."""
+
+    def said_by_points(self, points, labels, size):
+        rows = []
+        for places, kinds in zip(points, labels, strict=True):
+            h, w = (-(-side // 4) for side in size)
+            loudest = torch.zeros(h, w, self.mix.in_features)
+            for place, kind in zip(places, kinds, strict=True):
+                if kind >= 0:
+                    said = self.point_pos_embed(point_maps(place[None, None], size, 4))[0, 0]
+                    loudest = torch.maximum(loudest, said + self.point_type_embed(kind))
+            rows.append(loudest)
+        return torch.stack(rows)
+
+    def said_by_boxes(self, boxes, size):
+        h, w = (-(-side // 4) for side in size)
+        nothing = torch.zeros(h, w, self.mix.in_features)
+        return torch.stack(
+            [nothing if box.isnan().any() else F.relu(self.box_embed(box_maps(box[None], size, 4)))[0] for box in boxes]
+        )
 
 
-def step_of_any_resolution(model, optimizer, images, points, labels, boxes, target, weight):
-    """Resizes the target where the logits are smaller; here they are not."""
-    model.train(True)
-    for parameter in model.parameters():
-        parameter.grad = None
-    with torch.enable_grad():
-        logits, predicted = model(images, points, labels, boxes)
-        size = logits.shape[-2:]
-        small = [F.interpolate(x[:, None], size, mode="area")[:, 0] for x in (target, weight)]
-        loss = prompt_loss(logits, predicted, *small)
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
-    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        parameter.grad = gradient
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1)
-    optimizer.step()
-    return loss.detach().cpu().numpy().item()
+class NetworkOfParts(Network):
+    """Masked by -inf; maps moved to the front; interpolated to the padded size."""
+
+    def said_by_points(self, points, labels, size):
+        hidden = (labels == -1)[..., None]
+        kinds = F.embedding(labels.masked_fill(labels == -1, 1), self.point_type_embed.weight)
+        vectors = self.point_pos_embed(point_maps(points.masked_fill(hidden, 0.0), size, stride=4))
+        vectors = (vectors + kinds.unsqueeze(2).unsqueeze(2)).masked_fill(hidden[..., None, None], float("-inf"))
+        return vectors.amax(dim=1).clamp_min(0)
+
+    def decode(self, embedding, points=None, labels=None, boxes=None):
+        prompt = self.prompt(embedding, points, labels, boxes)
+        features = embedding.features.permute(0, 2, 3, 1) + self.mix(prompt)
+        x = self.decoder(features.permute(0, 3, 1, 2).contiguous())
+        logits, (height, width) = self.mask_head(x), embedding.size
+        whole = F.interpolate(logits, size=[4 * side for side in logits.shape[2:]], mode="bilinear")
+        return [whole[..., :height, :width], self.iou_head(x, logits)]
 
 
-def step(
-    mode=True,
-    given=lambda *given: given,
-    logits=lambda x: x,
-    between=lambda model, optimizer: None,
-    backward=True,
-    norm=1.0,
-    steps=1,
-    result=lambda loss: loss.item(),
+def network(**parts):
+    """The network with other parts: `network(mix=lambda channels: ...)`; None leaves one out."""
+
+    def __init__(self, image_encoder, num_classes=1, channels=48):
+        Network.__init__(self, image_encoder, num_classes, channels)
+        for name, part in parts.items():
+            setattr(self, name, part and part(channels))
+
+    return changed(Network, __init__=__init__)
+
+
+class Nan(Network):
+    """NaN times 0."""
+
+    def said_by_boxes(self, boxes, size):
+        return self.box_embed(box_maps(boxes, size, 4)).relu() * ~boxes.isnan().any(1)[:, None, None, None]
+
+
+class NanInGradient(Network):
+    """Right values: what is NaN is replaced too late."""
+
+    def said_by_boxes(self, boxes, size):
+        return self.box_embed(box_maps(boxes, size, 4)).relu().nan_to_num(0.0)
+
+
+class InPlace(Network):
+    def decode(self, embedding, points=None, labels=None, boxes=None):
+        embedding.features.add_(self.mix(self.prompt(embedding, points, labels, boxes)).movedim(3, 1))
+        return super().decode(Embedding(embedding.features, embedding.size))
+
+
+class Undetached(Head):
+    def weights(self, logits):
+        return logits.sigmoid()
+
+
+def mean_of_points(self, points, labels, size):
+    given = (labels >= 0)[:, :, None, None, None]
+    points = torch.where((labels >= 0)[..., None], points, 0)
+    kinds = self.point_type_embed(labels.clamp(min=0))[:, :, None, None]
+    vectors = F.relu(self.point_pos_embed(point_maps(points, size, 4)) + kinds) * given
+    return vectors.sum(1) / given.sum(1).clamp(min=1)
+
+
+def stretched(self, embedding, points=None, labels=None, boxes=None):
+    x = self.decoder(embedding.features + self.mix(self.prompt(embedding, points, labels, boxes)).movedim(3, 1))
+    logits = self.mask_head(x)
+    return F.interpolate(logits, size=embedding.size, mode="bilinear"), self.iou_head(x, logits)
+
+
+def empty_maximum(self, embedding, points, labels, boxes):
+    prompt = torch.zeros_like(embedding.features).movedim(1, 3)
+    if points is not None:
+        prompt = prompt + self.said_by_points(points, labels, embedding.size)
+    return prompt if boxes is None else prompt + self.said_by_boxes(boxes, embedding.size)
+
+
+def always_points(self, embedding, points, labels, boxes):
+    return self.said_by_points(points, labels, embedding.size)
+
+
+WRONG_NETWORKS = [
+    (network(mix=None), "it has no `self.mix`: nn.Linear(channels, channels)"),
+    (network(mix=lambda c: nn.Linear(c, c, bias=False)), "mix has no `bias`, expected shape (48,) for num_classes=1"),
+    (network(box_embed=lambda c: nn.Linear(4, c)), "box_embed has `weight` of shape (48, 4), expected shape (48, 8)"),
+    (network(mix=lambda c: torch.relu), "mix is a value of type builtin_function_or_method, expected nn.Linear"),
+    (network(decoder=lambda c: nn.Sequential(conv_norm(c, c, 3))), "decoder has no `0.weight`"),
+    (network(mask_head=lambda c: nn.Conv2d(c, 3, 1)), "expected shape (21, 8, 1, 1) for num_classes=21"),
+    (network(iou_head=lambda c: Head(c, 3, 3)), "iou_head has `layers.0.weight` of shape (8, 32)"),
+    (network(more=lambda c: nn.Linear(c, c)), "besides", "more. Leave them out"),
+    (network(num_classes=lambda c: 3), "its num_classes is 3: self.num_classes = num_classes"),
+    (changed(Network, encode=lambda self, x: self.img_proj(x)), "features are of strides", "channels, but got"),
+    (changed(Network, encode=lambda self, x: self.image_encoder(x)), "expected Embedding(features, size)"),
+    (Nan, "NaN for the second) there is nan or inf", "NaN times 0 is NaN"),
+    (NanInGradient, "the gradient of box_embed.weight has nan", "NaN times 0 is NaN"),
+    (InPlace, "decode changes the embedding in place"),
+    (changed(Network, judge=Undetached), "a gradient of the IoUs reaches mask_head"),
+    (changed(Network, said_by_points=mean_of_points), "this is the mean of the points that are given"),
+    (changed(Network, decode=stretched), "for images of 22x37", "the logits are stretched to a size"),
+    (changed(Network, prompt=empty_maximum), "points may be (B, 0, 2)"),
+    (changed(Network, prompt=always_points), "may be None, all of them, too"),
+    (changed(Network, forward=lambda self, x, *prompts: self.decode(self.encode(x))), "forward gives another result"),
+    (
+        changed(Network, decode=lambda self, embedding, *prompts: self.mask_head(embedding.features)),
+        "expected the pair",
+    ),
+    (changed(Network, said_by_boxes=lambda self, boxes, size: self.box_embed(boxes)), "mat1 and mat2"),
+    (lambda image_encoder: Network(image_encoder), "TypeError while it is made"),
+]
+
+# ----------------------------------------------------------------- step_loss
+
+
+def step_plain(model, images, prompts, rounds):
+    n = len(prompts.masks)
+    embedding = model.encode(images).repeat(n // len(images))
+    target = torch.from_numpy(prompts.masks).float().to(images.device)
+    weight = torch.from_numpy(~prompts.void).float().to(images.device)
+    loss = 0.0
+    for k in range(rounds):
+        logits, ious = model.decode(embedding, *prompts.tensors(images.device))
+        loss = loss + prompt_loss(logits, ious, target, weight) / rounds
+        if k == rounds - 1:
+            break
+        for row in range(n):
+            mask = (logits[row, ious[row].argmax()] > 0).cpu().numpy()
+            click = click_plain(mask & ~prompts.void[row], prompts.masks[row])
+            if click is not None:
+                prompts.clicks[row].append(click)
+    return loss
+
+
+def step_by_rows(model, images, prompts, rounds):
+    """One image after the other is repeated; points are lists, labels of another type; the mean of a list."""
+    embedding = model.encode(images)
+    count = len(prompts.clicks) // images.shape[0]
+    rows = torch.arange(len(images)).repeat_interleave(count)
+    embedding = Embedding(embedding.features[rows], embedding.size)
+    valid = np.logical_not(prompts.void)
+    losses = []
+    while len(losses) < rounds:
+        points, labels, boxes = prompts.tensors("cpu")
+        logits, ious = model.decode(embedding, points, labels, boxes)
+        losses.append(loss_plain(logits, ious, torch.tensor(prompts.masks).float(), torch.tensor(valid).float()))
+        if len(losses) < rounds:
+            with torch.no_grad():
+                best = logits.gather(1, ious.argmax(1)[:, None, None, None].expand(-1, 1, *logits.shape[2:]))[:, 0]
+                masks = best.sigmoid().numpy() > 0.5
+            for clicks, mask, truth, void in zip(prompts.clicks, masks, prompts.masks, prompts.void, strict=True):
+                found = click_last_of_equals(mask & ~void, truth)
+                if found:
+                    clicks += [tuple(found)]
+    return sum(losses) / len(losses)
+
+
+def step_of_logits(model, images, prompts, rounds):
+    """Clicks by the library, with void as what is ignored."""
+    embedding = model.encode(images).repeat(len(prompts.masks) // len(images))
+    target, weight = torch.as_tensor(prompts.masks) * 1.0, 1.0 - torch.as_tensor(prompts.void) * 1.0
+    total = torch.zeros(())
+    for answer in range(rounds):
+        if answer:
+            chosen = torch.stack([x[i] for x, i in zip(logits, ious.max(1).indices, strict=True)])  # noqa: F821
+            prompts.add_next_click((chosen > 0).numpy())
+        logits, ious = model.decode(embedding, *prompts.tensors(images.device))
+        total += prompt_loss(logits, ious, target, weight)
+    return total / rounds
+
+
+def stepped(
+    encode=lambda model, images, prompts: model.encode(images).repeat(len(prompts.masks) // len(images)),
+    again=False,
+    prompts_of=lambda prompts: prompts.tensors("cpu"),
+    target=lambda prompts: torch.from_numpy(prompts.masks).float(),
+    weight=lambda prompts: torch.from_numpy(~prompts.void).float(),
+    mask=lambda logits, ious: (logits[ious.argmax()] > 0).numpy(),
+    append=lambda clicks, click: click and clicks.append(click),
+    result=lambda loss: loss,
 ):
     """A student's step with a place for each mistake."""
 
-    def answer(model, optimizer, images, points, labels, boxes, target, weight):
-        model.train(mode)
-        optimizer.zero_grad()
-        x, iou = model(*given(images, points, labels, boxes))
-        loss = prompt_loss(logits(x), iou, target, weight)
-        if backward:
-            loss.backward()
-        between(model, optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), norm)
-        for _ in range(steps):
-            optimizer.step()
+    def answer(model, images, prompts, rounds):
+        embedding = encode(model, images, prompts)
+        loss = 0
+        for left in reversed(range(rounds)):
+            if again:
+                embedding = encode(model, images, prompts)
+            logits, ious = model.decode(embedding, *prompts_of(prompts))
+            loss = loss + prompt_loss(logits, ious, target(prompts), weight(prompts)) / rounds
+            for row in range(len(logits) if left else 0):
+                seen = mask(logits[row], ious[row]) & ~prompts.void[row]
+                append(prompts.clicks[row], click_plain(seen, prompts.masks[row]))
         return result(loss)
 
     return answer
 
 
-def twice(model, optimizer, images, points, labels, boxes, *rest):
-    model.train()
-    model(images, points, labels, boxes)
-    return step_plain(model, optimizer, images, points, labels, boxes, *rest)
-
-
-def without_gradient(*given):
+def under_no_grad(*given):
     with torch.no_grad():
         return step_plain(*given)
 
 
-def clipped_too_late(model, optimizer, *batch):
-    model.train()
-    optimizer.zero_grad()
-    loss = prompt_loss(*model(*batch[:4]), *batch[4:])
-    loss.backward()
-    optimizer.step()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    return loss.item()
-
-
-class Kept(list):
-    """Adds up the losses of all steps."""
-
-    def __call__(self, model, optimizer, *batch):
-        model.train()
-        self.append(prompt_loss(*model(*batch[:4]), *batch[4:]))
-        optimizer.zero_grad()
-        sum(self).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return self[-1].item()
-
-
 WRONG_STEPS = [
-    (clipped_too_late, "the gradient is not clipped", "or after the step"),
-    (Kept(), "the graph of an earlier step is kept"),
-    (step(between=lambda model, optimizer: optimizer.zero_grad()), "does zero_grad() come between it and step()?"),
-    (step(backward=False), "is backward() missing"),
-    (step(steps=0), "optimizer.step() is called 0 times"),
-    (step(steps=2), "optimizer.step() is called 2 times in a step"),
-    (step(norm=3), "after the first step the weight"),
-    (step(mode=False), "evaluation mode"),
-    (step(result=lambda loss: loss), "expected a Python float. Convert it with `.item()`, which also lets go"),
-    (step(logits=torch.detach), "after the first step the weight"),
-    (step(given=lambda *prompts: prompts[:1]), "model(images, points, labels, boxes)"),
-    (step(given=lambda *prompts: prompts[:3]), "model(images, points, labels, boxes)"),
-    (step(given=lambda x, points, labels, boxes: (x, boxes, points, labels)), "given something else"),
-    (step(given=lambda x, points, labels, boxes: (x, points.flip(-1), labels, boxes)), "something else"),
-    (twice, "run more than once"),
-    (without_gradient, "the loss has no gradient"),
-    (lambda model, _, *batch: step_plain(model, torch.optim.SGD(model.parameters(), 0.1), *batch), "is called 0 times"),
-    (lambda model, optimizer, *batch: 0.0, "the model is not run"),
-    (lambda model, optimizer, images, targets: 0.0, "TypeError in the first step"),
+    (stepped(again=True), "encode is called 2 times for rounds=1: once, before the loop"),
+    (lambda *given: step_plain(*given[:3], 2), "decode is called 2 times for rounds=1: once in each round"),
+    (stepped(encode=lambda model, images, prompts: model.encode(images)), "2 images for 4 prompts", "repeat(N // B)"),
+    (stepped(encode=lambda model, images, prompts: model(images)), "the whole model is called"),
+    (stepped(prompts_of=lambda prompts: prompts.tensors("cpu")[:2]), "decode is given something else"),
+    (stepped(prompts_of=lambda prompts: prompts.tensors("cpu")[::-1]), "decode is given something else"),
+    (stepped(append=lambda clicks, click: clicks.append(click)), "then nothing is appended", "NoneType"),
+    (stepped(append=lambda clicks, click: clicks.append(click and click[0])), "Error for rounds=2"),
+    (stepped(target=lambda prompts: torch.from_numpy(prompts.masks[0]).float()), "target and weight have the size"),
+    (stepped(weight=lambda prompts: ~torch.from_numpy(prompts.void).float()), "~void before .float()"),
+    (stepped(mask=lambda logits, ious: logits[ious.argmax()].numpy() > 0), "knows no gradient"),
+    (stepped(result=lambda loss: loss.item()), "the loss for rounds=1 is a Python float, expected a torch tensor"),
+    (stepped(result=lambda loss: loss[None]), "has shape (1,), expected ()"),
+    (stepped(result=lambda loss: loss / 2), "the loss for rounds=1 is"),
+    (stepped(mask=lambda logits, ious: (logits[ious.argmin()] > 0).numpy()), "the lowest predicted IoU is clicked"),
+    (under_no_grad, "the loss has no gradient"),
+    (lambda model, images, prompts, rounds: torch.zeros(()), "encode is not called"),
+    (lambda model, images, prompts: None, "TypeError for rounds=1"),
+    (lambda model, images, prompts, rounds: None, "not written yet"),
 ]
 
 # ---------------------------------------------------------------- next_click
@@ -1133,10 +1371,12 @@ RIGHT = {
     "box_from_mask": [box_by_where, box_one_side_at_a_time, box_by_find_objects, box_by_corners, box_by_argmax],
     "point_embedding": [Points, PointsByLoop, PointsByWhere, PointsByMatrix, PointsByNanMean],
     "box_embedding": [Box, BoxInNestedSequentials, BoxByRows, BoxByCorners, BoxByLoop, BoxByWhere],
-    "offset_maps": [offsets_by_loops, offsets_by_broadcasting, offsets_by_linspace, offsets_by_cdist],
+    "point_maps": [offsets_by_loops, offsets_by_broadcasting, offsets_by_linspace, offsets_by_norm],
+    "box_maps": [box_by_loops, box_by_centre, box_by_sides],
     "iou_head": [Head, HeadByLoop, HeadByMatmul, HeadByWeightsFirst, HeadWithEpsilon],
     "prompt_loss": [loss_plain, loss_by_loops, loss_by_flat_tensors, loss_in_double, loss_with_gather],
-    "training_step": [step_plain, step_by_names, step_of_any_resolution],
+    "mini_sam": [Network, NetworkByLoop, NetworkOfParts],
+    "step_loss": [step_plain, step_by_rows, step_of_logits],
     "next_click": [
         click_plain,
         click_last_of_equals,
@@ -1150,10 +1390,12 @@ WRONG = {
     "box_from_mask": WRONG_BOXES,
     "point_embedding": WRONG_POINT_EMBEDDINGS,
     "box_embedding": WRONG_BOX_EMBEDDINGS,
-    "offset_maps": WRONG_OFFSETS,
+    "point_maps": WRONG_OFFSETS,
+    "box_maps": WRONG_BOX_MAPS,
     "iou_head": WRONG_HEADS,
     "prompt_loss": WRONG_LOSSES,
-    "training_step": WRONG_STEPS,
+    "mini_sam": WRONG_NETWORKS,
+    "step_loss": WRONG_STEPS,
     "next_click": WRONG_CLICKS,
 }
 
