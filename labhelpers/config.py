@@ -146,7 +146,6 @@ class MiniSAMConfig:
     min_side: int = 20  # pixels: objects whose box is narrower or lower are not judged
     judged_images: int = 12  # all objects of so many validation images are judged
     clicks: int = 6  # most clicks of the simulated user
-    time_size: int = 512  # side of the image for which a click is timed
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 0.3, "02": 1.7, "03": 1.6, "04": 2.2, "05": 2.1, "06": 1.4, "07": 0.4},
+    minutes={"01": 0.3, "02": 1.7, "03": 1.6, "04": 2.2, "05": 2.1, "06": 2.4, "07": 0.4},
 )
 _TINY = replace(
     _SMOKE,
@@ -246,7 +245,6 @@ _TINY = replace(
         eval_objects=3,
         judged_images=2,
         clicks=2,
-        time_size=128,
     ),
     sam=SAMConfig(
         judged_images=2,
@@ -262,7 +260,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 2, "02": 54, "03": 55, "04": 13, "05": 82, "06": 45, "07": 25},
+    minutes={"01": 2, "02": 54, "03": 55, "04": 13, "05": 82, "06": 70, "07": 25},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -329,7 +327,7 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 2, "02": 220, "03": 214, "04": 64, "05": 650, "06": 120, "07": 40},
+    minutes={"01": 2, "02": 220, "03": 214, "04": 64, "05": 650, "06": 200, "07": 40},
     scene_size=513,
     epochs=50,
     deeplab=DeepLabConfig(

@@ -211,10 +211,10 @@ def _mini_sam() -> Drawing:
     once, click = "once for each image", "at every click"
     blocks = {
         "image": Block("image", 0, 0, 1.6, kind=IO),
-        "encoder": Block("image_encoder\nstrides 4 to 32", 3.0, 0, 2.6, kind=once),
+        "encoder": Block("image_encoder\nstrides 4 to 32", 3.0, 0, 2.9, kind=once),
         "proj": Block("img_proj: enlarged\nto stride 4, 1×1", 6.6, 0, 3.0, kind=once),
-        "prompt": Block("points, box", 0, -1.5, 1.6, kind=IO),
-        "maps": Block("maps: offsets from\nevery position", 3.0, -1.5, 2.6, kind=click),
+        "prompt": Block("points,\nbox", 0, -1.5, 1.6, kind=IO),
+        "maps": Block("maps: offsets from\nthe points, the box", 3.0, -1.5, 2.9, kind=click),
         "embed": Block("point_…_embed\nbox_embed, mix", 6.6, -1.5, 3.0, kind=click),
         "add": Block("+", 9.2, -0.75, 0.6, 0.6, JOIN),
         "decoder": Block("decoder: 3×3\nat rates 1, 2, 4", 11.4, -0.75, 2.4, kind=click),
