@@ -77,11 +77,10 @@ def install(*extras: str) -> None:
             needed[name] = f"{name}{requirement.specifier}"
     if not needed:
         return
-    for name in filter(here.get, needed):
-        what = f"{name} {here[name]} of this machine is too old, {needed[name]} is needed"
-        if name in KEPT:
-            raise RuntimeError(f"{what}, and a notebook does not replace it: choose a newer runtime or environment")
-        print(f"{what}: it is replaced.")
+    old = {name: f"{name} {here[name]}, for {needed[name]} is needed" for name in needed if name in here}
+    for name in KEPT:
+        if name in old:
+            raise RuntimeError(f"too old, and not to be replaced by a notebook: {old[name]}. Choose a newer runtime.")
     print(f"Installing {', '.join(needed)} ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "kept.txt"
@@ -89,7 +88,10 @@ def install(*extras: str) -> None:
         command = [sys.executable, "-m", "pip", "install", "-q", "-c", str(kept), *needed.values()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{', '.join(needed)} cannot be installed:\n{done.stderr.strip()}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
+        raise RuntimeError("\n".join([f"{', '.join(needed)} cannot be installed beside what is here:", *errors]))
+    if old:
+        print(f"Replaced: {'; '.join(old.values())}")
     importlib.invalidate_caches()
 
 

@@ -9,7 +9,7 @@ if importlib.util.find_spec("labhelpers") is None:
     if not {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"} & set(os.environ):
         here = f'`make lab`, or after: pip install "labhelpers[course,sam,monai,weights] @ {address}"'
         raise ModuleNotFoundError(f"labhelpers is not installed here: start this notebook with {here}")
-    # Alone: what it needs and is not here is added by setup(), which replaces nothing.
+    # Alone: setup() then adds what it needs, and keeps the versions of all that is here.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", address], check=True)
 
 import labhelpers.course  # before torch: it sets how torch's threads wait
