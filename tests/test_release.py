@@ -68,7 +68,7 @@ def test_answers_and_outputs_are_taken_out_and_a_mark_without_an_end_is_refused(
     book.cells[0].source = book.cells[0].source.replace("### END SOLUTION", "")
     nbformat.write(book, tmp_path / "01_lab.ipynb")
     with pytest.raises(RuntimeError, match="no end solution|END SOLUTION"):
-        release.student_version(tmp_path / "01_lab.ipynb", HERE)
+        release.student_version(tmp_path / "01_lab.ipynb")
 
 
 def given_and_answers(path: Path) -> tuple[Counter[str], Counter[str]]:
@@ -114,7 +114,7 @@ def test_an_answer_that_is_left_in_would_be_noticed(released, tmp_path, monkeypa
             patch.setattr(
                 getattr(preprocessors, name), "preprocess", lambda self, notebook, resources: (notebook, resources)
             )
-            leaky = release.student_version(LABS[1], HERE)
+            leaky = release.student_version(LABS[1])
         (tmp_path / "student").mkdir(exist_ok=True)
         nbformat.write(leaky, tmp_path / "student" / LABS[1].name)
         with pytest.raises(AssertionError):

@@ -55,7 +55,7 @@ Text and figures: [CC BY 4.0]({address}/blob/main/LICENSE-docs); code: [Apache-2
 """
 
 
-def student_version(source: Path, address: str) -> nbformat.NotebookNode:
+def student_version(source: Path) -> nbformat.NotebookNode:
     """The notebook without answers, model answers, hidden tests and outputs, with badges, and with links into the
     repository.
 
@@ -69,6 +69,7 @@ def student_version(source: Path, address: str) -> nbformat.NotebookNode:
     resources: dict = {}
     for preprocessor in (CheckCellMetadata(), ClearSolutions(), ClearHiddenTests(), ClearOutput()):
         notebook, resources = preprocessor.preprocess(notebook, resources)
+    address = repository(ROOT)
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     for cell in prose:
         cell.source = MODEL_ANSWER.sub("YOUR ANSWER HERE", cell.source).replace("](../", f"]({address}/blob/main/")
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/release"))
     options = parser.parse_args(arguments)
     address = repository(ROOT)
-    notebooks = {path.name: student_version(path, address) for path in find_notebooks(options.folder)}
+    notebooks = {path.name: student_version(path) for path in find_notebooks(options.folder)}
     folder = options.out / BRANCH
     shutil.rmtree(folder, ignore_errors=True)  # so that nothing of an older release stays
     folder.mkdir(parents=True)
