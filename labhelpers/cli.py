@@ -23,6 +23,7 @@ Segmentation Labs: what the notebooks do, as commands.
   labhelpers demo                 a page in the browser: click on a picture, see the mask
   labhelpers report               a PDF and a web page about everything trained so far
   labhelpers submit --lastname Doe --firstname Jane     the ZIP to hand in
+  labhelpers course set-repository URL                  for instructors: a fork's own address
 
 Each command has its own help: labhelpers train --help
 """
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add[submit]("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
     add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing or not right")
     add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
+    add[course]("task", choices=["set-repository"], metavar="TASK", help="set-repository")
+    add[course]("address", metavar="URL", help="https://github.com/OWNER/NAME")
     return parser
 
 
@@ -213,4 +216,19 @@ def submit(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (train, evaluate, demo, data, doctor, report, submit)
+def course(options: argparse.Namespace) -> None:
+    """For instructors. set-repository gives a fork its own address, everywhere: in pyproject.toml, in the first cell of
+    the notebooks, which installs labhelpers from there, in badges and links. Commit what it changes.
+
+    Needs: a checkout.
+    Takes: a second.
+
+      labhelpers course set-repository https://github.com/OWNER/NAME
+    """
+    from labhelpers.course.release import ROOT, set_repository
+
+    changed = set_repository(options.address, ROOT)
+    print(*changed, f"{len(changed)} files changed; student versions: make release", sep="\n")
+
+
+COMMANDS = (train, evaluate, demo, data, doctor, report, submit, course)

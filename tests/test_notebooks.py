@@ -1,20 +1,17 @@
-"""What every notebook has in common, its student version, and how all are run; nbval runs their cells."""
+"""What every notebook has in common, and how all are run; nbval runs their cells."""
 
-import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from nbgrader.nbgraderformat import read as nbgrader_read
 from tiny_voc import make_small_voc
 
-from labhelpers import config, course
-from labhelpers.course import release, run
+from labhelpers import config
+from labhelpers.course import run
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -188,53 +185,6 @@ def test_labs_run_on_few_plain_photographs(labs, train, said, not_said, tmp_path
     assert not any(words in text for words in not_said)
 
 
-# --- student versions ---
-
-
-def exercise() -> nbformat.NotebookNode:
-    cell = nbformat.v4.new_code_cell(
-        "def area(box):\n    ### BEGIN SOLUTION\n    return box[2] * box[3]\n    ### END SOLUTION\nprint('kept')"
-    )
-    cell.metadata["nbgrader"] = {"grade_id": "area", "solution": True, "schema_version": 3}
-    cell.metadata["nbgrader"] |= dict.fromkeys(("grade", "locked", "task"), False)
-    cell.outputs = [nbformat.v4.new_output("stream", text="42")]
-    return cell
-
-
-def test_answers_and_outputs_are_taken_out_and_a_mark_without_an_end_is_refused(tmp_path):
-    book = nbformat.v4.new_notebook(cells=[exercise()])
-    (tmp_path / "in").mkdir()
-    nbformat.write(book, tmp_path / "in" / "01_lab.ipynb")
-    assert release.main([str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
-    cell = nbformat.read(tmp_path / "out" / "01_lab.ipynb", as_version=4).cells[0]
-    assert "return box[2]" not in cell.source
-    assert "raise NotImplementedError" in cell.source
-    assert "print('kept')" in cell.source
-    assert cell.outputs == []
-    book.cells[0].source = book.cells[0].source.replace("### END SOLUTION", "")
-    nbformat.write(book, tmp_path / "01_lab.ipynb")
-    with pytest.raises(RuntimeError, match="no end solution|END SOLUTION"):
-        release.student_version(tmp_path / "01_lab.ipynb")
-
-
-@in_labs
-def test_no_answer_of_the_course_leaks(path, cells):
-    """Every line between the marks and of a model answer is gone, unless it also stands elsewhere in the notebook."""
-    answers, elsewhere, inside = set(), set(), False
-    for cell in cells:
-        whole = cell.cell_type == "markdown" and cell.metadata.get("nbgrader", {}).get("solution", False)
-        for line in lines_of([cell]):
-            if "### BEGIN" in line or "### END" in line:
-                inside = "### BEGIN" in line
-            else:
-                (answers if inside or whole else elsewhere).add(line)
-    assert answers
-    student = release.student_version(path).cells
-    assert not (answers - elsewhere) & set(lines_of(student))
-    questions = [cell for cell in student if cell.cell_type == "markdown" and "nbgrader" in cell.metadata]
-    assert all(cell.source == "YOUR ANSWER HERE" for cell in questions)
-
-
 # --- running them all ---
 
 
@@ -342,69 +292,3 @@ def test_where_no_notebook_is_one_line_says_so_and_nothing_runs(where, words, fo
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not (tmp_path / "out").exists()
-
-
-# --- what a notebook runs first ---
-
-
-@pytest.fixture
-def colab_python(tmp_path) -> Path:
-    """The interpreter of an environment that has everything, torch included, except labhelpers: what Colab is."""
-    environment = tmp_path / "colab"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    packages = next((environment / "lib").glob("python*/site-packages"))
-    (packages / "preinstalled.pth").write_text(next(p for p in sys.path if p.endswith("site-packages")) + "\n")
-    return environment / "bin" / "python"
-
-
-def run_cell(python: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    code = SETUP_CELL.read_text() + "\nimport torch\nprint('torch', torch.__version__, torch.__file__)\n"
-    code += "print('labhelpers', labhelpers.__file__)\n"
-    variables = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LAB_PACKAGE": str(ROOT), **environment}
-    # The registry's settings of this machine, whatever they are, must reach pip.
-    variables |= {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.lower().endswith("_proxy")}
-    return subprocess.run([python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True)
-
-
-def test_the_setup_cell_installs_labhelpers_on_colab_and_leaves_torch_alone(colab_python, tmp_path):
-    (tmp_path / "google").mkdir()
-    (tmp_path / "google" / "colab.py").write_text(
-        "class drive:\n    @staticmethod\n    def mount(path):\n        raise ValueError('mount failed')\n"
-    )
-    run = run_cell(colab_python, tmp_path, COLAB_RELEASE_TAG="release-colab", PYTHONPATH=str(tmp_path))
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
-    assert f"torch {torch.__version__} {torch.__file__}" in lines
-    assert any(line.startswith(f"labhelpers {tmp_path}") for line in lines), lines
-    assert "No Drive (mount failed): checkpoints stay on this machine" in run.stdout
-    assert not list((tmp_path / "colab").glob("lib/python*/site-packages/torch*"))
-
-
-def test_elsewhere_a_missing_labhelpers_is_one_clear_error(colab_python, tmp_path):
-    run = run_cell(colab_python, tmp_path)
-    assert run.returncode != 0
-    assert "labhelpers is not installed here: start this notebook with `make lab`." in run.stderr
-
-
-def test_checkpoints_go_to_the_drive_when_the_student_agrees_and_elsewhere_nothing_happens(monkeypatch, capsys):
-    course.setup()
-    assert capsys.readouterr().out == ""
-    drive = types.SimpleNamespace(mount=lambda path: None)
-    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
-    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(drive=drive))
-    with monkeypatch.context() as patch:
-        patch.setenv("LAB_CHECKPOINTS", "")  # so that what is set is taken back
-        del os.environ["LAB_CHECKPOINTS"]
-        course.setup()
-        assert os.environ["LAB_CHECKPOINTS"] == "/content/drive/MyDrive/segmentation-labs"
-    assert "resumes from there" in capsys.readouterr().out
-
-
-def test_begin_says_what_is_about_to_run(monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PROFILE", "tiny")
-    assert course.begin("01") is config.PROFILES["tiny"]
-    printed = capsys.readouterr().out
-    for word in ("tiny", "nothing is learned", "Device", "precision", "minutes"):
-        assert word in printed
-    with pytest.raises(ValueError, match="unknown lab '99'; known: 01"):
-        course.begin("99")

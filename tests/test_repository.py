@@ -1,6 +1,7 @@
 """What stands around the code: workflows, licences, the citation, links from one file to another."""
 
 import datetime
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -63,6 +64,30 @@ def test_workflows_test_each_python_that_is_supported():
     others = [step["with"]["python-version"] for step in STEPS if "setup-python" in step.get("uses", "")]
     others += [python for job in JOBS for python in matrix(job, "python")]
     assert set(others) <= {*PYTHONS, "${{ matrix.python }}"}
+
+
+def test_the_container_is_made_as_every_other_environment():
+    """Codespaces and VS Code: `make install`, and so constraints.txt, on a supported Python, which notebooks find."""
+    lines = (ROOT / ".devcontainer/devcontainer.json").read_text().splitlines()
+    container = json.loads("\n".join(line for line in lines if not line.startswith("//")))
+    assert container["postCreateCommand"] == "make install"
+    assert container["image"].partition("python:")[2] in PYTHONS
+    assert container["customizations"]["vscode"]["settings"] == {
+        "python.defaultInterpreterPath": "${containerWorkspaceFolder}/.venv/bin/python"
+    }
+    assert "\nBIN := .venv/bin\n" in MAKEFILE
+    assert "\nCONSTRAINTS ?= constraints.txt\n" in MAKEFILE
+
+
+def test_the_release_fills_the_branch_that_is_opened_and_a_weekly_run_finds_it_stale():
+    jobs = {path.stem: yaml.safe_load(path.read_text())["jobs"].values() for path in WORKFLOWS}
+    runs = {name: [step.get("run", "") for job in each for step in job["steps"]] for name, each in jobs.items()}
+    assert runs["release"].index("make release") < runs["release"].index(".ci/student --push")
+    assert any(
+        "pytest tests/test_release.py" in run for run in runs["release"][: runs["release"].index(".ci/student --push")]
+    )
+    assert ".ci/student" in runs["weekly"]
+    assert yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["permissions"] == {"contents": "write"}
 
 
 def test_pre_commit_has_the_ruff_of_the_constraints():

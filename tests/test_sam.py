@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import math
 import re
@@ -503,6 +504,12 @@ def test_a_hub_that_refuses_is_told_at_once(hub, monkeypatch, capfd):
     printed = capfd.readouterr().out
     assert printed.startswith("127.0.0.1 does not give group/tiny (")
     assert printed.count("\n") == 1
+
+
+def test_a_library_that_is_too_old_is_told_before_anything_is_downloaded(monkeypatch, capfd):
+    monkeypatch.setattr(importlib.metadata, "version", {"transformers": "4.57.6"}.get)
+    assert load_sam() is None
+    assert "transformers, 5.0 or later, and 4.57.6 is here: take a newer runtime" in capfd.readouterr().out
 
 
 def test_without_the_library_one_sentence_names_what_to_install(monkeypatch, capfd):

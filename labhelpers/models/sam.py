@@ -7,6 +7,7 @@ the image's own size.
 """
 
 import copy
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -311,6 +312,11 @@ def build_sam(
         raise SamUnavailable(
             f"{name} needs the library transformers, which is not installed: "
             'pip install "labhelpers[sam]", then restart the kernel.'
+        )
+    if (found := importlib.metadata.version("transformers")).startswith("4."):  # Colab came with it for long
+        raise SamUnavailable(
+            f"{name} needs the library transformers, 5.0 or later, and {found} is here: take a newer runtime or "
+            'environment, or pip install "labhelpers[sam]", then restart the kernel.'
         )
     folder = config.path_from(VARIABLE)
     if folder:
