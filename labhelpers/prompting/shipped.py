@@ -42,7 +42,7 @@ def fuse_norms(model: nn.Module) -> Any:
     """
     parts = list(model.named_children())
     for (conv_name, conv), (norm_name, norm) in pairwise(parts):
-        if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and norm.num_features == conv.out_channels:
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.num_features == conv.out_channels:
             setattr(model, conv_name, fuse_conv_bn_eval(conv, norm))
             setattr(model, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms bring their activation along
     for _, part in parts:
