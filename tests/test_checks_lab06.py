@@ -587,7 +587,9 @@ def square_map(points, size, stride):
 
 
 def by_width(points, size, stride):
-    return offsets_by_loops(points, size, stride) * max(size) / size[1]
+    offset = offsets_by_loops(points, size, stride)[..., :2] * max(size) / size[1]
+    d = offset.norm(dim=-1, keepdim=True)
+    return torch.cat([offset, d, *(torch.exp(-(d**2) / (2 * s**2)) for s in (0.03, 0.12))], -1)
 
 
 WRONG_OFFSETS = [
@@ -1002,6 +1004,8 @@ def network(**parts):
     def __init__(self, image_encoder, num_classes=1, channels=48):
         Network.__init__(self, image_encoder, num_classes, channels)
         for name, part in parts.items():
+            if hasattr(self, name):
+                delattr(self, name)
             setattr(self, name, part and part(channels))
 
     return changed(Network, __init__=__init__)
@@ -1067,14 +1071,14 @@ WRONG_NETWORKS = [
     (network(iou_head=lambda c: Head(c, 3, 3)), "iou_head has `layers.0.weight` of shape (8, 32)"),
     (network(more=lambda c: nn.Linear(c, c)), "besides", "more. Leave them out"),
     (network(num_classes=lambda c: 3), "its num_classes is 3: self.num_classes = num_classes"),
-    (changed(Network, encode=lambda self, x: self.img_proj(x)), "features are of strides", "channels, but got"),
+    (changed(Network, encode=lambda self, x: self.img_proj(x)), "img_proj takes the features of all four strides"),
     (changed(Network, encode=lambda self, x: self.image_encoder(x)), "expected Embedding(features, size)"),
     (Nan, "NaN for the second) there is nan or inf", "NaN times 0 is NaN"),
     (NanInGradient, "the gradient of box_embed.weight has nan", "NaN times 0 is NaN"),
     (InPlace, "decode changes the embedding in place"),
     (changed(Network, judge=Undetached), "a gradient of the IoUs reaches mask_head"),
     (changed(Network, said_by_points=mean_of_points), "this is the mean of the points that are given"),
-    (changed(Network, decode=stretched), "for images of 22x37", "the logits are stretched to a size"),
+    (changed(Network, decode=stretched), "the logits are stretched to a size"),
     (changed(Network, prompt=empty_maximum), "points may be (B, 0, 2)"),
     (changed(Network, prompt=always_points), "may be None, all of them, too"),
     (changed(Network, forward=lambda self, x, *prompts: self.decode(self.encode(x))), "forward gives another result"),
@@ -1186,7 +1190,10 @@ WRONG_STEPS = [
     (stepped(prompts_of=lambda prompts: prompts.tensors("cpu")[:2]), "decode is given something else"),
     (stepped(prompts_of=lambda prompts: prompts.tensors("cpu")[::-1]), "decode is given something else"),
     (stepped(append=lambda clicks, click: clicks.append(click)), "then nothing is appended", "NoneType"),
-    (stepped(append=lambda clicks, click: clicks.append(click and click[0])), "Error for rounds=2"),
+    (
+        stepped(append=lambda clicks, click: clicks.append(click and click[0])),
+        "for rounds=2 prompts.clicks[0] holds something that is no pair",
+    ),
     (stepped(target=lambda prompts: torch.from_numpy(prompts.masks[0]).float()), "target and weight have the size"),
     (stepped(weight=lambda prompts: ~torch.from_numpy(prompts.void).float()), "~void before .float()"),
     (stepped(mask=lambda logits, ious: logits[ious.argmax()].numpy() > 0), "knows no gradient"),

@@ -2013,6 +2013,8 @@ mini_sam = Exercise(
         "must match the size": f"shapes do not fit: maps are (B, h, w, C), features (B, C, h, w), or {_STRIDE}",
         "Sizes of tensors must match": "features are of strides 4, 8, 16, 32: enlarge all to the size of the first, "
         "which is ceil(H / 4), by F.interpolate(part, features[0].shape[2:]).",
+        "channels, but got": "img_proj takes the features of all four strides, enlarged to that of the first, which "
+        "is ceil(H / 4), and joined along the channels.",
         "'NoneType'": "any of points, labels and boxes may be None, all of them, too: then nothing is added.",
     },
     wrong=[
@@ -2216,14 +2218,14 @@ def _answered() -> np.ndarray:
     """Candidate masks by prompt, number of clicks so far and candidate: bool (4, 5, 3, 24, 32).
 
     In each a square of 5x5 is missed and one of 3x3 marked too much, or the other way round, so that the deepest point
-    of the error is one pixel; void is marked, and would be a deeper error. After three clicks prompt 3 is answered
+    of the error is one pixel; void is marked, and would be a deeper error. After two clicks prompt 3 is answered
     without an error.
     """
     masks = np.zeros((4, _LARGEST_COUNT, 3, 24, 32), dtype=bool)
     for row, count, k in np.ndindex(masks.shape[:3]):
         mask, top = masks[row, count, k], 4 + (count + row) % 5
         mask[_TRUTH_AT] = mask[_VOID_AT] = True
-        if row < 3 or count < 3:
+        if row < 3 or count < 2:
             missed, excess = (5, 3) if (row + count + k) % 2 else (3, 5)
             mask[top : top + missed, 4 + 5 * k : 4 + 5 * k + missed] = False
             mask[top : top + excess, 22 + 2 * k : 22 + 2 * k + excess] = True
@@ -2292,8 +2294,10 @@ def _run_step(check: Check, answer: Callable, case: Case) -> Parts:
     check.that(len(model.asked) == rounds, often)
     parts = Parts()
     for row, clicks in enumerate(prompts.clicks):
-        pairs = all(isinstance(click, tuple) and len(click) == 2 for click in clicks)
-        check.that(pairs, f"prompts.clicks[{row}] holds something that is no pair (point, label): {_NONE_LEFT}")
+        pairs = all(isinstance(click, (tuple, list)) and len(click) == 2 for click in clicks)
+        check.that(
+            pairs, f"{case.when} prompts.clicks[{row}] holds something that is no pair (point, label): {_NONE_LEFT}"
+        )
         numbers = [torch.tensor([*map(float, point), float(label)]) for point, label in clicks]
         words = f"{case.when} what prompt {row} has for clicks, (x, y, label) each,"
         parts[words] = torch.stack(numbers) if clicks else torch.zeros(0, 3)
@@ -2356,7 +2360,7 @@ step_loss = Exercise(
     lambda: [Case((rounds,), f"for rounds={rounds}") for rounds in (1, 2, 3)],
     run=_run_step,
     errors={
-        "'NoneType'": _NONE_LEFT,
+        "NoneType": _NONE_LEFT,
         "the size of the logits, got": "target and weight have the size of the logits, (N, H, W): prompts.masks and "
         "~prompts.void.",
         "Can't call numpy()": "a mask for next_click knows no gradient: (logits > 0) has none, or detach() first.",
