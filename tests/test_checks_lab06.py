@@ -673,7 +673,7 @@ def boxed_maps(change):
 
 
 WRONG_BOX_MAPS = [
-    (lambda boxes, size, stride: box_by_centre(boxes + 0.5, size, stride), "x and y relative to the box", "differs"),
+    (lambda boxes, size, stride: box_by_centre(boxes + 0.5, size, stride), "0.5 is taken off too much"),
     (boxed_maps(lambda maps: maps.clamp(-1, 1)), "x and y are clamped at 1"),
     (boxed_maps(lambda maps: maps[..., :4]), "is [3, 6, 10, 4], expected [3, 6, 10, 8]"),
     (boxed_maps(lambda maps: maps[..., [0, 1, 2, 3, 5, 4, 6, 7]]), "height and width are exchanged: the width"),
