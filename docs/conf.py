@@ -90,7 +90,7 @@ def site_text(text: str, source: str) -> str:
 def site_notebook(source: str) -> nbformat.NotebookNode:
     """The student version with the outputs of all cells that it leaves as they are, and their descriptions."""
     outputs = {cell.id: (cell.source, cell.get("outputs")) for cell in read_notebook(ROOT / source).cells}
-    notebook = student_version(ROOT / source, REPOSITORY)
+    notebook = student_version(ROOT / source)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = site_text(cell.source, source)
