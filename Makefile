@@ -7,6 +7,7 @@
 # make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, an index and a ZIP, into build/release
 # make colab  run those in a simulated Colab, build/colab (Python 3.12, 8 GB); PACKAGES="torch torchvision": the newest ones
+# make site   the site, into build/site: labs, guide, benchmarks, reference; ends with a look at its links and pages
 # make install   only the environment; CONSTRAINTS=constraints-oldest.txt or CONSTRAINTS= (the newest), EXTRAS=course,dev
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -19,7 +20,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test canary story lint lab demo release colab refresh install clean
+.PHONY: labs test canary story lint lab demo release colab site refresh install clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -54,6 +55,13 @@ release: $(STAMP)
 
 colab: release
 	$(BIN)/python .ci/colab.py $(if $(PACKAGES),--packages $(PACKAGES))
+
+site:
+	$(MAKE) install STAMP=.venv/installed-site EXTRAS=$(EXTRAS),site
+	rm -rf build/site
+	mkdir -p build/site/source
+	$(BIN)/sphinx-build -q -W --keep-going -c docs build/site/source build/site/html
+	LAB_SITE=$(CURDIR)/build/site/html $(BIN)/python -m pytest tests/test_site.py
 
 # For authors: store the outputs of a smoke run in the notebooks themselves.
 refresh: $(STAMP)

@@ -91,14 +91,15 @@ def class_weights(stats: ClassStatistics, method: str = "inverse_sqrt", beta: fl
 
     Args:
         method:
-            inverse: 1 / frequency. With a background of 73 % and classes near 0.5 % that is a factor of 150, often too
-                much.
-            inverse_sqrt: its square root, milder.
-            median_frequency: median frequency / frequency, where a class's frequency is its share of the pixels of the
-                images that hold it (Eigen and Fergus, ICCV 2015, section 6.3.2): rare in pixels, not in images, counts.
-            effective_number: (1 - beta) / (1 - beta^n) (Cui et al., CVPR 2019, equation 2), where n is the number of
-                images that hold the class: neighbouring pixels are nearly copies of each other, so it is images that
-                count as samples. beta = 0 gives no weighting, beta -> 1 the inverse of n.
+            - inverse: 1 / frequency. With a background of 73 % and classes near 0.5 % that is a factor of 150, often
+              too much.
+            - inverse_sqrt: its square root, milder.
+            - median_frequency: median frequency / frequency, where a class's frequency is its share of the pixels of
+              the images that hold it (Eigen and Fergus, ICCV 2015, section 6.3.2): rare in pixels, not in images,
+              counts.
+            - effective_number: (1 - beta) / (1 - beta^n) (Cui et al., CVPR 2019, equation 2), where n is the number of
+              images that hold the class: neighbouring pixels are nearly copies of each other, so it is images that
+              count as samples. beta = 0 gives no weighting, beta -> 1 the inverse of n.
 
     Returns:
         float32 (K,).

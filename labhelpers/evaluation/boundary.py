@@ -110,7 +110,7 @@ def boundary_counts(
 def boundary_iou(counts: np.ndarray) -> float:
     """Return the mean Boundary IoU over the classes that occur, from a sum of `boundary_counts`; NaN without any.
 
-    A class's is |G_d n P_d| / |G_d u P_d|, G_d and P_d being its true and its predicted boundary in all images
+    A class's is `|G_d n P_d| / |G_d u P_d|`, G_d and P_d being its true and its predicted boundary in all images
     together (in Cheng et al. the masks are the single objects of one image).
     """
     true, predicted, both = np.asarray(counts, dtype=np.float64)

@@ -97,7 +97,7 @@ def upsample_layer(num_classes: int, factor: int, upsampling: str = "transposed"
 def bilinear_kernel(channels: int, size: int) -> Tensor:
     """Weights (channels, channels, size, size) with which a transposed convolution interpolates each channel by itself.
 
-    The tent of Long et al., Section 3.3: 1 - |i - centre| / stride along each axis, stride = size / 2, size even.
+    The tent of Long et al., Section 3.3: `1 - |i - centre| / stride` along each axis, stride = size / 2, size even.
     """
     centre = (size - 1) / 2
     tent = 1 - (torch.arange(size) - centre).abs() / (size / 2)
