@@ -5,6 +5,7 @@
 # make canary the tests and the notebooks in the profile tiny with whatever torch PYTHON has: installs nothing, no lint
 # make lab    open JupyterLab
 # make demo   the demo as a page: click on a picture, see the mask
+# make grade  points, feedback and marks for what lies in submitted/ (docs/grading.md)
 # make release   student versions, without answers, into build/release
 # make install   only the environment; CONSTRAINTS=constraints-oldest.txt or CONSTRAINTS= (the newest), EXTRAS=course,dev
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test canary story lint lab demo release refresh install clean
+.PHONY: labs test canary story lint lab demo release grade refresh install clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -50,6 +51,9 @@ demo: $(STAMP)
 
 release: $(STAMP)
 	$(BIN)/python -m labhelpers.course.release notebooks --out build/release
+
+grade: $(STAMP)
+	$(BIN)/labhelpers grade
 
 # For authors: store the outputs of a smoke run in the notebooks themselves.
 refresh: $(STAMP)

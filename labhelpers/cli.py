@@ -23,6 +23,7 @@ Segmentation Labs: what the notebooks do, as commands.
   labhelpers demo                 a page in the browser: click on a picture, see the mask
   labhelpers report               a PDF and a web page about everything trained so far
   labhelpers submit --lastname Doe --firstname Jane     the ZIP to hand in
+  labhelpers grade                for instructors: points, feedback and marks for what was handed in
 
 Each command has its own help: labhelpers train --help
 """
@@ -68,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     add[submit]("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
     add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing or not right")
     add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
+    add[grade]("--submitted", type=Path, default=Path("submitted"), help="what was handed in (default: submitted)")
+    add[grade]("--notebooks", type=Path, help="the instructor's notebooks, with answers (default: notebooks)")
+    add[grade]("--out", type=Path, default=Path("feedback"), help="feedback, points, marks (default: feedback)")
+    add[grade]("--again", action="store_true", help="also what has not changed since it was graded")
     return parser
 
 
@@ -213,4 +218,21 @@ def submit(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (train, evaluate, demo, data, doctor, report, submit)
+def grade(options: argparse.Namespace) -> None:
+    """Grades what students handed in, for instructors: submitted/NAME/*.ipynb, or the ZIPs of labhelpers submit. Writes
+    feedback/NAME/*.html, feedback/points.csv and feedback/marks.csv; written answers wait for a person, and what that
+    person gives is kept. docs/grading.md says what submitted code can do while it runs, and what it cannot.
+
+    Needs: the extra "course", and the notebooks with answers and hidden tests.
+    Takes: about 10 seconds for a notebook of a student on one CPU core; what has not changed is not graded again.
+
+      labhelpers grade
+      labhelpers grade --submitted handed_in --out graded
+    """
+    from labhelpers.course.grade import grade as run
+    from labhelpers.course.run import notebooks_folder
+
+    run(options.submitted, notebooks_folder(options.notebooks), options.out, options.again)
+
+
+COMMANDS = (train, evaluate, demo, data, doctor, report, submit, grade)
