@@ -29,7 +29,7 @@ import nbformat
 
 from labhelpers.course import sandbox
 from labhelpers.course.gathering import UNWRITTEN
-from labhelpers.course.judging import judge
+from labhelpers.course.judging import find_tests, judge
 from labhelpers.course.run import find_notebooks, read_notebook
 from labhelpers.files import write_atomic
 
@@ -117,7 +117,7 @@ def _contents(path: Path, one: Submission) -> Iterator[tuple[str, bytes]]:
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
                     name = entry.filename.rpartition("/")[2]
-                    if not name.endswith((".ipynb", ".pdf")) or name.startswith("."):
+                    if not name.endswith((".ipynb", "report.pdf")) or name.startswith("."):
                         continue
                     data = archive.open(entry).read(LARGEST + 1)  # what it says of its size may be a lie
                     if len(data) > LARGEST:
@@ -139,7 +139,10 @@ def _take(one: Submission, name: str, data: bytes, expected: Sequence[str]) -> N
         try:
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "notebook.ipynb").write_bytes(data)
-                one.notebooks[known] = read_notebook(Path(folder) / "notebook.ipynb")
+                notebook = read_notebook(Path(folder) / "notebook.ipynb")
+            if not all(isinstance(cell.get("metadata"), dict) and "cell_type" in cell for cell in notebook.cells):
+                raise ValueError("notebook.ipynb has a cell without kind or metadata: ask for it again")
+            one.notebooks[known] = notebook
         except ValueError as error:
             one.notes.append(f"{name}{str(error).partition('notebook.ipynb')[2]}")
 
@@ -162,7 +165,7 @@ def merge(given: nbformat.NotebookNode, handed_in: nbformat.NotebookNode) -> tup
     notes = []
     for cell in handed_in.cells:
         about = cell.metadata.get("nbgrader")
-        name = about.get("grade_id") if isinstance(about, dict) else None
+        name = str(about.get("grade_id")) if isinstance(about, dict) else ""
         if name in added:
             notes.append(f"{name} was handed in twice: the first is graded")
         elif name in answers:
@@ -300,7 +303,11 @@ class Course:
         sources = {path.stem: read_notebook(path) for path in find_notebooks(notebooks)}
         self.given: dict[str, nbformat.NotebookNode] = {}
         for name, source in {**sources, REPORT: _report_notebook()}.items():
-            if not any(_is(cell, "grade") for cell in source.cells):
+            graded = [cell for cell in source.cells if _is(cell, "grade")]
+            for cell in graded:
+                if cell.cell_type == "code":
+                    find_tests(cell.source, f"{name}.ipynb, {cell.metadata.nbgrader.grade_id}")
+            if not graded:
                 continue
             path, made = (self.root / step / name / f"{name}.ipynb" for step in ("source", "release"))
             text = nbformat.writes(source).encode()
@@ -312,13 +319,18 @@ class Course:
     def convert(self, step: str, name: str, student: str = ".") -> None:
         """Runs a converter of nbgrader's for one notebook of one student."""
         from nbgrader import converters
+        from nbgrader.converters.base import NbGraderException
         from nbgrader.coursedir import CourseDirectory
 
         place = CourseDirectory(config=self.config, assignment_id=name, student_id=student)
         converter = getattr(converters, step)(coursedir=place, config=self.config)
         converter.log.setLevel("ERROR")
         converter.force = True
-        converter.start()
+        try:
+            converter.start()
+        except NbGraderException as error:
+            of = f" of {student}" if student != "." else ""
+            raise RuntimeError(f"nbgrader cannot go on with {name}{of}; its own words are above") from error
 
     def gradebook(self) -> Any:
         from nbgrader.api import Gradebook
@@ -406,7 +418,7 @@ def grade(submitted: Path, notebooks: Path, out: Path, again: bool = False) -> N
         FileNotFoundError, ValueError: nothing was handed in, or a file is not as it should be; the message names it.
     """
     print(SAFE if sandbox.isolated() else UNSAFE, flush=True)
-    course = Course(out / "nbgrader", notebooks, [notebooks, submitted, out])
+    course = Course(out / "nbgrader", notebooks, [notebooks, notebooks.resolve().parent / ".git", submitted, out])
     course.set_due(submitted / "due.toml")
     rows, sheet = [], []
     left_out: dict[str, str] = {}  # schemes

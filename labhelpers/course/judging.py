@@ -27,7 +27,7 @@ from labhelpers.course.answers import ENDS, run_cell
 from labhelpers.course.checks import EXERCISES, core, is_reference
 from labhelpers.course.gathering import gather
 
-SECONDS = 60.0  # what a cell or a check may take
+SECONDS = core.CHECK_SECONDS  # what a check may take; after twice that without a word the process is stopped
 START, END = "start", "end"  # steps beside the cells and the exercises
 _WORKER = (
     "from labhelpers.course import sandbox; sandbox.enter(); from labhelpers.course.judging import work_on; work_on()"
@@ -58,7 +58,7 @@ def judge(notebook: nbformat.NotebookNode, name: str, hide: Sequence[Path] = ())
         about = cell.metadata.get("nbgrader", {})
         if cell.cell_type != "code" or not about.get("grade"):
             continue
-        calls, others = _tests(cell.source, f"{name}, cell {about['grade_id']}")
+        calls, others = find_tests(cell.source, f"{name}, cell {about['grade_id']}")
         asked |= {f"{about['grade_id']} {exercise}": (about["grade_id"], exercise, a) for exercise, a in calls}
         cell.source = ""
         if others:
@@ -86,8 +86,12 @@ def _run(name: str, notebook: nbformat.NotebookNode, asked: dict[str, tuple], hi
     return dict.fromkeys(asked, outcome.get(START, ENDS)) | outcome
 
 
-def _tests(source: str, where: str) -> tuple[list[tuple[str, str]], bool]:
-    """The exercises that a graded cell asks for, with the names of their answers, and whether it does more."""
+def find_tests(source: str, where: str) -> tuple[list[tuple[str, str]], bool]:
+    """The exercises that a graded cell asks for, with the names of their answers, and whether it does more.
+
+    Raises:
+        ValueError: it tests nothing, or asks in a way that is not known; the message begins with `where`.
+    """
     calls = []
     statements = ast.parse(source).body
     for statement in statements:
@@ -109,7 +113,7 @@ def _attempt(job: Mapping[str, Any], outcome: dict[str, str], hide: Sequence[Pat
     """Runs what has no outcome yet and adds what came of it; the step that ended the process, "" if none did."""
     nonce = secrets.token_hex(16)
     told = json.dumps({**job, "nonce": nonce, "known": outcome}).encode()
-    output, stopped = sandbox.run(_WORKER, told, SECONDS, hide)
+    output, stopped = sandbox.run(_WORKER, told, 2 * SECONDS, hide)
     begun, done = START, set()
     for line in output.splitlines():
         try:
@@ -151,7 +155,7 @@ def work_on() -> None:
     say(START)
     path, known = Path(job["name"]), job["known"]
     path.write_text(job["notebook"], encoding="utf-8")
-    core.CHECK_SECONDS = job["seconds"] / 2  # a check says by itself that it takes too long
+    core.CHECK_SECONDS = job["seconds"]
     sandbox.limit(job["seconds"])
     notebook = gather(path)
     space = sys.modules["notebook"] = types.ModuleType("notebook")  # dataclasses look their module up

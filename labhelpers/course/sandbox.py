@@ -22,7 +22,7 @@ from pathlib import Path
 MEMORY = 3 * 2**30  # bytes beyond what the libraries take
 FILES = 2**28  # bytes in its own folder, which lies in memory; a single file gets a quarter of that
 PROCESSES = 256  # threads included
-STARTING = 120.0  # seconds until the libraries are imported on a slow machine
+STARTING = 600.0  # seconds until the libraries are imported, on a slow machine that does other things too
 
 # Its own users, mounts, network, messages and processes; when unshare is killed, all that it started ends.
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "--mount-proc", "--net", "--ipc", "--pid", "--fork",
