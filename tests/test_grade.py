@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labhelpers import cli
@@ -271,6 +271,7 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and bool(np.array_equal(a, b) or (a != a and b != b))
 
 
+@settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_values_come_through_json_as_they_are(value):
     assert same(judging._value(json.loads(json.dumps(judging._plain(value)))), value)
