@@ -8,6 +8,7 @@
 # make release   student versions, without answers, an index and a ZIP, into build/release
 # make colab  run those in a simulated Colab, build/colab (Python 3.12, 8 GB); PACKAGES="torch torchvision": the newest ones
 # make site   the site, into build/site: labs, guide, benchmarks, reference; ends with a look at its links and pages
+# make grade  points, feedback and marks for what lies in submitted/ (docs/grading.md)
 # make install   only the environment; CONSTRAINTS=constraints-oldest.txt or CONSTRAINTS= (the newest), EXTRAS=course,dev
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -20,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test canary story lint lab demo release colab site refresh install clean
+.PHONY: labs test canary story lint lab demo release colab site grade refresh install clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -62,6 +63,9 @@ site:
 	mkdir -p build/site/source
 	$(BIN)/sphinx-build -q -W --keep-going -c docs build/site/source build/site/html
 	LAB_SITE=$(CURDIR)/build/site/html $(BIN)/python -m pytest tests/test_site.py
+
+grade: $(STAMP)
+	$(BIN)/labhelpers grade
 
 # For authors: store the outputs of a smoke run in the notebooks themselves.
 refresh: $(STAMP)

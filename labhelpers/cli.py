@@ -24,6 +24,7 @@ Segmentation Labs: what the notebooks do, as commands.
   labhelpers report               a PDF and a web page about everything trained so far
   labhelpers submit --lastname Doe --firstname Jane     the ZIP to hand in
   labhelpers course set-repository URL                  for instructors: a fork's own address
+  labhelpers grade                for instructors: points, feedback and marks for what was handed in
 
 Each command has its own help: labhelpers train --help
 """
@@ -71,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")
     add[course]("task", choices=["set-repository"], metavar="TASK", help="set-repository")
     add[course]("address", metavar="URL", help="https://github.com/OWNER/NAME")
+    add[grade]("--submitted", type=Path, default=Path("submitted"), help="what was handed in (default: submitted)")
+    add[grade]("--notebooks", type=Path, help="the instructor's notebooks, with answers (default: notebooks)")
+    add[grade]("--out", type=Path, default=Path("feedback"), help="feedback, points, marks (default: feedback)")
+    add[grade]("--again", action="store_true", help="also what has not changed since it was graded")
     return parser
 
 
@@ -231,4 +236,21 @@ def course(options: argparse.Namespace) -> None:
     print(*changed, f"{len(changed)} files changed; student versions: make release", sep="\n")
 
 
-COMMANDS = (train, evaluate, demo, data, doctor, report, submit, course)
+def grade(options: argparse.Namespace) -> None:
+    """Grades what students handed in, for instructors: submitted/NAME/*.ipynb, or the ZIPs of labhelpers submit. Writes
+    feedback/NAME/*.html, feedback/points.csv and feedback/marks.csv; written answers wait for a person, and what that
+    person gives is kept. docs/grading.md says what submitted code can do while it runs, and what it cannot.
+
+    Needs: the extra "course", and the notebooks with answers and hidden tests.
+    Takes: about 10 seconds for a notebook of a student on one CPU core; what has not changed is not graded again.
+
+      labhelpers grade
+      labhelpers grade --submitted handed_in --out graded
+    """
+    from labhelpers.course.grade import grade as run
+    from labhelpers.course.run import notebooks_folder
+
+    run(options.submitted, notebooks_folder(options.notebooks), options.out, options.again)
+
+
+COMMANDS = (train, evaluate, demo, data, doctor, report, submit, grade, course)

@@ -16,7 +16,9 @@ from labhelpers.course.plans import PLANS
 from labhelpers.evaluation import ResultsTable
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "demo", "data", "doctor", "report", "submit", "course"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "demo", "data", "doctor", "report", "submit", "grade", "course"]
+)
 def test_help_of_a_command_stands_alone(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])

@@ -86,7 +86,7 @@ def outcomes(
 ) -> Iterator[str | None]:
     """The outcome of each cell, then of each exercise that has none yet; all run in the namespace `space`."""
     for where, text in code.items():
-        yield _run(where, text, space)
+        yield run_cell(where, text, space)
     for title, exercise in BY_LAB.get(lab, {}).items():
         outcome = known[title] if title in known else _judge(exercise, space[title]) if title in space else None
         if title not in known:
@@ -95,7 +95,7 @@ def outcomes(
             space[title] = exercise.reference
 
 
-def _run(where: str, text: str, space: dict) -> str:
+def run_cell(where: str, text: str, space: dict) -> str:
     """What goes wrong when a cell is run in `space`, "" if nothing does."""
     linecache.cache[where] = (len(text), None, text.splitlines(keepends=True), where)  # for hints that quote a line
     future = isinstance(space.get("annotations"), type(__future__.annotations)) and __future__.annotations.compiler_flag
