@@ -11,6 +11,7 @@ from judging import assert_hint, assert_passes, judge
 from scipy import ndimage
 from torch import nn
 
+from labhelpers.data.augment import to_input
 from labhelpers.models.deeplab import conv_norm
 from labhelpers.models.mini_sam import Embedding
 from labhelpers.models.prompt_maps import box_maps, point_maps
@@ -918,7 +919,7 @@ class Network(nn.Module):
     judge = Head
 
     def encode(self, images):
-        features = self.image_encoder(images)
+        features = self.image_encoder(to_input(images) if images.dtype == torch.uint8 else images)
         size = features[0].shape[-2:]
         features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in features]
         return Embedding(self.img_proj(torch.cat(features, 1)), tuple(images.shape[-2:]))

@@ -543,9 +543,10 @@ def test_sams_candidates_are_the_answers_to_single_clicks(predictor, encoded):
     assert np.array_equal(some, logits[ious > 0.01])
 
 
-def test_mini_sams_candidates_are_its_answers_at_one_look():
+@pytest.mark.parametrize("closer", [True, False])
+def test_mini_sams_candidates_are_its_answers_at_one_look(closer):
     model, image = load_mini_sam(), photo(60, 90)
-    predictor = MiniSamPredictor(model)
+    predictor = MiniSamPredictor(model) if closer else OneLook(model)
     clicks = np.array([[12.0, 9.0], [70.5, 40.25]])
     logits, ious = click_candidates(predictor, image, clicks, min_iou=-1)
     assert (logits.shape, logits.dtype, ious.shape, ious.dtype) == ((6, 60, 90), np.float32, (6,), np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labhelpers.prompting.predictor import OVERVIEW, SURE, MiniSamPredictor, as_tensor, check_image
+from labhelpers.prompting.predictor import OVERVIEW, SURE, MiniSamPredictor, OneLook, as_tensor, check_image
 from labhelpers.prompting.sam import SamPredictor
 from labhelpers.prompting.windows import Window
 
@@ -16,7 +16,7 @@ CLICKS_AT_ONCE = 16  # each costs three masks of 1024 x 1024 logits in SAM, 12 M
 
 @torch.no_grad()
 def click_candidates(
-    predictor: MiniSamPredictor | SamPredictor, image: np.ndarray, clicks: np.ndarray, min_iou: float
+    predictor: OneLook | MiniSamPredictor | SamPredictor, image: np.ndarray, clicks: np.ndarray, min_iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The candidates that a network draws for each of many clicks, each click asked alone, in one look at the image.
 
@@ -42,15 +42,16 @@ def click_candidates(
         def enlarge(logits: Tensor) -> Tensor:
             return sam.enlarge(logits, seen)[0]
     else:
-        mini, whole = predictor.model, Window.whole(size, OVERVIEW)
+        mini, side = predictor.model, predictor.overview if isinstance(predictor, OneLook) else OVERVIEW
+        whole = Window.whole(size, side)
         once = mini.encode(whole.cut(as_tensor(image).to(device))[None])
         clicks = whole.points(clicks)
 
         def decode(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return mini.decode(once.repeat(len(points)), points, labels, full_size=False)
+            return mini.decode(once.repeat(len(points)), points, labels)
 
         def enlarge(logits: Tensor) -> Tensor:
-            return whole.paste(mini.enlarge(logits, (whole.height, whole.width))[0], size, -SURE)
+            return whole.paste(logits[0], size, -SURE)
 
     found = [(np.zeros((0, *size), dtype=np.float32), np.zeros(0, dtype=np.float32))]
     for points in torch.from_numpy(clicks)[:, None].to(device).split(CLICKS_AT_ONCE):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, Run, difference, kind_of, variants
 from labhelpers.course.checks.layers import IN_PLACE, calibrated, changed, make, replaced, rounding
+from labhelpers.data.augment import to_input
 from labhelpers.models import BaseMiniSAM, prompt_maps
 from labhelpers.models.deeplab import conv_norm
 from labhelpers.models.mini_sam import Embedding, IoUHead
@@ -1785,6 +1786,7 @@ def _sam_cases() -> Iterator[Case]:
     """Two images each; their sides are multiples of 4, or not."""
     for words, num_classes, size, points, boxes in (
         ("without any prompt", 1, (24, 40), None, None),
+        ("with images of uint8", 1, (24, 40), None, None),
         ("with points", 1, (24, 40), ((1, 0, 1), (0, 1, 1)), None),
         ("with boxes", 1, (24, 40), None, 2),
         ("with points and boxes", 1, (24, 40), ((1, 0), (0, 1)), 2),
@@ -1804,11 +1806,13 @@ def _sam_cases() -> Iterator[Case]:
 def _situation(words: str, num_classes: int, size: _Size, kinds: Any, boxes: int | None) -> tuple[Tensor, tuple]:
     """The images (2, 3, H, W), and points, labels and boxes, or () without any."""
     images, points, labels, corners = torch.randn(2, 3, *size), None, None, None
+    if "uint8" in words:
+        images = torch.randint(0, 256, images.shape, dtype=torch.uint8)
     if kinds is not None:
         labels = torch.tensor(kinds, dtype=torch.int64)
         points = (torch.rand(*labels.shape, 2) * torch.tensor([size[1] - 1, size[0] - 1])).round()
         # Padding lies where it does harm.
-        rubbish = torch.nan if "NaN" in words else 5.0 if "alone" in words else 400.0
+        rubbish = torch.nan if "NaN" in words or words == _PROMPTED else 5.0 if "alone" in words else 400.0
         points = points.masked_fill((labels < 0)[..., None], rubbish)
     if boxes is not None:
         corners = torch.tensor([[3.0, 5, 17, 12], [10, 1, 33, 19]])
@@ -1905,7 +1909,7 @@ class _Steps(BaseMiniSAM):
     """The network in steps; a wrong one does another thing in one of them."""
 
     def encode(self, images: Tensor) -> Embedding:
-        features = self.image_encoder(images)
+        features = self.image_encoder(self.normal(images) if images.dtype == torch.uint8 else images)
         return Embedding(self.img_proj(self.join(features)), tuple(images.shape[2:]))
 
     def decode(self, embedding: Embedding, points: Any = None, labels: Any = None, boxes: Any = None) -> Any:
@@ -1922,6 +1926,7 @@ class _Steps(BaseMiniSAM):
         return self.end(self.enlarge(logits, size), self.judge(x, logits, features))
 
     stride = 4
+    normal = staticmethod(to_input)
 
     def join(self, features: list[Tensor]) -> Tensor:
         return torch.cat([self.to_first(part, features[0].shape[2:]) for part in features], 1)
@@ -1994,6 +1999,7 @@ def _at_rate(rate: int, layer: Any) -> nn.Module:
 _UNHEARD = "padded points (label -1) are counted: multiply by labels >= 0 after the ReLU, so that they are silent."
 _ENLARGE = 'F.interpolate(logits, scale_factor=4, mode="bilinear"), then [..., :H, :W].'
 _LARGEST = "The maximum over the points, dim 1, hears every point however many there are."
+_BYTES = "images of uint8 go through data.to_input first, those of float stay as they are."
 _BEFORE = "self.decoder(features + self.mix(prompt).movedim(3, 1))."
 _STRIDE = "the maps have another size than the features: positions have stride 4 here, point_maps(points, size, 4)."
 
@@ -2016,8 +2022,11 @@ mini_sam = Exercise(
         "channels, but got": "img_proj takes the features of all four strides, enlarged to that of the first, which "
         "is ceil(H / 4), and joined along the channels.",
         "'NoneType'": "any of points, labels and boxes may be None, all of them, too: then nothing is added.",
+        "should be the same": _BYTES,
     },
     wrong=[
+        (changed(_Steps, normal=staticmethod(lambda images: images.float())), _BYTES),
+        (changed(_Steps, normal=staticmethod(lambda images: images / 255)), _BYTES),
         *(
             (changed(_Steps, embed_points=embed), hint)
             for embed, hint in variants(
