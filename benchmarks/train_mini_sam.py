@@ -159,7 +159,7 @@ def main() -> None:
         weight_decay=0.05,
         clip_norm=1.0,
         schedule="cosine",
-        warmup_steps=50 if args.start else min(200, args.steps // 10),
+        warmup_steps=min(50 if args.start else 200, args.steps // 10),
         save_every=200,
         eval_every=args.steps,
     )
