@@ -1,5 +1,5 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
-# make test   lint and types, unit tests, and the notebooks through nbval in the profile tiny
+# make test   lint and types, unit tests with a floor of covered lines, and the notebooks through nbval in the profile tiny
 # make story  run labs 02 to 05 in the profile smoke, and test that their scores tell the story and are those stored
 #             (11 minutes)
 # make canary the tests and the notebooks in the profile tiny with whatever torch PYTHON has: installs nothing, no lint
@@ -27,12 +27,12 @@ labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
 
 test: lint
-	$(MAKE) canary PYTHON=$(BIN)/python
+	$(MAKE) canary PYTHON=$(BIN)/python COVERAGE="--cov --cov-report=term:skip-covered"
 
 canary:
 	rm -rf build/test-home
 	OMP_NUM_THREADS=1 LAB_PROFILE=tiny LAB_HOME=$(CURDIR)/build/test-home WANDB_MODE=disabled \
-	  $(PYTHON) -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+	  $(PYTHON) -m pytest -n 2 --dist loadfile $(COVERAGE) --nbval-lax --nbval-current-env tests notebooks
 
 story: $(STAMP)
 	rm -rf build/story
