@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,8 @@ from labhelpers.config import Profile
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.prompting.task import PromptTask
-from labhelpers.training import Recipe, Run, load_finished, train_or_load
+from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
+from labhelpers.training.instances import painted
 from labhelpers.training.run import FinishedRun, finished_runs
 from labhelpers.training.task import CLASS_LABELS, Task
 
@@ -37,6 +39,7 @@ class Plan:
     lab: ClassVar[str] = "02"
     own_loss: ClassVar[bool] = False  # its loss is an exercise: any function counts as the same
     prompted: ClassVar[bool] = False  # answers prompts: its scores are not those of the results table
+    finds_objects: ClassVar[bool] = False  # one by one: its scores are average precisions, in a table of their own
 
     name: str  # as `models.build` and the command line know it
     title: str  # its row in the results table
@@ -70,6 +73,14 @@ class Plan:
     def build(self, num_classes: int, **options: Any) -> nn.Module:
         """The library's network."""
         return models.build(self.name, num_classes, **options)
+
+    def evaluate(self, model: nn.Module, dataset: Any) -> evaluation.Evaluation | evaluation.InstanceEvaluation:
+        """The scores of which its lab reports."""
+        return evaluation.evaluate(model, dataset, batch_size=8)
+
+    def label_map(self, model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        """What the network makes of an image uint8 (3, H, W), as classes uint8 (H, W)."""
+        return evaluation.predict(model, image)
 
     def encoder(self, profile: Profile) -> nn.Module:
         """The encoder of a network of lab 02 or 03 before training, the same every time: torch is seeded with 0.
@@ -223,6 +234,50 @@ class MiniSAM(Plan):
         return models.BaseMiniSAM(models.build_encoder(**options), num_classes)
 
 
+class MaskRCNN(Plan):
+    """Lab 08: it learns from maps of classes and objects, and is scored on objects."""
+
+    lab = "08"
+    finds_objects = True
+
+    def open(self, profile: Profile, objects: bool = True) -> Splits:
+        train_set, val_set = data.open_course_data(profile, objects)
+        val_set = data.cache(val_set)
+        watched = data.subset(val_set, min(profile.mask_rcnn.watched, len(val_set)))
+        return Splits(data.cache(ObjectMaps(train_set)), *map(data.InstanceDataset, (watched, val_set)))
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        settings = profile.mask_rcnn
+        return Recipe(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            augmentation=Augmentation(**vars(settings.augmentation)),
+            lr=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            backbone_factor=settings.backbone_factor,
+            clip_norm=1.0,
+            eval_every=settings.eval_every,
+            best_metric="mask_ap",
+            precision=settings.precision,
+        )
+
+    def task(self, profile: Profile) -> InstanceTask:
+        return InstanceTask(profile.mask_rcnn.smallest)
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        return profile.mask_rcnn.model_options
+
+    def build(self, num_classes: int, **options: Any) -> nn.Module:
+        return models.mask_rcnn(num_classes, **options)
+
+    def evaluate(self, model: nn.Module, dataset: Any) -> evaluation.InstanceEvaluation:
+        device = next(model.parameters()).device
+        return evaluation.evaluate_instances(partial(models.instances_of, model), dataset, device=device)
+
+    def label_map(self, model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        return painted(models.instances_of(model, image).above(0.5))
+
+
 PLANS = {
     plan.name: plan
     for plan in (
@@ -234,6 +289,7 @@ PLANS = {
         UNet("unet", "U-Net", run="U-Net, augmentation"),
         UNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
         MiniSAM("mini_sam", "Mini-SAM", run="Mini-SAM"),
+        MaskRCNN("mask_rcnn", "Mask R-CNN", run="Mask R-CNN"),
     )
 }
 
@@ -352,7 +408,7 @@ class Experiment:
 
     def add_to_table(self, run: FinishedRun, model: nn.Module) -> evaluation.ResultsTable:
         """Scores the network on the images that its lab reports on, and files it as the lab's notebook does."""
-        measured = evaluation.evaluate(model, self.data.test, batch_size=8)
+        measured = self.plan.evaluate(model, self.data.test)
         return file_results({self.plan.title: Run(**vars(run), model=model, loaded=True)}, {self.plan.title: measured})
 
     def predictor(self, model: nn.Module, name: str = "Mini-SAM") -> prompting.OneLook:
@@ -374,10 +430,13 @@ class Experiment:
         return prompting.evaluate_prompts(self.predictor(model), judged, PROMPTS)
 
 
-def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Evaluation]) -> evaluation.ResultsTable:
+def file_results(
+    runs: Mapping[str, Run], measured: Mapping[str, evaluation.Evaluation | evaluation.InstanceEvaluation]
+) -> evaluation.ResultsTable:
     """Measures what each network costs and puts its row, named as here, into the results table on the disk.
 
-    In the profile `tiny` nothing is stored.
+    In the profile `tiny` nothing is stored. A detector resizes what it is given, and how long it takes depends on what
+    it finds: its time is the median over the images on which it was scored.
 
     Args:
         measured: the evaluation of each run, all under one protocol, which says which table it is.
@@ -385,8 +444,13 @@ def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Eval
     key = next(iter(measured.values())).protocol.key
     table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{key}.json")
     for name, run in runs.items():
-        costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
-        table.add(name, measured[name], seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
+        scored = measured[name]
+        if isinstance(scored, evaluation.InstanceEvaluation):
+            costs: dict[str, Any] = {"parameters": evaluation.count_parameters(run.model)}
+            costs |= {"inference_ms": 1e3 * scored.seconds_per_image, "cost_size": scored.protocol.size}
+        else:
+            costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
+        table.add(name, scored, seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
     return table
 
 
