@@ -4,7 +4,7 @@ A right answer is handed back, with one line that says so. A wrong one gives a h
 the library's answer is handed back instead, so that the notebook goes on. Graded cells call `grade`: it raises.
 """
 
-from labhelpers.course.checks import lab01, lab02, lab03, lab04, lab05, lab06, lab07
+from labhelpers.course.checks import lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
 from labhelpers.course.checks.lab01 import (
     class_weights,
@@ -110,12 +110,26 @@ from labhelpers.course.checks.lab07 import (
     paired_difference,
     stability_score,
 )
+from labhelpers.course.checks.lab08 import (
+    average_precision,
+    bilinear,
+    decode_boxes,
+    encode_boxes,
+    mask_loss,
+    match_anchors,
+    match_detections,
+    nms,
+    roi_align,
+    roi_pool_error,
+)
 
 __all__ = [
     "always_first",
     "aspp",
     "atrous_conv",
+    "average_precision",
     "best_epoch",
+    "bilinear",
     "bilinear_kernel",
     "bilinear_layer",
     "bilinear_unet",
@@ -132,6 +146,7 @@ __all__ = [
     "count_parts",
     "crop_like",
     "cut_encoder",
+    "decode_boxes",
     "decode_target",
     "deeplab_head",
     "deeplab_head_plus",
@@ -142,6 +157,7 @@ __all__ = [
     "double_conv",
     "draw_labels",
     "effective_kernel",
+    "encode_boxes",
     "fcn16s",
     "fcn32s",
     "fcn8s",
@@ -163,6 +179,9 @@ __all__ = [
     "linear_to_conv",
     "log_confidence",
     "looked_at",
+    "mask_loss",
+    "match_anchors",
+    "match_detections",
     "mean_iou",
     "mean_of_batches",
     "median_time",
@@ -170,6 +189,7 @@ __all__ = [
     "mini_sam",
     "move_points",
     "next_click",
+    "nms",
     "non_maximum_suppression",
     "normalise",
     "number_of_clicks",
@@ -184,6 +204,8 @@ __all__ = [
     "poly_lr",
     "prompt_loss",
     "resnet_features",
+    "roi_align",
+    "roi_pool_error",
     "sample_points",
     "score_layer",
     "shares",
@@ -200,15 +222,15 @@ __all__ = [
     "unet",
     "upsample_layer",
     "valid_output_size",
-    "vote_by_level",
     "voc_dataset",
     "voc_palette",
+    "vote_by_level",
     "warmup_poly",
 ]
 
 BY_LAB: dict[str, dict[str, Exercise]] = {
     lab.__name__[-2:]: {item.title: item for item in vars(lab).values() if isinstance(item, Exercise)}
-    for lab in (lab01, lab02, lab03, lab04, lab05, lab06, lab07)
+    for lab in (lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08)
 }
 """The exercises of each lab, by what the notebook calls them: BY_LAB["02"]["FCN8s"]."""
 
