@@ -1,5 +1,16 @@
 """How we judge: one evaluator, its scores, their uncertainty, and the table they go into."""
 
+from labhelpers.evaluation.average_precision import (
+    AveragePrecision,
+    FailureKind,
+    Failures,
+    InstanceEvaluation,
+    average_precision,
+    evaluate_instances,
+    failures,
+    instance_table,
+    match_detections,
+)
 from labhelpers.evaluation.boundary import (
     boundary_counts,
     boundary_iou,
@@ -48,10 +59,11 @@ from labhelpers.evaluation.results import (
 from labhelpers.evaluation.tiles import tile_starts, tiled_logits
 
 __all__ = [
-    "COURSE_MODELS", "METRICS", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation", "FinalTable",
-    "FoundEdges", "Interval", "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "bootstrap",
-    "boundary_counts", "boundary_iou", "compare", "confusion_matrix", "costs", "count_flops", "course_model",
-    "count_parameters", "edge_distance", "edges_of_found", "evaluate", "expected_table", "foreground_iou", "inference",
-    "inference_memory_mb", "object_recall", "paired_bootstrap", "peak_memory_mb", "predict",
-    "scores", "scores_by_size", "side_by_side", "tile_starts", "tiled_logits", "time_inference",
+    "COURSE_MODELS", "METRICS", "AveragePrecision", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation",
+    "FailureKind", "Failures", "FinalTable", "FoundEdges", "InstanceEvaluation", "Interval", "Protocol", "ResultsTable",
+    "Scores", "SizeScore", "Table", "average_precision", "bootstrap", "boundary_counts", "boundary_iou", "compare",
+    "confusion_matrix", "costs", "count_flops", "count_parameters", "course_model", "edge_distance", "edges_of_found",
+    "evaluate", "evaluate_instances", "expected_table", "failures", "foreground_iou", "inference",
+    "inference_memory_mb", "instance_table", "match_detections", "object_recall", "paired_bootstrap", "peak_memory_mb",
+    "predict", "scores", "scores_by_size", "side_by_side", "tile_starts", "tiled_logits", "time_inference",
 ]  # fmt: skip

@@ -75,6 +75,16 @@ class Protocol:
         return [f"{name} ({mine} against {theirs})" for name, mine, theirs in pairs if mine != theirs]
 
 
+def size_range(sizes: Sequence[tuple[int, int]]) -> str:
+    """The smallest and the largest (width, height) as a protocol has them: "128x128", "333x500 to 500x375"."""
+    return " to ".join(f"{width}x{height}" for width, height in sorted({min(sizes), max(sizes)}))
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a protocol has it: "cpu", or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_WAITING = 64
 
@@ -167,16 +177,15 @@ def evaluate(
         parts = (kept, facts, near_edges, loss_parts)
         kept, facts, near_edges, loss_parts = (accelerator.reduce(part.to(device), "sum").cpu() for part in parts)
 
-    sizes = sorted((width, height) for height, width in facts[:, -2:].tolist())
     protocol = Protocol(
         dataset=dataset.name,
         split=dataset.split,
         images=len(dataset),
         num_classes=num_classes,
         labels=hashlib.sha256(facts.numpy().tobytes()).hexdigest()[:12],
-        size=" to ".join(f"{width}x{height}" for width, height in sorted({sizes[0], sizes[-1]})),
+        size=size_range([(width, height) for height, width in facts[:, -2:].tolist()]),
         void=f"{dataset.ignore_index} ignored",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
         precision=precision,
     )
     total = kept.sum(0, dtype=torch.int64).numpy()

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
-from labhelpers.data.voc import ObjectDataset, visible_objects
+from labhelpers.data.instances import objects_and_classes
+from labhelpers.data.voc import ObjectDataset
 from labhelpers.evaluation.evaluator import BOUNDS
 from labhelpers.evaluation.intervals import Interval
 from labhelpers.prompting.sampling import box_from_mask
@@ -69,14 +69,10 @@ def objects(dataset: SegmentationDataset, min_side: int = MIN_SIDE) -> list[Obje
     found = []
     classes = dataset.dataset if isinstance(dataset, ObjectDataset) else dataset
     for index in range(len(dataset)):
-        numbered = dataset.load_target(index) if isinstance(dataset, ObjectDataset) else dataset.instances(index)
-        instances, labels = torch.as_tensor(numbered).numpy().copy(), classes.load_target(index).numpy()
-        instances[labels == IGNORE_INDEX] = IGNORE_INDEX
-        for number in visible_objects(instances):
-            mask = instances == number
-            x0, y0, x1, y1 = box_from_mask(mask)
+        instances, labels = objects_and_classes(dataset.instances(index), classes.load_target(index))
+        for number, label in labels.items():
+            x0, y0, x1, y1 = box_from_mask(instances == number)
             if min(x1 - x0, y1 - y0) + 1 >= min_side:
-                label = int(np.bincount(labels[mask]).argmax())
                 found.append(ObjectRef(dataset, index, number, label, instances))
     if not found:
         raise ValueError(
