@@ -91,6 +91,40 @@ def decode_by_columns(codes, anchors):
     return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=1)
 
 
+def propose_by_torchvision(scores, codes, anchors, size, count, threshold):
+    scores, best = scores.sort(descending=True)
+    scores, best = scores[:count], best[:count]
+    boxes = ops.clip_boxes_to_image(CODER.decode_single(codes[best], anchors[best]), size)
+    kept = ops.nms(boxes, scores, threshold)
+    return boxes[kept], scores[kept]
+
+
+def paste_by_loop(small, box, size):
+    """One pixel after the other, in numbers of Python."""
+    out, (x1, y1, x2, y2) = torch.zeros(size, dtype=torch.bool), box.tolist()
+    for row in range(size[0]):
+        for column in range(size[1]):
+            x, y = (column + 0.5 - x1) / (x2 - x1), (row + 0.5 - y1) / (y2 - y1)
+            if 0 <= x < 1 and 0 <= y < 1:
+                cells = torch.tensor([x, y]) * len(small) - 0.5
+                out[row, column] = bilinear(small[None], *cells)[0] >= 0.5
+    return out
+
+
+def merge_from_behind(semantic, objects):
+    """Which objects stay is decided first; then they are painted, the last first."""
+    free, kept = torch.ones(semantic.shape, dtype=torch.bool), []
+    for number, mask in enumerate(objects.masks):
+        if 2 * (mask & free).sum() > mask.sum():
+            kept.append(number)
+            free &= ~mask
+    labels, ids = torch.where(semantic > 0, 255, semantic), torch.zeros(semantic.shape, dtype=torch.int32)
+    for number in reversed(kept):
+        labels[objects.masks[number]] = objects.labels[number].to(torch.uint8)
+        ids[objects.masks[number]] = number + 1
+    return labels, ids
+
+
 def loss_by_gather(logits, labels, targets):
     own = logits.gather(1, labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])).squeeze(1)
     terms = F.softplus(own) - targets * own
@@ -142,6 +176,9 @@ def precision_by_loop(scores, hits, num_targets):
         ("encode_boxes", CODER.encode_single),
         ("decode_boxes", decode_by_columns),
         ("decode_boxes", CODER.decode_single),
+        ("propose", propose_by_torchvision),
+        ("paste_mask", paste_by_loop),
+        ("merge_panoptic", merge_from_behind),
         ("mask_loss", loss_by_gather),
         ("match_detections", hits_by_sorting),
         ("average_precision", precision_by_loop),
@@ -177,6 +214,13 @@ def test_right_answer_passes(name, answer):
             ("an image without targets has no best one",),
         ),
         ("match_anchors", lambda iou, high=0.7, low=0.3: iou.argmax(0), ("return two tensors",)),
+        ("propose", lambda *given: propose_by_torchvision(*given)[0], ("return two tensors",)),
+        (
+            "propose",
+            lambda s, c, a, size, n, t: propose_by_torchvision(s[(k := s.topk(n).indices)], c[k], a[k], size, n, t),
+            ("a level may have fewer anchors than `count`",),
+        ),
+        ("merge_panoptic", lambda *given: merge_from_behind(*given)[0], ("return two maps",)),
         (
             "bilinear",
             lambda f, x, y: f[:, y.floor().long() + 1, x.floor().long() + 1],

@@ -1,4 +1,4 @@
-"""Checks of lab 08: suppression, RoI Align and RoI Pool, anchors and boxes, the mask loss, average precision."""
+"""Checks of lab 08: anchors and boxes, suppression, RoI Align and RoI Pool, masks, average precision, merging."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labhelpers import evaluation
 from labhelpers.course.checks.core import Case, Check, Exercise, Parts, run_function, variants
 from labhelpers.course.checks.layers import detached, rounding, run_loss
+from labhelpers.data.instances import Instances
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -412,6 +414,130 @@ roi_align = Exercise(
             ],
         ),
     ],
+)
+
+
+# --------------------------------------------------------------- paste_mask
+
+
+def _paste_mask(small: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """small (M, M), 0 to 1, box (4,) in pixels, size (H, W) -> bool (H, W): where it is at least 0.5 in the box."""
+    return _pasted()(small, box, size)
+
+
+def _pasted(
+    centre: float = 0.5,
+    to_cells: Callable[[Tensor, int], Tensor] = lambda share, cells: share * cells - 0.5,
+    inside: Callable[[Tensor, Tensor], Tensor] = lambda x, y: (x >= 0) & (x < 1) & (y >= 0) & (y < 1),
+    frame: Callable[[Tensor, tuple[int, int]], Tensor] = lambda box, size: box,
+    read: Callable[[Tensor, Tensor, Tensor], Tensor] = _bilinear,
+    decide: Callable[[Tensor], Tensor] = lambda values: values >= 0.5,
+) -> Callable[..., Tensor]:
+    """Pasting made of its parts, one of which is wrong.
+
+    Args:
+        centre: of a pixel, from its index.
+        to_cells: from a share of the box's side to cells of the mask.
+        inside: which shares lie in the box.
+        frame: the box that the mask fills.
+        read: the mask at points.
+        decide: from its values to True and False.
+    """
+
+    def answer(small: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+        x1, y1, x2, y2 = frame(box, size)
+        y, x = torch.meshgrid(torch.arange(size[0]) + centre, torch.arange(size[1]) + centre, indexing="ij")
+        x, y = (x - x1) / (x2 - x1), (y - y1) / (y2 - y1)
+        values = read(small[None], to_cells(x, small.shape[1]), to_cells(y, small.shape[0]))[0]
+        return decide(values * inside(x, y))
+
+    return answer
+
+
+def _paste_cases() -> Iterator[Case]:
+    """Boxes between pixels, over the edge, smaller and larger than the mask; a mask of one side, of a corner."""
+    noise = torch.rand(4, 4)
+    half = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    for words, small, box, size in (
+        ("of a mask whose left half is 1", half, [4.0, 2, 12, 10], (12, 16)),
+        ("of a box between pixels", noise, [3.3, 2.6, 13.8, 9.1], (12, 16)),
+        ("of a box that reaches beyond the image", noise, [-4.2, -2.0, 9.7, 20.0], (12, 16)),
+        ("of a box smaller than the mask", torch.rand(8, 8), [5.2, 4.1, 9.9, 7.6], (12, 16)),
+        ("of a mask that is 1 everywhere", torch.ones(3, 3), [5.0, 3, 9, 8], (10, 14)),
+    ):
+        yield Case((small, torch.tensor(box), size), words, "the mask")
+
+
+paste_mask = Exercise(
+    "paste_mask",
+    _paste_mask,
+    _paste_cases,
+    wrong=variants(
+        _pasted,
+        centre=[
+            (
+                0.0,
+                "it takes the upper left corners of pixels: the centre of pixel i lies at i + 0.5, as a box counts.",
+            ),
+        ],
+        to_cells=[
+            (
+                lambda share, cells: share * cells,
+                "the mask is shifted by half a cell: `bilinear` counts from the first centre, so subtract 0.5.",
+            ),
+            (
+                lambda share, cells: share * (cells - 1),
+                "the mask is stretched from its first to its last centre: its cells fill the box, share * M - 0.5.",
+            ),
+            (lambda share, cells: share - 0.5, "shares of the box are taken for cells: times M, the mask's side."),
+        ],
+        inside=[
+            (
+                lambda x, y: torch.ones_like(x),
+                "the mask goes on outside of the box: where a pixel's centre is not in the box it is False.",
+            ),
+            (
+                lambda x, y: (x >= 0) & (x < 1),
+                "above and below the box it goes on: a pixel's centre must be in the box in both directions.",
+            ),
+            (
+                lambda x, y: (y >= 0) & (y < 1),
+                "left and right of the box it goes on: a pixel's centre must be in the box in both directions.",
+            ),
+        ],
+        frame=[
+            (
+                lambda box, size: torch.tensor([0.0, 0, size[1], size[0]]),
+                "the mask fills the image: it belongs into the box.",
+            ),
+            (
+                lambda box, size: torch.tensor([0.0, 0, *(box[2:] - box[:2])]),
+                "the mask lies in the image's corner: it begins at x1, y1.",
+            ),
+            (lambda box, size: box.round(), "the box is rounded: nothing is, as in RoI Align."),
+            (lambda box, size: box.floor(), "the box is rounded down: nothing is, as in RoI Align."),
+            (lambda box, size: box[[1, 0, 3, 2]], "x and y are exchanged: a box is (x1, y1, x2, y2)."),
+        ],
+        read=[
+            (
+                _interpolated(weights=lambda d: ((d < 0.5).float(), (d >= 0.5).float())),
+                "it takes the nearest cell: read between cells with `bilinear`.",
+            ),
+            (
+                lambda f, x, y: _bilinear(f, y, x),
+                "the mask is turned: `bilinear` takes x first, then y.",
+            ),
+            (
+                lambda f, x, y: _bilinear((f >= 0.5).float(), x, y),
+                "it decides before it enlarges: read between cells first, then `>= 0.5`.",
+            ),
+        ],
+        decide=[
+            (lambda values: values, "these are probabilities: a pixel belongs to the object from 0.5 on."),
+            (lambda values: values > 0, "all that is above 0 belongs to the mask: from 0.5 on."),
+            (lambda values: values < 0.5, "the mask is turned around: True is from 0.5 on."),
+        ],
+    ),
 )
 
 
@@ -878,6 +1004,148 @@ decode_boxes = Exercise(
 )
 
 
+# ------------------------------------------------------------------ propose
+
+
+def _propose(
+    scores: Tensor, codes: Tensor, anchors: Tensor, size: tuple[int, int], count: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """scores (A,), codes and anchors (A, 4), size (H, W) -> boxes (M, 4) and their scores (M,), best first."""
+    return _proposed()(scores, codes, anchors, size, count, threshold)
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    return boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    return scores.topk(min(count, len(scores))).indices
+
+
+def _proposed(
+    chosen: Callable[[Tensor, int], Tensor] = _best,
+    decode: Callable[[Tensor, Tensor], Tensor] = lambda codes, anchors: _decode_boxes(codes, anchors),
+    clip: Callable[[Tensor, tuple[int, int]], Tensor] = _clipped,
+    suppress: Callable[[Tensor, Tensor, float], Tensor] = _nms,
+    clip_after: Callable[[Tensor, tuple[int, int]], Tensor] = lambda boxes, size: boxes,
+    handed_on: Callable[[Tensor, Tensor, Tensor], Any] = lambda boxes, scores, kept: (boxes[kept], scores[kept]),
+) -> Callable[..., Any]:
+    """Proposals made of their parts, one of which is wrong."""
+
+    def answer(
+        scores: Tensor, codes: Tensor, anchors: Tensor, size: tuple[int, int], count: int, threshold: float
+    ) -> Any:
+        best = chosen(scores, count)
+        boxes = clip(decode(codes[best], anchors[best]), size)
+        kept = suppress(boxes, scores[best], threshold)
+        return handed_on(clip_after(boxes, size), scores[best], kept)
+
+    return answer
+
+
+def _proposal_cases() -> Iterator[Case]:
+    anchors = _random_boxes(60, 70, 10, 40) - 10
+    codes, scores = 0.3 * torch.randn(60, 4), torch.randperm(60) / 30 - 1
+    for words, count, threshold in (
+        ("of the best 20 of 60 anchors", 20, 0.5),
+        ("of all 60 anchors at threshold 0.2", 60, 0.2),
+        ("where fewer anchors are there than asked for", 100, 0.7),
+    ):
+        yield Case((scores, codes, anchors, (48, 60), count, threshold), words)
+
+
+def _run_proposals(check: Check, answer: Callable, case: Case) -> Any:
+    found = run_function(check, answer, case)
+    pair = isinstance(found, (tuple, list)) and len(found) == 2
+    check.that(pair, "return two tensors: the boxes that are kept, and their scores.")
+    return Parts({f"the boxes {case.when}": found[0], f"the scores {case.when}": found[1]})
+
+
+propose = Exercise(
+    "propose",
+    _propose,
+    _proposal_cases,
+    run=_run_proposals,
+    tolerance=1e-3,
+    errors={"selected index k out of range": "a level may have fewer anchors than `count`: min(count, len(scores))."},
+    wrong=variants(
+        _proposed,
+        chosen=[
+            (
+                lambda scores, count: torch.arange(len(scores)),
+                "all anchors are decoded: take the `count` best first, `scores.topk(...)`.",
+            ),
+            (
+                lambda scores, count: torch.arange(min(count, len(scores))),
+                "the first anchors are taken: take the best, `scores.topk(...)`.",
+            ),
+            (
+                lambda scores, count: scores.topk(min(count, len(scores)), largest=False).indices,
+                "the anchors with the lowest scores are taken: take the best.",
+            ),
+        ],
+        decode=[
+            (lambda codes, anchors: anchors, "the anchors are not corrected: `decode_boxes(codes, anchors)`."),
+            (
+                lambda codes, anchors: _decode_boxes(-codes, anchors),
+                "the boxes move the other way: `decode_boxes(codes, anchors)` does it right.",
+            ),
+        ],
+        clip=[
+            (
+                lambda boxes, size: boxes,
+                "boxes reach beyond the image: clip them to 0 ... width and 0 ... height, before they are suppressed.",
+            ),
+            (
+                lambda boxes, size: _clipped(boxes, size[::-1]),
+                "height and width are exchanged: size is (H, W), and x goes to W.",
+            ),
+            (
+                lambda boxes, size: _clipped(boxes, (size[0] - 1, size[1] - 1)),
+                "boxes are clipped a pixel too early: x2 and y2 lie behind the last pixel, so up to width and height.",
+            ),
+            (lambda boxes, size: boxes.clamp(min=0), "boxes are clipped at 0 only: to width and height, too."),
+        ],
+        suppress=[
+            (
+                lambda boxes, scores, threshold: torch.arange(len(boxes)),
+                "nothing is suppressed: `nms(boxes, scores, threshold)` tells which to keep.",
+            ),
+            (lambda boxes, scores, threshold: _nms(boxes, scores, 0.7), "0.7 is written by hand: take `threshold`."),
+            (
+                lambda boxes, scores, threshold: _nms(boxes, -scores, threshold),
+                "the worst suppress the best: nms takes the scores as they are.",
+            ),
+        ],
+        handed_on=[
+            (
+                lambda boxes, scores, kept: (boxes[kept], scores[: len(kept)]),
+                "the scores are not those of the kept boxes: index both in the same way, `[kept]`.",
+            ),
+            (
+                lambda boxes, scores, kept: (boxes[kept].flip(0), scores[kept].flip(0)),
+                "the worst comes first: the best first, as `nms` gives it.",
+            ),
+            (
+                lambda boxes, scores, kept: (scores[kept], boxes[kept]),
+                "boxes and scores are exchanged: boxes come first.",
+            ),
+            (
+                lambda boxes, scores, kept: (boxes[kept], scores[kept].sigmoid()),
+                "the scores went through a sigmoid: hand them on as they came in.",
+            ),
+        ],
+    )
+    + [
+        (
+            _proposed(clip=lambda boxes, size: boxes, clip_after=_clipped),
+            "the boxes are clipped after suppression: before, since clipped boxes overlap differently.",
+        )
+    ],
+)
+
+
 # ---------------------------------------------------------------- mask_loss
 
 
@@ -1054,7 +1322,7 @@ mask_loss = Exercise(
 
 def _match_detections(iou: np.ndarray, threshold: float) -> np.ndarray:
     """iou (N, M) of detections, best score first, and targets -> bool (N,): which are hits."""
-    return _greedy()(iou, threshold)
+    return evaluation.match_detections(iou, threshold) >= 0
 
 
 def _best_free(row: np.ndarray, free: np.ndarray, threshold: float) -> int | None:
@@ -1177,7 +1445,7 @@ match_detections = Exercise(
 
 def _average_precision(scores: np.ndarray, hits: np.ndarray, num_targets: int) -> float:
     """scores (N,), hits bool (N,) -> mean precision at the recalls 0, 0.01, ..., 1; nan without targets."""
-    return _averaged()(scores, hits, num_targets)
+    return evaluation.average_precision(scores, hits, num_targets)
 
 
 def _from_the_right(precision: np.ndarray) -> np.ndarray:
@@ -1348,6 +1616,150 @@ average_precision = Exercise(
             ),
             "this is the area under the raw curve: take the greatest precision at this recall or a higher one, and the "
             "mean at the 101 recalls.",
+        ),
+    ],
+)
+
+
+# ----------------------------------------------------------- merge_panoptic
+
+
+def _merge_panoptic(semantic: Tensor, objects: Instances) -> tuple[Tensor, Tensor]:
+    """semantic uint8 (H, W), objects by falling score -> labels uint8 (H, W), 255 void, and ids int32 (H, W)."""
+    return evaluation.merge_panoptic(semantic, objects, score=0.0)
+
+
+def _merged(
+    order: Callable[[int], Iterable[int]] = range,
+    enough: Callable[[Tensor, Tensor], Tensor] = lambda free, mask: free.sum() > 0.5 * mask.sum(),
+    taken: Callable[[Tensor, Tensor], Tensor] = lambda mask, ids: mask & (ids == 0),
+    number: Callable[[int, int], int] = lambda index, label: index + 1,
+    rest: Callable[[Tensor], Tensor] = lambda semantic: torch.where(semantic == 0, 0, 255),
+    left_out_takes: bool = False,
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Merging made of its parts, one of which is wrong.
+
+    Args:
+        order: in which objects are laid down.
+        enough: whether what is free of an object is enough of it.
+        taken: the pixels that an object asks for.
+        number: its id, from its index and class.
+        rest: labels where no object lies.
+        left_out_takes: an object that is left out keeps others from its pixels all the same.
+    """
+
+    def answer(semantic: Tensor, objects: Instances) -> tuple[Tensor, Tensor]:
+        labels, ids = rest(semantic).to(torch.uint8), torch.zeros(semantic.shape, dtype=torch.int32)
+        blocked = torch.zeros_like(ids)
+        for index in order(len(objects)):
+            mask, label = objects.masks[index], int(objects.labels[index])
+            free = taken(mask, ids + blocked)
+            if enough(free, mask):
+                labels[free], ids[free] = label, number(index, label)
+            elif left_out_takes:
+                blocked[mask] = 1
+        return labels, ids
+
+    return answer
+
+
+def _panoptic_case(words: str, size: tuple[int, int], objects: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Case:
+    """Rectangles (class, (x1, y1, x2, y2)) by falling score on a label map of background and two things."""
+    semantic = torch.zeros(size, dtype=torch.uint8)
+    semantic[1:5, 2:9] = 7
+    semantic[5:8, 8:13] = 15
+    masks = torch.zeros(len(objects), *size, dtype=torch.bool)
+    for mask, (_, (x1, y1, x2, y2)) in zip(masks, objects, strict=True):
+        mask[y1:y2, x1:x2] = True
+    boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4).float()
+    labels = torch.tensor([label for label, _ in objects], dtype=torch.int64)
+    scores = torch.linspace(0.9, 0.6, len(objects))
+    return Case((semantic, Instances(boxes, labels, masks, scores)), words)
+
+
+def _panoptic_cases() -> Iterable[Case]:
+    return [
+        _panoptic_case("of one object", (9, 14), [(7, (2, 1, 6, 5))]),
+        _panoptic_case("of two objects that overlap", (9, 14), [(7, (2, 1, 6, 5)), (15, (4, 2, 12, 6))]),
+        _panoptic_case(
+            "of one object behind another, half of it free", (9, 14), [(7, (0, 0, 4, 4)), (7, (2, 0, 6, 4))]
+        ),
+        _panoptic_case(
+            "of an object that is mostly covered, and a third below it",
+            (9, 14),
+            [(7, (0, 0, 6, 4)), (15, (1, 1, 6, 6)), (12, (3, 3, 8, 8))],
+        ),
+        _panoptic_case("of no object", (9, 14), []),
+    ]
+
+
+def _run_panoptic(check: Check, answer: Callable, case: Case) -> Any:
+    found = run_function(check, answer, case)
+    pair = isinstance(found, (tuple, list)) and len(found) == 2
+    check.that(pair, "return two maps: the labels, and the numbers of the objects.")
+    return Parts({f"the labels {case.when}": found[0], f"the numbers {case.when}": found[1]})
+
+
+merge_panoptic = Exercise(
+    "merge_panoptic",
+    _merge_panoptic,
+    _panoptic_cases,
+    run=_run_panoptic,
+    wrong=[
+        *variants(
+            _merged,
+            order=[
+                (
+                    lambda count: range(count)[::-1],
+                    "the lowest score is laid down first: the objects come by falling score, take them in order.",
+                ),
+            ],
+            taken=[
+                (
+                    lambda mask, ids: mask,
+                    "a later object takes pixels of an earlier one: it gets only what is free.",
+                ),
+            ],
+            enough=[
+                (
+                    lambda free, mask: free.sum() >= 0,
+                    "an object that is mostly covered is kept: leave it out unless more than half of it is free.",
+                ),
+                (
+                    lambda free, mask: free.sum() >= 0.5 * mask.sum(),
+                    "an object of which exactly half is free is kept: it needs more than half.",
+                ),
+                (
+                    lambda free, mask: free.sum() == mask.sum(),
+                    "an object that is covered at all is left out: only if no more than half of it is free.",
+                ),
+            ],
+            number=[
+                (lambda index, label: index, "the numbers begin with 0, which means no object: index + 1."),
+                (lambda index, label: label, "objects of a class share a number: the number is index + 1."),
+            ],
+            rest=[
+                (
+                    lambda semantic: semantic,
+                    "what the label map calls a thing, and no object claims, keeps its label: it has no number, so it "
+                    "is void, 255.",
+                ),
+                (
+                    lambda semantic: torch.full_like(semantic, 255),
+                    "all that is left is void: where the label map says background it is 0.",
+                ),
+                (
+                    torch.zeros_like,
+                    "all that is left is background: where the label map says otherwise it is void, 255.",
+                ),
+            ],
+            left_out_takes=[
+                (True, "an object that is left out still keeps its pixels from later ones: they stay free."),
+            ],
+        ),
+        (
+            lambda semantic, objects: _merge_panoptic(semantic, objects)[::-1],
+            "labels and numbers are exchanged: labels come first.",
         ),
     ],
 )
