@@ -235,8 +235,10 @@ def test_the_protocol_tells_other_objects_and_other_void_apart():
     assert same.protocol.differences(again.protocol) == []
     assert (same.protocol.size, same.protocol.images) == ("112x112", 1)
     table = instance_table({"a": same, "b": again})
-    assert table.header[:3] == ["Model", "Mask AP", "Mask AP50"]
-    assert table.rows[1][:8] == ["b", "100.0", "100.0", "100.0", "–", "100.0", "–", "100.0"]
+    assert table.header[:5] == ["Model", "AP", "AP50", "AP75", "small"]
+    assert [row[0] for row in table.rows] == ["a, masks", "a, boxes", "b, masks", "b, boxes"]
+    assert table.rows[3][1:7] == ["100.0", "100.0", "100.0", "–", "100.0", "–"]
+    assert table.rows[3][8:] == ["–", "–", "cpu, fp32"]
     for one in others:
         with pytest.raises(ValueError, match="b cannot join this table: its protocol differs in labels"):
             instance_table({"a": same, "b": one})

@@ -46,6 +46,7 @@ from labhelpers.evaluation.evaluator import (
     side_by_side,
 )
 from labhelpers.evaluation.intervals import Comparison, Interval, bootstrap, paired_bootstrap
+from labhelpers.evaluation.panoptic import PanopticQuality, merge_panoptic, panoptic_quality
 from labhelpers.evaluation.results import (
     COURSE_MODELS,
     CourseModel,
@@ -60,10 +61,11 @@ from labhelpers.evaluation.tiles import tile_starts, tiled_logits
 
 __all__ = [
     "COURSE_MODELS", "METRICS", "AveragePrecision", "Comparison", "ConfusionMatrix", "CourseModel", "Evaluation",
-    "FailureKind", "Failures", "FinalTable", "FoundEdges", "InstanceEvaluation", "Interval", "Protocol", "ResultsTable",
-    "Scores", "SizeScore", "Table", "average_precision", "bootstrap", "boundary_counts", "boundary_iou", "compare",
-    "confusion_matrix", "costs", "count_flops", "count_parameters", "course_model", "edge_distance", "edges_of_found",
-    "evaluate", "evaluate_instances", "expected_table", "failures", "foreground_iou", "inference",
-    "inference_memory_mb", "instance_table", "match_detections", "object_recall", "paired_bootstrap", "peak_memory_mb",
-    "predict", "scores", "scores_by_size", "side_by_side", "tile_starts", "tiled_logits", "time_inference",
+    "FailureKind", "Failures", "FinalTable", "FoundEdges", "InstanceEvaluation", "Interval", "PanopticQuality",
+    "Protocol", "ResultsTable", "Scores", "SizeScore", "Table", "average_precision", "bootstrap", "boundary_counts",
+    "boundary_iou", "compare", "confusion_matrix", "costs", "count_flops", "count_parameters", "course_model",
+    "edge_distance", "edges_of_found", "evaluate", "evaluate_instances", "expected_table", "failures", "foreground_iou",
+    "inference", "inference_memory_mb", "instance_table", "match_detections", "merge_panoptic", "object_recall",
+    "paired_bootstrap", "panoptic_quality", "peak_memory_mb", "predict", "scores", "scores_by_size", "side_by_side",
+    "tile_starts", "tiled_logits", "time_inference",
 ]  # fmt: skip

@@ -156,13 +156,15 @@ def evaluate_instances(
     *,
     device: torch.device | str = "cpu",
     precision: str = "no",
+    seed: int | None = None,
+    minutes: float | None = None,
 ) -> InstanceEvaluation:
     """Score what a model predicts for every image of a set, at the image's own resolution, by pycocotools.
 
     Args:
         predict: from a uint8 image (3, H, W) to scored `Instances` with masks (N, H, W), on any device.
         dataset: its items are `(image, Instances)`.
-        device, precision: where and how `predict` runs; for the protocol only.
+        device, precision, seed, minutes: where and how `predict` runs, and how it was trained; for the protocol only.
 
     Raises:
         ValueError: the set is empty, or predictions have no scores, another size, or a class that the set lacks.
@@ -197,13 +199,15 @@ def evaluate_instances(
         "predictions per image and class, mean over the classes that occur",
         device=device_name(torch.device(device)),
         precision=precision,
+        seed=seed,
+        minutes=minutes,
     )
     mask, box = (_average_precision(truth, found, sizes, dataset.num_classes, kind) for kind in ("segm", "bbox"))
     return InstanceEvaluation(mask, box, protocol, float(np.median(seconds)), sizes, kept)
 
 
 def instance_table(evaluations: Mapping[str, InstanceEvaluation]) -> Table:
-    """The scores of several models as a table, in percent, with the protocol below.
+    """The scores of several models as a table, in percent, with the protocol below; masks and boxes have a row each.
 
     Raises:
         ValueError: there is no evaluation, or two cannot be compared.
@@ -217,15 +221,20 @@ def instance_table(evaluations: Mapping[str, InstanceEvaluation]) -> Table:
                 f"{name} cannot join this table: its protocol differs in {', '.join(differences)}. Evaluate all models "
                 "on the same images."
             )
-    header = ["Model", *(f"{kind} {head}" for kind in ("Mask", "Box") for head in _HEADS.values()), "ms per image"]
-    rows = [
-        [
-            name,
-            *(DASH if score is None else f"{100 * score:.1f}" for score in evaluation.scores.values()),
+    header = ["Model", *_HEADS.values(), "ms per image", "Training (min)", "Seed", "Device"]
+    rows = []
+    for name, evaluation in evaluations.items():
+        protocol = evaluation.protocol
+        conditions = [
             f"{1000 * evaluation.seconds_per_image:.0f}",
+            DASH if protocol.minutes is None else f"{protocol.minutes:.1f}",
+            DASH if protocol.seed is None else str(protocol.seed),
+            protocol.device_text,
         ]
-        for name, evaluation in evaluations.items()
-    ]
+        for kind in ("mask", "box"):
+            scores = (evaluation.scores[f"{kind}_{score}"] for score in _HEADS)
+            shown = [DASH if score is None else f"{100 * score:.1f}" for score in scores]
+            rows.append([f"{name}, {'masks' if kind == 'mask' else 'boxes'}", *shown, *conditions])
     return Table(header, rows, f"{protocol}. Scores in percent, {DASH} where no object is of that size.")
 
 
@@ -297,10 +306,8 @@ def _average_precision(
             iou = super().computeIoU(image, category)
             crowd = [bool(annotation["iscrowd"]) for annotation in self._gts[image, category]]
             if len(iou) and any(crowd):  # void has no box, so the share of the mask counts for boxes, too
-                shares = [
-                    annotation["void"] for annotation in self._dts[image, category]
-                ]  # in descending score already
-                iou[:, crowd] = np.array(shares[: len(iou)])[:, None]
+                detections = self._dts[image, category][: len(iou)]  # already in the order of their scores
+                iou[:, crowd] = np.array([detection["void"] for detection in detections])[:, None]
             return iou
 
     def area(detection: dict[str, Any]) -> float:
