@@ -21,7 +21,7 @@ from labhelpers.config import Profile
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.prompting.task import PromptTask
-from labhelpers.training import Recipe, Run, load_finished, train_or_load
+from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
 from labhelpers.training.run import FinishedRun, finished_runs
 from labhelpers.training.task import CLASS_LABELS, Task
 
@@ -223,6 +223,42 @@ class MiniSAM(Plan):
         return models.BaseMiniSAM(models.build_encoder(**options), num_classes)
 
 
+class MaskRCNN(Plan):
+    """Lab 08: it learns from maps of classes and objects, and is scored on objects."""
+
+    lab = "08"
+
+    def open(self, profile: Profile, objects: bool = True) -> Splits:
+        train_set, val_set = data.open_course_data(profile, objects)
+        val_set = data.cache(val_set)
+        watched = data.subset(val_set, min(profile.mask_rcnn.watched, len(val_set)))
+        return Splits(data.cache(ObjectMaps(train_set)), *map(data.InstanceDataset, (watched, val_set)))
+
+    def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
+        settings = profile.mask_rcnn
+        return Recipe(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            augmentation=Augmentation(**vars(settings.augmentation)),
+            lr=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            backbone_factor=settings.backbone_factor,
+            clip_norm=1.0,
+            eval_every=settings.eval_every,
+            best_metric="mask_ap",
+            precision=settings.precision,
+        )
+
+    def task(self, profile: Profile) -> InstanceTask:
+        return InstanceTask(profile.mask_rcnn.smallest)
+
+    def options(self, profile: Profile) -> dict[str, Any]:
+        return profile.mask_rcnn.model_options
+
+    def build(self, num_classes: int, **options: Any) -> nn.Module:
+        return models.mask_rcnn(num_classes, **options)
+
+
 PLANS = {
     plan.name: plan
     for plan in (
@@ -234,6 +270,7 @@ PLANS = {
         UNet("unet", "U-Net", run="U-Net, augmentation"),
         UNet("unet_bilinear", "U-Net, bilinear", run="U-Net, bilinear"),
         MiniSAM("mini_sam", "Mini-SAM", run="Mini-SAM"),
+        MaskRCNN("mask_rcnn", "Mask R-CNN", run="Mask R-CNN"),
     )
 }
 

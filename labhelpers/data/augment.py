@@ -183,7 +183,10 @@ class View:
         return out.flip(-1) if self.flip else out
 
     def target(self, target: torch.Tensor) -> torch.Tensor:
-        """uint8 labels (H, W) -> uint8 (h, w): the nearest label, by the same geometry; outside is 255."""
+        """uint8 labels (H, W) -> uint8 (h, w): the nearest label, by the same geometry; outside is 255.
+
+        Several maps of one image, (C, H, W), go together and stay on each other: (C, h, w).
+        """
         self._check(target)
         if self._warped:
             return self._warp_target(target)
@@ -191,11 +194,11 @@ class View:
         columns, rows = _nearest(source_x, x), _nearest(source_y, y)
         if self.flip:
             columns, x = columns[::-1], slice(self.size[1] - x.stop, self.size[1] - x.start)
-        labels = target.numpy().take(rows, axis=0).take(columns, axis=1)
-        if labels.shape == self.size:
+        labels = target.numpy().take(rows, axis=-2).take(columns, axis=-1)
+        if labels.shape[-2:] == self.size:
             return torch.from_numpy(labels)
-        out = np.full(self.size, IGNORE_INDEX, dtype=np.uint8)
-        out[y, x] = labels
+        out = np.full((*labels.shape[:-2], *self.size), IGNORE_INDEX, dtype=np.uint8)
+        out[..., y, x] = labels
         return torch.from_numpy(out)
 
     def points(self, xy: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -327,9 +330,10 @@ class View:
         return out.add_(_OUTSIDE + 0.5).to(torch.uint8)  # to the nearest whole number
 
     def _warp_target(self, target: torch.Tensor) -> torch.Tensor:
-        labels = target[self._region[1], self._region[0]].float().sub_(IGNORE_INDEX)
-        out = F.grid_sample(labels[None, None], self._grid, mode="nearest", align_corners=False)
-        return out[0, 0].add_(IGNORE_INDEX).to(torch.uint8)
+        labels = target[..., self._region[1], self._region[0]].float().sub_(IGNORE_INDEX)
+        maps = labels.view(1, -1, *labels.shape[-2:])
+        out = F.grid_sample(maps, self._grid, mode="nearest", align_corners=False)
+        return out.view(*target.shape[:-2], *self.size).add_(IGNORE_INDEX).to(torch.uint8)
 
 
 def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -118,7 +118,12 @@ def instance_target(dataset: SegmentationDataset, index: int, smallest: int = 1)
     Raises:
         FileNotFoundError: the data set, or this item, has no instance mask.
     """
-    numbers, classes = objects_and_classes(dataset.instances(index), dataset.load_target(index))
+    return instances_of_maps(dataset.instances(index), dataset.load_target(index), smallest)
+
+
+def instances_of_maps(objects: Tensor, labels: Tensor, smallest: int = 1) -> Instances:
+    """As `instance_target`, of maps uint8 (H, W) that one has already, from a file or after augmentation."""
+    numbers, classes = objects_and_classes(objects, labels)
     kept = [n for n, label in classes.items() if label and np.count_nonzero(numbers == n) >= smallest]
     masks = torch.from_numpy(numbers == np.array(kept, dtype=np.uint8)[:, None, None])
     return Instances(

@@ -136,8 +136,9 @@ def training_loader(
         sample_weights: one per image: draws each epoch's images with replacement, in proportion to these weights.
 
     Returns:
-        A loader that yields images uint8 (B, 3, h, w), targets uint8 (B, h, w) and colour factors float32 (B, 3), the
-        latter for `to_input`. Making an iterator leaves torch's global random state alone.
+        A loader that yields images uint8 (B, 3, h, w), targets uint8 (B, h, w) (or (B, C, h, w), see `View.target`)
+        and colour factors float32 (B, 3), the latter for `to_input`. Making an iterator leaves torch's global random
+        state alone.
 
     Raises:
         ValueError: an empty data set, a bad number, or weights that do not fit the data set.
@@ -215,13 +216,13 @@ class _Augmented(Dataset):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         epoch, index, repeat = key
         image, target = self.dataset[index]
-        height, width = target.shape
+        height, width = target.shape[-2:]
         view = self.augmentation.sample(height, width, sample_rng(self.seed, epoch, index, repeat))
         return view.image(image), view.target(target), torch.from_numpy(view.colour)
 
 
 def _collate(samples: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-    sizes = {tuple(target.shape) for _, target, _ in samples}
+    sizes = {tuple(target.shape[-2:]) for _, target, _ in samples}
     if len(sizes) > 1:
         found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
         raise ValueError(

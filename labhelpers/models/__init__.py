@@ -23,6 +23,7 @@ from labhelpers.models.encoders import (
 )
 from labhelpers.models.fcn import FCN8s, FCN16s, FCN32s, bilinear_kernel
 from labhelpers.models.library import build_smp, build_swin_unetr
+from labhelpers.models.mask_rcnn import instances_of, mask_rcnn
 from labhelpers.models.mini_sam import BaseMiniSAM, MiniSAM
 from labhelpers.models.unet import UNet
 
@@ -48,6 +49,8 @@ __all__ = [
     "build_encoder",
     "build_smp",
     "build_swin_unetr",
+    "instances_of",
+    "mask_rcnn",
     "published_deeplabv3",
 ]
 

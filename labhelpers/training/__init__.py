@@ -1,6 +1,7 @@
 """How it learns: losses, optimizers and schedules, the loop, checkpoints, tracking, train-or-load."""
 
 from labhelpers.training.checkpoints import DamagedCheckpoint
+from labhelpers.training.instances import InstanceTask, ObjectMaps
 from labhelpers.training.loop import forward_backward, train
 from labhelpers.training.losses import LOSSES, Loss, build_loss, cross_entropy, dice, exponential_cross_entropy, focal
 from labhelpers.training.optim import Schedule, build_optimizer, learning_rates
@@ -19,7 +20,9 @@ __all__ = [
     "Event",
     "FinishedRun",
     "History",
+    "InstanceTask",
     "Loss",
+    "ObjectMaps",
     "Recipe",
     "Run",
     "Schedule",

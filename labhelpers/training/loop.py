@@ -62,7 +62,7 @@ def train(
             run.optimizer.zero_grad()
             run.step += 1
 
-            row = {"step": run.step, "loss": loss, "lr": lr}
+            row = {"step": run.step, "loss": loss, "lr": lr, **run.parts}
             evaluation = None
             if run.step == recipe.steps or (recipe.eval_every and run.step % recipe.eval_every == 0):
                 evaluation = run.evaluate(row)  # adds the scores to the row, tells the schedule, remembers the best

@@ -10,8 +10,9 @@ from labhelpers.training.recipe import Recipe
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:
-    """The part with pretrained weights: `model.encoder` or, as Mini-SAM calls it, `model.image_encoder`."""
-    parts = (getattr(model, name, None) for name in ("encoder", "image_encoder"))
+    """The part with pretrained weights: `model.encoder`; Mini-SAM's `image_encoder`, a detector's `backbone.body`."""
+    parts = [getattr(model, name, None) for name in ("encoder", "image_encoder")]
+    parts.append(getattr(getattr(model, "backbone", None), "body", None))
     return next((part for part in parts if isinstance(part, nn.Module)), None)
 
 

@@ -24,7 +24,7 @@ from labhelpers.training.losses import LossFunction, function_name, parse_loss
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "step", "milestones", "poly", "cosine", "plateau")
 SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou", "precision", "recall", "f1")
-METRICS = (*SCORES, "val_loss")
+METRICS = (*SCORES, "val_loss", "mask_ap")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 

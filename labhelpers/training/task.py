@@ -175,6 +175,7 @@ class TrainingState:
         self.train_sample = subset(train_set, min(recipe.score_train, len(train_set))) if recipe.score_train else None
         self.micro_batch = -(-recipe.batch_size // processes // recipe.accumulate)
         self.kept: dict[str, Any] = {}  # what the task computes only once
+        self.parts: dict[str, float] = {}  # of the loss of this step, where the task logs them apart
         self.step, self.seconds, self.log_before = 0, 0.0, ""
         self.best_step: int | None = None
         self.best_score = -math.inf

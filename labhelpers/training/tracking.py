@@ -97,7 +97,7 @@ class History:
     @property
     def evaluations(self) -> list[dict[str, float]]:
         """The rows that hold scores."""
-        return [row for row in self.rows if "mean_iou" in row]
+        return [row for row in self.rows if "mean_iou" in row or "mask_ap" in row]
 
 
 class Wandb:
