@@ -1045,14 +1045,15 @@ def _proposed(
 
 
 def _proposal_cases() -> Iterator[Case]:
-    anchors = _random_boxes(60, 70, 10, 40) - 10
-    codes, scores = 0.3 * torch.randn(60, 4), torch.randperm(60) / 30 - 1
+    """Boxes that reach beyond the image, none that lies outside altogether."""
+    anchors = _random_boxes(60, 50, 12, 30) - 4
+    codes, scores = 0.15 * torch.randn(60, 4), torch.randperm(60) / 30 - 1
     for words, count, threshold in (
         ("of the best 20 of 60 anchors", 20, 0.5),
         ("of all 60 anchors at threshold 0.2", 60, 0.2),
         ("where fewer anchors are there than asked for", 100, 0.7),
     ):
-        yield Case((scores, codes, anchors, (48, 60), count, threshold), words)
+        yield Case((scores, codes, anchors, (36, 42), count, threshold), words)
 
 
 def _run_proposals(check: Check, answer: Callable, case: Case) -> Any:
