@@ -175,8 +175,9 @@ def test_matching_by_hand():
     iou = np.array([[0.6, 0.7], [0.9, 0.8], [0.8, 0.4]])
     assert match_detections(iou).tolist() == [1, 0, -1]
     assert match_detections(iou, 0.75).tolist() == [-1, 0, -1]
+    assert match_detections(np.array([[0.5]])).tolist() == [0]
     # An ignored object only where no other fits; a crowd is never used up.
-    assert match_detections(iou, 0.5, ignored=np.array([True, False])).tolist() == [1, 0, -1]
+    assert match_detections(iou, 0.5, ignored=np.array([False, True])).tolist() == [0, 1, -1]
     both = np.array([True, False])
     assert match_detections(iou, 0.5, ignored=both, crowd=both).tolist() == [1, 0, 0]
 
@@ -270,17 +271,26 @@ def test_nothing_is_printed(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_scenes_judged_by_their_own_truth_are_perfect(tmp_path):
-    scenes = InstanceDataset(VOCSegmentation(make_scenes(tmp_path / "scenes", (1, 4), size=64), "val"))
-    items = iter([scenes.load_instances(i) for i in range(4)])
+def judge_the_truth(dataset):
+    items = iter([dataset.load_instances(i) for i in range(len(dataset))])
 
     def oracle(image):
         true = next(items)
         return Instances(true.boxes, true.labels, true.masks, torch.ones(len(true)))
 
-    found = evaluate_instances(oracle, scenes)
+    return evaluate_instances(oracle, dataset)
+
+
+def test_scenes_judged_by_their_own_truth_are_perfect(tmp_path):
+    found = judge_the_truth(InstanceDataset(VOCSegmentation(make_scenes(tmp_path / "scenes", (1, 4), size=64), "val")))
     assert found.mask.ap == found.box.ap == pytest.approx(1)
     assert (found.protocol.dataset, found.protocol.size) == ("scenes", "64x64")
+
+
+@pytest.mark.real_data
+def test_photographs_judged_by_their_own_truth_are_perfect_although_void_is_around(real_data):
+    found = judge_the_truth(InstanceDataset(VOCSegmentation(real_data / "coco_photos", "val")))
+    assert found.mask.ap == found.box.ap == found.mask.ap_small == found.mask.ap_large == pytest.approx(1)
 
 
 # --- failures ---
