@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import course_toys
 import nbformat
 import pytest
+import torch
 from tiny_voc import TRAIN, make_tiny_voc
 from torch import nn
 from training_toys import assert_same, own_ce
 
 from labhelpers import config, data, models, prompting, training
 from labhelpers.course.plans import PLANS, Experiment, benchmark, find_all, find_plan
+from labhelpers.models import encoders
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 VOC, JIGSAW = range(1464), range(10)  # as many training images
@@ -23,7 +25,8 @@ VOC, JIGSAW = range(1464), range(10)  # as many training images
 def test_every_profile_makes_a_valid_recipe(plan, profile):
     recipe = plan.recipe(profile, JIGSAW if plan.lab == "04" else VOC)  # Recipe checks its numbers
     if profile.data != "own":  # a student's photographs have a size of their own
-        assert recipe.augmentation.crop <= (profile.unet.jigsaw_size if plan.lab == "04" else profile.scene_size)
+        largest = profile.unet.jigsaw_size if plan.lab == "04" else profile.scene_size
+        assert recipe.augmentation.crop <= largest * (recipe.augmentation.scale[1] if plan.finds_objects else 1)
     assert recipe.eval_every <= recipe.steps
     assert recipe.freeze_encoder_steps <= recipe.steps
     if plan.prompted:
@@ -127,7 +130,32 @@ def test_photographs_are_learned_on_a_frozen_encoder(monkeypatch, tmp_path):
 
 
 def test_names_are_those_of_models_build():
-    assert list(PLANS) == list(models.MODELS)
+    assert list(PLANS) == [*models.MODELS, "mask_rcnn"]  # which takes lists of images
+
+
+@pytest.mark.parametrize("profile", [*config.PROFILES.values(), config.PHOTOGRAPHS], ids=lambda p: p.data + p.name)
+def test_mask_rcnn_s_numbers_build_a_network(profile, monkeypatch):
+    options = find_plan("mask_rcnn").options(profile)
+    assert options["size"] == profile.mask_rcnn.augmentation.crop  # training and prediction at one size
+    monkeypatch.setattr(encoders, "reachable", lambda url: False)
+    with torch.device("meta"):
+        model = models.mask_rcnn(21, **{**options, "pretrained": options["pretrained"] == "coco" and "coco"})
+    assert model.rpn.anchor_generator.sizes == tuple((side,) for side in profile.mask_rcnn.anchors)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 21
+
+
+def test_mask_rcnn_learns_from_maps_and_is_scored_on_objects(monkeypatch, tmp_path):
+    experiment = Experiment.open("mask_rcnn", course_toys.use_short_profile(monkeypatch, tmp_path))
+    train_set, watched, val_set = experiment.data
+    assert (len(train_set), len(watched), len(val_set)) == (12, 4, 6)
+    assert train_set[0][1].shape == (2, 128, 128)
+    run = experiment.train()
+    assert experiment.find() is not None
+    table = experiment.add_to_table(experiment.require(), run.model)
+    (row,) = table.rows
+    assert set(row.average_precision) >= {"mask_ap", "box_ap50"}
+    assert row.inference_ms > 0
+    assert row.cost_size == "128x128"
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ OWN += "## Further improvements\n\nMore data.\n"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Three networks trained for a few steps, one of them scored."""
+    """Four networks trained for a few steps, two of them scored."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        course_toys.train_named(["fcn8s", "deeplabv3plus", "mini_sam"], patch, folder)
-        assert cli.main(["evaluate", "fcn8s"]) == 0
+        course_toys.train_named(["fcn8s", "deeplabv3plus", "mini_sam", "mask_rcnn"], patch, folder)
+        assert [cli.main(["evaluate", name]) for name in ("fcn8s", "mask_rcnn")] == [0, 0]
     return folder
 
 
@@ -50,18 +50,20 @@ def test_pdf_and_html_hold_every_section_and_the_numbers_of_the_disk(profile, tm
     assert 3 <= len(pages) <= 5
     assert f"({len(pages)} pages)" in said
     assert "Still to be written" not in said
-    (path,) = config.checkpoints_root().glob("results-*.json")
-    (row,) = ResultsTable(path).rows
+    found = (ResultsTable(path).rows for path in config.checkpoints_root().glob("results-*.json"))
+    rows = {row.name: row for rows in found for row in rows}
+    row, objects = rows["FCN-8s"], rows["Mask R-CNN"]
     score = f"{100 * row.mean_iou:.1f} [{100 * row.mean_iou_low:.1f}, {100 * row.mean_iou_high:.1f}]"
     for words in (
         *("Architectures", "Training curves", "Results", "Pictures", "Discussion", "Challenges faced"),
         *("Further improvements", "FCN-8s", "DeepLabV3+", "Mini-SAM", score, str(row.protocol)),
+        *("Mask R-CNN", "Mask AP50", str(objects.protocol)),
         "DeepLabV3+ is trained, but has no score yet: labhelpers evaluate deeplabv3plus",
         *("Skips help – see Nguyễn.", "More data."),
     ):
         assert words in text, words
         assert words in page, words
-    assert page.count("<img ") == 4  # two figures of curves, two grids
+    assert page.count("<img ") == 6  # three figures of curves, three grids
     for mime, data in re.findall(r'src="data:image/(\w+);base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(data))).format.lower() == mime
     assert not re.search("<script|http", page)

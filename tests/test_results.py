@@ -19,12 +19,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lab_browser import browser, why_no_browser
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from labhelpers import plots
 from labhelpers.evaluation import (
     METRICS,
+    AveragePrecision,
     Evaluation,
     FinalTable,
+    InstanceEvaluation,
     Protocol,
     ResultsTable,
     Table,
@@ -32,7 +35,13 @@ from labhelpers.evaluation import (
     count_parameters,
     scores,
 )
-from labhelpers.evaluation.results import COURSE_MODELS, NOTE, course_model, expected_table
+from labhelpers.evaluation.results import (
+    COURSE_MODELS,
+    NOTE,
+    course_model,
+    expected_table,
+    published_average_precision,
+)
 from labhelpers.models import build
 
 PROTOCOL = Protocol("scenes", "val", 30, 3, labels="1f", size="128x128")
@@ -374,7 +383,51 @@ def test_every_lab_with_models_is_there_once():
     assert len({model.name for model in COURSE_MODELS}) == len(COURSE_MODELS)
     labs = [model.lab for model in COURSE_MODELS]
     assert labs == sorted(labs)
-    assert Counter(labs) == {"02": 3, "03": 2, "04": 2, "05": 14, "06": 1, "07": 2}
+    assert Counter(labs) == {"02": 3, "03": 2, "04": 2, "05": 14, "06": 1, "07": 2, "08": 1}
+
+
+def found_objects() -> InstanceEvaluation:
+    """As of a detector; large objects do not occur."""
+    mask = AveragePrecision(0.37, 0.79, 0.31, 0.2, 0.5, float("nan"), np.full(3, np.nan))
+    protocol = replace(PROTOCOL, averaging="COCO's average precision")
+    return InstanceEvaluation(mask, replace(mask, ap=0.45, ap50=0.88), protocol, 0.04, [], [])
+
+
+def test_average_precision_has_a_table_of_its_own(table, tmp_path):
+    table.add("FCN-8s", evaluation())
+    with pytest.raises(ValueError, match="Mask R-CNN cannot join .*averaging"):
+        table.add("Mask R-CNN", found_objects())
+    objects = ResultsTable(tmp_path / "new" / f"results-{found_objects().protocol.key}.json")
+    objects.add("Mask R-CNN", found_objects(), minutes=1.5, parameters=3_000_000)
+    (text,) = ResultsTable(objects.path).sections()  # as it is read again
+    shown = dict(zip(text.header, text.rows[0], strict=True))
+    assert "mIoU" not in shown
+    assert [shown[name] for name in ("Mask AP", "Mask AP50", "Mask AP, large", "Box AP")] == [
+        "37.0",
+        "79.0",
+        "–",
+        "45.0",
+    ]
+    assert "Scores in percent." in text.caption
+    whole = FinalTable(tmp_path / "new").sections()
+    assert [part.title for part in whole[:2]] == ["scenes val, 30 images", "scenes val, 30 images, objects"]
+    assert "Mask AP50" in whole[1].header
+    assert "Mask AP50" not in whole[0].header
+
+
+def test_objects_of_the_tiny_profile_are_dashes(table, monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "tiny")
+    table.add("Mask R-CNN", found_objects())
+    (text,) = table.sections()
+    assert dict(zip(text.header, text.rows[0], strict=True))["Mask AP"] == "–"
+    assert not table.path.exists()
+
+
+def test_what_is_published_of_average_precision():
+    names = {row[0]: row[1:5] for row in published_average_precision().rows}
+    assert names["torchvision, maskrcnn_resnet50_fpn"] == ["34.6", "–", "–", "37.9"]
+    published = MaskRCNN_ResNet50_FPN_Weights.DEFAULT.meta["_metrics"]["COCO-val2017"]
+    assert published == {"box_map": 37.9, "mask_map": 34.6}
 
 
 def test_a_variant_belongs_to_its_model():

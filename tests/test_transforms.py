@@ -60,6 +60,14 @@ def test_every_target_pixel_comes_from_where_the_map_says(geometry, height, widt
 
 @geometries
 @any_picture
+def test_several_maps_of_an_image_move_as_each_alone(geometry, height, width, seed):
+    view = view_of(geometry, height, width, seed)
+    maps = torch.stack(list(ramps(height, width)))
+    assert torch.equal(view.target(maps), torch.stack([view.target(labels) for labels in maps]))
+
+
+@geometries
+@any_picture
 def test_every_image_pixel_comes_from_where_the_map_says(geometry, height, width, seed):
     """Interpolation keeps a linear ramp, so that the colour tells the position to within the rounding of two steps."""
     view = view_of(geometry, height, width, seed)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
+from labhelpers.training.instances import painted
 from labhelpers.training.run import FinishedRun, finished_runs
 from labhelpers.training.task import CLASS_LABELS, Task
 
@@ -37,6 +39,7 @@ class Plan:
     lab: ClassVar[str] = "02"
     own_loss: ClassVar[bool] = False  # its loss is an exercise: any function counts as the same
     prompted: ClassVar[bool] = False  # answers prompts: its scores are not those of the results table
+    finds_objects: ClassVar[bool] = False  # one by one: its scores are average precisions, in a table of their own
 
     name: str  # as `models.build` and the command line know it
     title: str  # its row in the results table
@@ -70,6 +73,14 @@ class Plan:
     def build(self, num_classes: int, **options: Any) -> nn.Module:
         """The library's network."""
         return models.build(self.name, num_classes, **options)
+
+    def evaluate(self, model: nn.Module, dataset: Any) -> evaluation.Evaluation | evaluation.InstanceEvaluation:
+        """The scores of which its lab reports."""
+        return evaluation.evaluate(model, dataset, batch_size=8)
+
+    def label_map(self, model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        """What the network makes of an image uint8 (3, H, W), as classes uint8 (H, W)."""
+        return evaluation.predict(model, image)
 
     def encoder(self, profile: Profile) -> nn.Module:
         """The encoder of a network of lab 02 or 03 before training, the same every time: torch is seeded with 0.
@@ -227,6 +238,7 @@ class MaskRCNN(Plan):
     """Lab 08: it learns from maps of classes and objects, and is scored on objects."""
 
     lab = "08"
+    finds_objects = True
 
     def open(self, profile: Profile, objects: bool = True) -> Splits:
         train_set, val_set = data.open_course_data(profile, objects)
@@ -257,6 +269,13 @@ class MaskRCNN(Plan):
 
     def build(self, num_classes: int, **options: Any) -> nn.Module:
         return models.mask_rcnn(num_classes, **options)
+
+    def evaluate(self, model: nn.Module, dataset: Any) -> evaluation.InstanceEvaluation:
+        device = next(model.parameters()).device
+        return evaluation.evaluate_instances(partial(models.instances_of, model), dataset, device=device)
+
+    def label_map(self, model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        return painted(models.instances_of(model, image).above(0.5))
 
 
 PLANS = {
@@ -389,7 +408,7 @@ class Experiment:
 
     def add_to_table(self, run: FinishedRun, model: nn.Module) -> evaluation.ResultsTable:
         """Scores the network on the images that its lab reports on, and files it as the lab's notebook does."""
-        measured = evaluation.evaluate(model, self.data.test, batch_size=8)
+        measured = self.plan.evaluate(model, self.data.test)
         return file_results({self.plan.title: Run(**vars(run), model=model, loaded=True)}, {self.plan.title: measured})
 
     def predictor(self, model: nn.Module, name: str = "Mini-SAM") -> prompting.OneLook:
@@ -411,10 +430,13 @@ class Experiment:
         return prompting.evaluate_prompts(self.predictor(model), judged, PROMPTS)
 
 
-def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Evaluation]) -> evaluation.ResultsTable:
+def file_results(
+    runs: Mapping[str, Run], measured: Mapping[str, evaluation.Evaluation | evaluation.InstanceEvaluation]
+) -> evaluation.ResultsTable:
     """Measures what each network costs and puts its row, named as here, into the results table on the disk.
 
-    In the profile `tiny` nothing is stored.
+    In the profile `tiny` nothing is stored. A detector resizes what it is given, and how long it takes depends on what
+    it finds: its time is the median over the images on which it was scored.
 
     Args:
         measured: the evaluation of each run, all under one protocol, which says which table it is.
@@ -422,8 +444,13 @@ def file_results(runs: Mapping[str, Run], measured: Mapping[str, evaluation.Eval
     key = next(iter(measured.values())).protocol.key
     table = evaluation.ResultsTable(config.checkpoints_root() / f"results-{key}.json")
     for name, run in runs.items():
-        costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
-        table.add(name, measured[name], seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
+        scored = measured[name]
+        if isinstance(scored, evaluation.InstanceEvaluation):
+            costs: dict[str, Any] = {"parameters": evaluation.count_parameters(run.model)}
+            costs |= {"inference_ms": 1e3 * scored.seconds_per_image, "cost_size": scored.protocol.size}
+        else:
+            costs = evaluation.costs(run.model, SIZE, warmup=1, runs=5)
+        table.add(name, scored, seed=run.facts["recipe"]["seed"], minutes=run.minutes, **costs)
     return table
 
 

@@ -20,6 +20,8 @@ from labhelpers.files import locked, write_atomic
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from labhelpers.evaluation.average_precision import InstanceEvaluation
+
 BAND = 5
 """Width in pixels of the boundary band shown in the table."""
 
@@ -137,7 +139,7 @@ def _csv(frame: "DataFrame") -> str:
 
 @dataclass(frozen=True)
 class CourseModel:
-    """A model of labs 02 to 07 and what the course expects of it; "" where it states nothing."""
+    """A model of labs 02 to 08 and what the course expects of it; "" where it states nothing."""
 
     name: str  # as in the results table; a variant's name follows after a comma ("FCN-8s, CE + Dice")
     lab: str
@@ -174,6 +176,7 @@ COURSE_MODELS = (
     CourseModel("Mini-SAM", "06", "65 to 68", "5", "60", "VOC; the prompts are not stated"),
     CourseModel("SAM (zero-shot)", "07", "75.0", "636", "1,050", _SAM),
     CourseModel("SAM (fine-tuned)", "07", "82.0", "636", "1,050", _SAM),
+    CourseModel("Mask R-CNN", "08"),
 )
 """The models of the final table, in the order of the labs."""
 
@@ -209,6 +212,21 @@ def expected_table() -> Table:
     header = [EXPECTED, "Lab", "mIoU (%)", "Parameters (M)", "Inference (ms)", "These figures describe"]
     rows = [[value or DASH for value in astuple(model)] for model in COURSE_MODELS if model.mean_iou]
     return Table(header, rows, NOTE, "What the course expects")
+
+
+def published_average_precision() -> Table:
+    """What papers and torchvision report for Mask R-CNN with a feature pyramid, to stand beside one's own."""
+    header = ["Published", "Mask AP", "Mask AP50", "Mask AP75", "Box AP", "On"]
+    rows = [
+        ["He et al. (2017), Table 2a: ResNet-50-FPN", "33.6", "55.2", "35.3", DASH, "COCO minival"],
+        ["He et al. (2017), Tables 1 and 3: ResNet-101-FPN", "35.7", "58.0", "37.8", "38.2", "COCO test-dev"],
+        ["torchvision, maskrcnn_resnet50_fpn", "34.6", DASH, DASH, "37.9", "COCO val2017"],
+    ]
+    caption = (
+        "Percent. COCO has 80 classes and many small objects, in pictures about 640 pixels wide, so that these figures "
+        "are for orientation only: VOC has 20 classes and larger objects, and the scenes are drawn."
+    )
+    return Table(header, rows, caption, "What is published")
 
 
 def compare(measured: Mapping[str, Evaluation], pairs: Iterable[tuple[str, str]]) -> Table:
@@ -263,6 +281,8 @@ class Row:
     """Width x height of the image for which flops, inference_ms and memory_mb were measured; "" where not stated."""
     class_iou: list[float | None] | None = None
     """Of each label; None where it does not occur."""
+    average_precision: dict[str, float | None] | None = None
+    """Of a model that finds objects, instead of the IoUs: see `InstanceEvaluation.scores`."""
 
     @property
     def expected(self) -> str:
@@ -353,7 +373,7 @@ class ResultsTable(_Sections):
     def add(
         self,
         name: str,
-        evaluation: Evaluation,
+        evaluation: "Evaluation | InstanceEvaluation",
         *,
         trained: bool = True,
         seed: int | None = None,
@@ -371,7 +391,7 @@ class ResultsTable(_Sections):
             ValueError: the scores cannot be compared with those in the table; the message names what differs.
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
-        row = Row(name, protocol, **costs)
+        row = Row(name, protocol, average_precision=None if isinstance(evaluation, Evaluation) else {}, **costs)
         if not trained or config.profile().name == "tiny":
             self._untrained[name] = row
             return row
@@ -410,13 +430,15 @@ class ResultsTable(_Sections):
         What the course expects is a column only where it was measured alike, else a note.
         """
         left_out = {"Lab", "Boundary IoU", "FLOPs (G)"}
+        scores = _score_names(self.rows)
+        left_out |= {*_IOUS, *_APS} - {*scores}
         if not self.rows:
             return [_table(_columns([], [name for name in _CELLS if name not in left_out]), "No results yet.")]
         shared = next(iter(self._stored.values()), self.rows[0]).protocol
-        if not measured_as_the_course(shared):
+        if not measured_as_the_course(shared) or scores == _APS:
             left_out.add(EXPECTED)
         columns = _columns(self.rows, [name for name in _CELLS if name not in left_out])
-        caption = f"{shared}. Scores in percent, 95 % intervals over the choice of images."
+        caption = f"{shared}. {_explained(scores)}"
         sizes = sorted({row.cost_size for row in self.rows if row.cost_size})
         if sizes:
             caption += f" Inference and memory: one image of {' or '.join(sizes)} pixels."
@@ -426,8 +448,10 @@ class ResultsTable(_Sections):
         return [_table(columns, caption)]
 
 
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
+def _scores(evaluation: "Evaluation | InstanceEvaluation") -> dict[str, Any]:
     """The scores of a row; None where undefined."""
+    if not isinstance(evaluation, Evaluation):
+        return {"average_precision": evaluation.scores}
     scores: dict[str, Any] = {
         "mean_iou": evaluation.scores.mean_iou,
         "pixel_accuracy": evaluation.scores.pixel_accuracy,
@@ -470,6 +494,10 @@ def _mean_iou(row: Row) -> str:
     return f"{_percent(row.mean_iou)} [{_percent(row.mean_iou_low)}, {_percent(row.mean_iou_high)}]"
 
 
+def _precision(score: str) -> Callable[[Row], str]:
+    return lambda row: _percent((row.average_precision or {}).get(score))
+
+
 # Heading -> the cell of a row, for both tables.
 _CELLS: dict[str, Callable[[Row], str]] = {
     "Model": lambda row: row.name,
@@ -479,6 +507,14 @@ _CELLS: dict[str, Callable[[Row], str]] = {
     f"mIoU, {BAND} px band": lambda row: _percent(row.band_mean_iou),
     f"Foreground IoU, {BAND} px band": lambda row: _percent(row.band_foreground_iou),
     "Boundary IoU": lambda row: _percent(row.boundary_iou),
+    "Mask AP": _precision("mask_ap"),
+    "Mask AP50": _precision("mask_ap50"),
+    "Mask AP75": _precision("mask_ap75"),
+    "Mask AP, small": _precision("mask_ap_small"),
+    "Mask AP, medium": _precision("mask_ap_medium"),
+    "Mask AP, large": _precision("mask_ap_large"),
+    "Box AP": _precision("box_ap"),
+    "Box AP50": _precision("box_ap50"),
     "Parameters (M)": lambda row: _shown(row.parameters, 2, 1e6),
     "FLOPs (G)": lambda row: _shown(row.flops, 1, 1e9),
     "Inference (ms)": lambda row: _shown(row.inference_ms, 1),
@@ -490,11 +526,25 @@ _CELLS: dict[str, Callable[[Row], str]] = {
 }
 
 
+# Which of them are scores: of class labels, or of objects found one by one.
+_IOUS = ("mIoU", "Pixel accuracy", f"mIoU, {BAND} px band", f"Foreground IoU, {BAND} px band", "Boundary IoU")
+_APS = tuple(name for name in _CELLS if name.startswith(("Mask ", "Box ")))
+
+
+def _score_names(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The scores that rows of one protocol have."""
+    return _APS if rows and rows[0].average_precision is not None else _IOUS
+
+
+def _explained(scores: tuple[str, ...]) -> str:
+    return "Scores in percent" + (", 95 % intervals over the choice of images." if scores == _IOUS else ".")
+
+
 def _columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[str]]:
     return {name: [_CELLS[name](row) for row in rows] for name in names}
 
 
-# The last table of the course: every model of labs 02 to 07, its scores, its costs and what the course expects.
+# The last table of the course: every model of labs 02 to 08, its scores, its costs and what the course expects.
 
 
 class FinalTable(_Sections):
@@ -630,19 +680,23 @@ _EXPECTED = {
 def _section(rows: list[Row]) -> Table:
     """The models under one protocol."""
     protocol, models = rows[0].protocol, [course_model(row.name) for row in rows]
-    columns = _columns(rows, ("Model", "Lab", "mIoU", "Pixel accuracy", "Boundary IoU", "Parameters (M)"))
+    scores = _score_names(rows)
+    shown = ("mIoU", "Pixel accuracy", "Boundary IoU") if scores == _IOUS else scores
+    columns = _columns(rows, ("Model", "Lab", *shown, "Parameters (M)"))
     columns |= _columns(rows, _COSTS)
     measured = [_condition(row) if any(_CELLS[name](row) != DASH for name in _COSTS) else DASH for row in rows]
     conditions = sorted(set(measured) - {DASH})
     if len(conditions) > 1:  # numbers of two rows compare where this agrees
         columns["Measured with"] = measured
     columns |= _columns(rows, ["Training (min)"])
-    if measured_as_the_course(protocol):
+    if measured_as_the_course(protocol) and scores == _IOUS:
         columns |= {name: [_stated(model, field) for model in models] for name, field in _EXPECTED.items()}
     title = f"{protocol.dataset} {protocol.split}, {protocol.images} images"
+    if scores == _APS:
+        title += ", objects"
     if protocol.prompts != "none":
         title += f", prompted with {protocol.prompts}"
-    caption = f"{protocol}. Scores in percent, 95 % intervals over the choice of images."
+    caption = f"{protocol}. {_explained(scores)}"
     if len(conditions) == 1:
         caption += f" FLOPs, time and memory: {conditions[0]}."
     return _table(columns, caption, title)

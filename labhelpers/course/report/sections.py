@@ -29,6 +29,8 @@ NETWORKS = {
     "unet_bilinear": "U-Net, bilinear, interpolates where U-Net has transposed convolutions.",
     "mini_sam": "Mini-SAM answers clicks and boxes, as SAM does (Kirillov et al., ICCV 2023): an image encoder runs "
     "once, and a small decoder turns its features and maps of the prompt into three masks and their predicted IoUs.",
+    "mask_rcnn": "Mask R-CNN (He et al., ICCV 2017) proposes boxes on a feature pyramid, samples the features of each "
+    "by RoI Align, and from them names the box, corrects it and draws its mask, one for each class.",
 }
 MOST_COLUMNS = 6  # of the grid of pictures, the image and the truth among them
 
@@ -76,15 +78,18 @@ def _architectures(results: Results) -> list[Block]:
 
 
 def _curves(results: Results) -> list[Block]:
-    """One figure for the networks that share a data set, one for those that answer prompts."""
+    """One figure for the networks that share a data set, one for those that answer prompts or find objects."""
     groups: dict[str, dict[str, History]] = {}
     for experiment, run in results.trained:
-        name = "prompts" if experiment.plan.prompted else experiment.data.train.name
-        groups.setdefault(name, {})[experiment.plan.title] = run.history
+        plan = experiment.plan
+        name = "prompts" if plan.prompted else "objects" if plan.finds_objects else experiment.data.train.name
+        groups.setdefault(name, {})[plan.title] = run.history
     blocks: list[Block] = []
+    scores = {"prompts": ("box_iou", "click_iou"), "objects": ("mask_ap", "box_ap50")}
+    told = {"prompts": "by prompts drawn from the truth", "objects": "of objects found one by one"}
     for name, histories in groups.items():
-        quantities = ("loss", "box_iou", "click_iou") if name == "prompts" else ("loss", "mean_iou")
-        what = "by prompts drawn from the truth" if name == "prompts" else f"on {name}"
+        quantities = ("loss", *scores.get(name, ("mean_iou",)))
+        what = told.get(name, f"on {name}")
         caption = f"Training loss and validation scores {what}; faint: every step, line: a running mean."
         blocks.append(_picture(plots.curves(histories, y=quantities), caption))
     return blocks
@@ -100,6 +105,8 @@ def _tables(results: Results) -> list[Block]:
 
 
 def _table(rows: list[Row]) -> evaluation.Table:
+    if rows[0].average_precision is not None:
+        return _objects_table(rows)
     header = ["Network", "mIoU [95 %]", "Pixel accuracy", "Boundary IoU", "Parameters (M)"]
     header += ["FLOPs (G)", "Inference (ms)", "Memory (MB)", "Training (min)"]
     cells = [
@@ -125,6 +132,25 @@ def _table(rows: list[Row]) -> evaluation.Table:
     return evaluation.Table(header, cells, caption)
 
 
+def _objects_table(rows: list[Row]) -> evaluation.Table:
+    names = {"mask_ap": "Mask AP", "mask_ap50": "Mask AP50", "mask_ap75": "Mask AP75", "box_ap": "Box AP",
+             "box_ap50": "Box AP50"}  # fmt: skip
+    cells = [
+        [
+            row.name,
+            *(_number((row.average_precision or {}).get(name), 1, 100) for name in names),
+            _number(row.parameters, 2, 1e-6),
+            _number(row.inference_ms, 0),
+            _number(row.protocol.minutes, 1),
+        ]
+        for row in rows
+    ]
+    devices = ", ".join(dict.fromkeys(row.protocol.device for row in rows))
+    caption = f"{rows[0].protocol}. Scores in percent; measured on {devices}."
+    header = ["Network", *names.values(), "Parameters (M)", "Inference (ms)", "Training (min)"]
+    return evaluation.Table(header, cells, caption)
+
+
 def _interval(row: Row) -> str:
     ends = [_number(end, 1, 100) for end in (row.mean_iou_low, row.mean_iou_high) if end is not None]
     return f" [{', '.join(ends)}]" if ends else ""
@@ -140,6 +166,8 @@ def _pictures(results: Results) -> list[Block]:
     for experiment, run in results.trained:
         if experiment.plan.prompted:
             blocks += _prompts(experiment, run)
+        elif experiment.plan.finds_objects:
+            blocks += _grid([(experiment, run)])
         else:
             groups.setdefault(experiment.data.test.name, []).append((experiment, run))
     return _grid(max(groups.values(), key=len)) + blocks if groups else blocks
@@ -150,7 +178,8 @@ def _grid(group: list[tuple[Experiment, FinishedRun]]) -> list[Block]:
     worst_first = sorted(group, key=lambda trained: trained[1].info["best_score"])
     images = group[0][0].data.test
     shown = data.comparison_indices(images, say=False)
-    columns = {"image": [images[i][0] for i in shown], "truth": [images[i][1] for i in shown]}
+    pictures = [images.load_image(i) for i in shown]
+    columns = {"image": pictures, "truth": [images.load_target(i) for i in shown]}
     gaps: list[Block] = []
     for experiment, run in (trained for trained in group if trained in worst_first[2 - MOST_COLUMNS :]):
         title = experiment.plan.title
@@ -159,7 +188,7 @@ def _grid(group: list[tuple[Experiment, FinishedRun]]) -> list[Block]:
         except (DamagedCheckpoint, ValueError) as error:
             gaps.append(Paragraph(f"{title} has no pictures: {error}", "gap"))
             continue
-        columns[title] = [evaluation.predict(model, images[i][0]) for i in shown]
+        columns[title] = [experiment.plan.label_map(model, picture) for picture in pictures]
     names = ", ".join(images.ids[i] for i in shown)
     caption = f"{images.name} {images.split}, the images of every comparison: {names}."
     return [_picture(plots.image_grid(columns, names=images.class_names), caption), *gaps]
