@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _GAP, _TITLE = 0.08, 0.28  # inches between tiles, and for the title above one
 _ALPHA = 0.5  # of a mask
-_FEW = 30  # boxes up to which each is drawn with a rim, and masks are told apart by colour
+_FEW = 12  # boxes up to which each has a rim and a colour of its own
 
 
 @styled
@@ -27,7 +27,7 @@ def object_grid(
     Args:
         panels: for each a dict with
             image: uint8 (3, H, W) or (H, W, 3).
-            boxes: (N, 4), x1, y1, x2, y2 in pixels, x2 and y2 exclusive; more than 30 are thin lines of one colour.
+            boxes: (N, 4), x1, y1, x2, y2 in pixels, x2 and y2 exclusive; more than 12 are thin lines of one colour.
             masks: bool (N, H, W), the first on top.
             words: N texts, one at each box.
         titles: one above each panel.
