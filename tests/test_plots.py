@@ -43,6 +43,7 @@ GAP_ROWS = [
 ]
 PANEL = {"image": IMAGE, "points": [(25, 20), (3, 40), (30, 12)], "labels": [1, 0, 1], "box": (10, 8, 39, 32)}
 FULL_PANEL = {**PANEL, "mask": TARGET == 15, "truth": TARGET > 0}
+OBJECTS = {"image": IMAGE, "boxes": [(10, 8, 40, 30), (0, 0, 12, 9)], "words": ["cat .9", "dog"]}
 INTERVALS = {
     name: [Interval(v - 0.1, v + 0.05, v, v) for v in values]
     for name, values in {"a": (0.5, 0.6, 0.7), "b": (0.3, 0.2, 0.4)}.items()
@@ -86,6 +87,7 @@ FIGURES = {
         {"image": [IMAGE], "errors": [plots.error_map(TARGET == 255, TARGET == 15, IMAGE)]}, legend=plots.error_legend()
     ),
     "prompt_grid": lambda: plots.prompt_grid([FULL_PANEL] * 5, titles=["a"] * 5),
+    "object_grid": lambda: plots.object_grid([OBJECTS, {"image": IMAGE, "boxes": [(1, 1, 9, 9)] * 31}], ["a", "b"]),
     "click_curves": lambda: plots.click_curves(one_curve(0.5, 0.6)),
     "one_click": lambda: plots.click_curves(one_curve(0.5)),
     "interval_curves": lambda: plots.interval_curves((3, 4, 10), INTERVALS, "points"),
@@ -574,6 +576,30 @@ def test_mask_and_truth_differ_in_colour_and_dashes():
     assert outline.get_linestyle()[0][1] is not None
 
 
+def test_objects_have_boxes_behind_their_last_pixel_masks_of_their_colours_and_names():
+    masks = np.zeros((2, 48, 64), dtype=bool)
+    masks[0, 8:30, 10:40] = masks[1, :9, :12] = True
+    axes = plots.object_grid([{**OBJECTS, "masks": masks}]).axes[0]
+    boxes = {tuple(patch.get_bbox().extents) for patch in axes.patches}
+    assert boxes == {(9.5, 7.5, 39.5, 29.5), (-0.5, -0.5, 11.5, 8.5)}
+    assert {"cat .9", "dog"} <= set(texts(axes.figure))
+    drawn = axes.images[0].get_array()
+    assert (drawn[~masks.any(0)] == PICTURE[~masks.any(0)]).all()
+    first, second = np.array((0, 114, 178)), np.array((213, 94, 0))
+    grounds = {(20, 20): (PICTURE, first), (2, 2): (PICTURE, second), (8, 11): ((PICTURE + second) / 2, first)}
+    for place, (under, over) in grounds.items():
+        assert (abs(drawn[place] - (under[place] + over) / 2) <= 1).all()
+
+
+def test_segments_are_divided_where_the_object_changes_and_not_elsewhere():
+    labels, ids = np.full((6, 8), 8), np.ones((6, 8), dtype=int)
+    ids[:, 4:] = 2
+    painted = plots.segment_map(labels, ids)
+    assert (painted[:, 3] == WHITE).all()
+    rest = np.delete(painted, 3, axis=1)
+    assert (rest == plots.colorize(np.array([[8]]))[0, 0]).all()
+
+
 def test_a_grid_has_one_legend_for_all_panels():
     panels = [{"image": PICTURE, "mask": MASK}, PANEL, {"image": PICTURE}]
     figure = plots.prompt_grid(panels, titles=["one", "two", "three"], columns=2)
@@ -699,6 +725,7 @@ def test_calibration_shows_bins_answers_and_counts():
             lambda: prompt(image=IMAGE, truth=MASK[:-1]),
             r"truth must be bool of the picture's size \(48, 64\), got bool \(47, 64\)",
         ),
+        (lambda: plots.object_grid([]), "needs panels, and a title for each; got 0"),
         (lambda: plots.prompt_grid([]), "needs panels, and a title for each; got 0"),
         (lambda: plots.prompt_grid([PANEL], titles=["a", "b"]), "got 1 and titles"),
         (lambda: plots.click_curves({}), "needs at least one curve"),

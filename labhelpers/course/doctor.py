@@ -18,7 +18,7 @@ from labhelpers import config, data
 from labhelpers.data.download import ARCHIVES
 from labhelpers.files import connection_problems
 
-# GB that the labs 01 to 07 write in a profile: data with the archive they come in, and checkpoints. tiny and smoke are
+# GB that the labs 01 to 08 write in a profile: data with the archive they come in, and checkpoints. tiny and smoke are
 # measured, lab and full estimated from the sizes of the networks.
 NEEDS_GB = {"tiny": (0.1, 0.5), "smoke": (0.1, 2.0), "lab": (2.5, 12.0), "full": (2.5, 25.0)}
 NEEDS_RAM_GB = 4  # the library networks of lab 05 beside a browser

@@ -96,7 +96,7 @@ def install(*extras: str) -> None:
 
 
 def begin(lab: str) -> config.Profile:
-    """Prints profile, device, precision and the time to expect for `lab` ("01" to "07"), and returns the profile.
+    """Prints profile, device, precision and the time to expect for `lab` ("01" to "08"), and returns the profile.
 
     On Colab and Kaggle it first adds what this lab uses and the others do not.
 

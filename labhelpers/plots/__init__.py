@@ -9,6 +9,7 @@ from labhelpers.data.base import decode_target as colorize
 from labhelpers.plots.bars import bars, class_bars, class_distribution, confusion_heatmap, heat_images
 from labhelpers.plots.curves import click_curves, curves, interval_curves, lines, training_gap, trimap_curve
 from labhelpers.plots.grids import augmentation_grid, category_grid, image_grid
+from labhelpers.plots.instances import object_grid, segment_map
 from labhelpers.plots.maps import (
     difference_legend,
     difference_map,
@@ -45,11 +46,13 @@ __all__ = [
     "image_grid",
     "interval_curves",
     "lines",
+    "object_grid",
     "overlay",
     "prompt_grid",
     "save",
     "scatter",
     "seed_dots",
+    "segment_map",
     "show",
     "training_gap",
     "trimap_curve",

@@ -212,13 +212,13 @@ def draw_tile(axes: "Axes", tile: np.ndarray, labels: bool) -> None:
                 line(edge - 0.5, color=FAINT, linewidth=0.6)
 
 
-def draw_box(axes: "Axes", box: np.ndarray, colour: str, width: float) -> None:
-    """The outline of a box (x0, y0, x1, y1), the extreme pixel indices."""
+def draw_box(axes: "Axes", box: np.ndarray, colour: str, width: float, rim: bool = True) -> None:
+    """The outline of a box (x0, y0, x1, y1), the extreme pixel indices; with `rim` on any ground to be seen."""
     from matplotlib.patches import Rectangle
 
     x0, y0, x1, y1 = box
-    # Two lines, black under colour: visible on any ground. Half a pixel out, to the pixels' outer edges.
-    for edge, line in (("black", 3.5), (colour, width)):
+    # Two lines, black under colour. Half a pixel out, to the pixels' outer edges.
+    for edge, line in (("black", 3.5), (colour, width))[0 if rim else 1 :]:
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, ec=edge, lw=line))
 
 

@@ -4,7 +4,7 @@ A right answer is handed back, with one line that says so. A wrong one gives a h
 the library's answer is handed back instead, so that the notebook goes on. Graded cells call `grade`: it raises.
 """
 
-from labhelpers.course.checks import lab01, lab02, lab03, lab04, lab05, lab06, lab07
+from labhelpers.course.checks import lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08
 from labhelpers.course.checks.core import EXERCISES, Exercise, grade, is_reference
 from labhelpers.course.checks.lab01 import (
     class_weights,
@@ -110,12 +110,29 @@ from labhelpers.course.checks.lab07 import (
     paired_difference,
     stability_score,
 )
+from labhelpers.course.checks.lab08 import (
+    average_precision,
+    bilinear,
+    decode_boxes,
+    encode_boxes,
+    mask_loss,
+    match_anchors,
+    match_detections,
+    merge_panoptic,
+    nms,
+    paste_mask,
+    propose,
+    roi_align,
+    roi_pool_error,
+)
 
 __all__ = [
     "always_first",
     "aspp",
     "atrous_conv",
+    "average_precision",
     "best_epoch",
+    "bilinear",
     "bilinear_kernel",
     "bilinear_layer",
     "bilinear_unet",
@@ -132,6 +149,7 @@ __all__ = [
     "count_parts",
     "crop_like",
     "cut_encoder",
+    "decode_boxes",
     "decode_target",
     "deeplab_head",
     "deeplab_head_plus",
@@ -142,6 +160,7 @@ __all__ = [
     "double_conv",
     "draw_labels",
     "effective_kernel",
+    "encode_boxes",
     "fcn16s",
     "fcn32s",
     "fcn8s",
@@ -163,13 +182,18 @@ __all__ = [
     "linear_to_conv",
     "log_confidence",
     "looked_at",
+    "mask_loss",
+    "match_anchors",
+    "match_detections",
     "mean_iou",
     "mean_of_batches",
     "median_time",
+    "merge_panoptic",
     "micro_macro_iou",
     "mini_sam",
     "move_points",
     "next_click",
+    "nms",
     "non_maximum_suppression",
     "normalise",
     "number_of_clicks",
@@ -178,12 +202,16 @@ __all__ = [
     "paired_difference",
     "parameter_groups",
     "pareto_front",
+    "paste_mask",
     "pixel_scores",
     "point_embedding",
     "point_maps",
     "poly_lr",
     "prompt_loss",
+    "propose",
     "resnet_features",
+    "roi_align",
+    "roi_pool_error",
     "sample_points",
     "score_layer",
     "shares",
@@ -200,15 +228,15 @@ __all__ = [
     "unet",
     "upsample_layer",
     "valid_output_size",
-    "vote_by_level",
     "voc_dataset",
     "voc_palette",
+    "vote_by_level",
     "warmup_poly",
 ]
 
 BY_LAB: dict[str, dict[str, Exercise]] = {
     lab.__name__[-2:]: {item.title: item for item in vars(lab).values() if isinstance(item, Exercise)}
-    for lab in (lab01, lab02, lab03, lab04, lab05, lab06, lab07)
+    for lab in (lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08)
 }
 """The exercises of each lab, by what the notebook calls them: BY_LAB["02"]["FCN8s"]."""
 
