@@ -239,7 +239,7 @@ def test_a_cell_that_never_ends_is_stopped_and_the_limit_said(folder, tmp_path, 
     assert [p.cell_hours for p in config.PROFILES.values()] == [1, 1, 24, 96]
 
 
-WHOLE = nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 'é'")])).encode()
+WHOLE = nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 'é'", id="same")])).encode()
 
 
 @pytest.mark.parametrize("stored", [WHOLE, b"\xef\xbb\xbf" + WHOLE, WHOLE.decode().encode("utf-16")])
