@@ -83,8 +83,7 @@ def train(options: argparse.Namespace) -> None:
     """Trains a network on the data and with the recipe of its lab, and keeps the weights of the best evaluation. What
     has been trained already, here or in the notebook, is loaded instead; an interrupted training continues.
 
-      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam
-      mask_rcnn
+      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam mask_rcnn
 
     Needs: the data of the profile, which are fetched or made when they are missing (see labhelpers data).
     Takes: in the profile smoke half a minute on 2 CPU cores; in lab about 10 minutes on a T4 (an estimate).
@@ -103,8 +102,7 @@ def evaluate(options: argparse.Namespace) -> None:
     which they were measured, and adds a row to the results table in the checkpoints' folder. Mini-SAM is scored by
     prompts, Mask R-CNN by the average precision of its objects.
 
-      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam
-      mask_rcnn
+      NAME is one of: fcn32s fcn16s fcn8s deeplabv3 deeplabv3plus unet unet_bilinear mini_sam mask_rcnn
 
     Needs: labhelpers train NAME, or the notebook, before.
     Takes: seconds on a CPU in the profile smoke, about 3 minutes on a T4 in lab (an estimate).

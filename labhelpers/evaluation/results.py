@@ -20,8 +20,6 @@ from labhelpers.files import locked, write_atomic
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from labhelpers.evaluation.average_precision import InstanceEvaluation
-
 BAND = 5
 """Width in pixels of the boundary band shown in the table."""
 
@@ -373,7 +371,7 @@ class ResultsTable(_Sections):
     def add(
         self,
         name: str,
-        evaluation: "Evaluation | InstanceEvaluation",
+        evaluation: Any,
         *,
         trained: bool = True,
         seed: int | None = None,
@@ -383,6 +381,7 @@ class ResultsTable(_Sections):
         """Add a model's line, or replace the one of that name.
 
         Args:
+            evaluation: an `Evaluation`, or an `InstanceEvaluation` of a model that finds objects.
             trained: False when the weights have learned nothing; the scores are then left out.
             seed, minutes: of the training.
             costs: what `costs` returns: any of parameters, flops, inference_ms, memory_mb, cost_size.
@@ -448,7 +447,7 @@ class ResultsTable(_Sections):
         return [_table(columns, caption)]
 
 
-def _scores(evaluation: "Evaluation | InstanceEvaluation") -> dict[str, Any]:
+def _scores(evaluation: Any) -> dict[str, Any]:
     """The scores of a row; None where undefined."""
     if not isinstance(evaluation, Evaluation):
         return {"average_precision": evaluation.scores}
