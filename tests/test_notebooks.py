@@ -154,6 +154,7 @@ def test_the_minutes_at_the_top_are_those_that_are_announced(path):
         (("03", "06"), 2, ("no two clicks are compared",), ("Not counted",)),
         (("05",), 9, ("4 images (train-held-out) to select models on",), ()),
         (("07",), 2, (), ("other data take its place",)),
+        (("08",), 2, (), ("other data take its place",)),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,
 )
