@@ -1,5 +1,6 @@
 """Average precision: pycocotools against the definition, void, and the kinds of failures."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -239,7 +240,12 @@ def test_the_protocol_tells_other_objects_and_other_void_apart():
     assert table.header[:5] == ["Model", "AP", "AP50", "AP75", "small"]
     assert [row[0] for row in table.rows] == ["a, masks", "a, boxes", "b, masks", "b, boxes"]
     assert table.rows[3][1:7] == ["100.0", "100.0", "100.0", "–", "100.0", "–"]
-    assert table.rows[3][8:] == ["–", "–", "cpu, fp32"]
+    assert table.header[7:] == ["ms per image", "Device"]  # nobody said how the two were trained
+    trained = dataclasses.replace(same, protocol=dataclasses.replace(same.protocol, seed=3))
+    assert [row[8:] for row in instance_table({"a": trained, "b": same}).rows[::2]] == [
+        ["3", "cpu, fp32"],
+        ["–", "cpu, fp32"],
+    ]
     for one in others:
         with pytest.raises(ValueError, match="b cannot join this table: its protocol differs in labels"):
             instance_table({"a": same, "b": one})

@@ -221,21 +221,24 @@ def instance_table(evaluations: Mapping[str, InstanceEvaluation]) -> Table:
                 f"{name} cannot join this table: its protocol differs in {', '.join(differences)}. Evaluate all models "
                 "on the same images."
             )
-    header = ["Model", *_HEADS.values(), "ms per image", "Training (min)", "Seed", "Device"]
     rows = []
     for name, evaluation in evaluations.items():
         protocol = evaluation.protocol
-        conditions = [
-            f"{1000 * evaluation.seconds_per_image:.0f}",
-            DASH if protocol.minutes is None else f"{protocol.minutes:.1f}",
-            DASH if protocol.seed is None else str(protocol.seed),
-            protocol.device_text,
-        ]
+        conditions = {
+            "ms per image": f"{1000 * evaluation.seconds_per_image:.0f}",
+            "Training (min)": DASH if protocol.minutes is None else f"{protocol.minutes:.1f}",
+            "Seed": DASH if protocol.seed is None else str(protocol.seed),
+            "Device": protocol.device_text,
+        }
         for kind in ("mask", "box"):
-            scores = (evaluation.scores[f"{kind}_{score}"] for score in _HEADS)
-            shown = [DASH if score is None else f"{100 * score:.1f}" for score in scores]
-            rows.append([f"{name}, {'masks' if kind == 'mask' else 'boxes'}", *shown, *conditions])
-    return Table(header, rows, f"{protocol}. Scores in percent, {DASH} where no object is of that size.")
+            scores = {head: evaluation.scores[f"{kind}_{score}"] for score, head in _HEADS.items()}
+            shown = {head: DASH if score is None else f"{100 * score:.1f}" for head, score in scores.items()}
+            rows.append({"Model": f"{name}, {'masks' if kind == 'mask' else 'boxes'}", **shown, **conditions})
+    said = [
+        head for head in rows[0] if head not in ("Training (min)", "Seed") or any(row[head] != DASH for row in rows)
+    ]
+    cells = [[row[head] for head in said] for row in rows]
+    return Table(said, cells, f"{protocol}. Scores in percent, {DASH} where no object is of that size.")
 
 
 def _refuse_misfits(prediction: Instances, target: Instances, name: str, num_classes: int) -> None:
