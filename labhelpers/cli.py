@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     add[report]("--out", type=Path, default=Path("report"), help="folder of the report (default: report)")
     add[submit]("--lastname", required=True)
     add[submit]("--firstname", required=True)
-    add[submit]("--notebooks", type=Path, help="folder of your notebooks (default: notebooks)")
+    add[submit](
+        "--notebooks", type=Path, help="folder of your notebooks (default: this one if it holds labs, else notebooks)"
+    )
     add[submit]("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
     add[submit]("--incomplete", action="store_true", help="write the ZIP even if something is missing or not right")
     add[submit]("--out", type=Path, default=Path("."), help="folder of the ZIP (default: here)")

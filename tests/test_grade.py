@@ -155,6 +155,8 @@ def test_what_is_wrong_stands_in_the_feedback_and_no_hidden_test(handed_in):
     pages = {path.parent.name: path.read_text() for path in (handed_in[0] / "out").glob("*/01_toy.html")}
     pages = {student: " ".join(page.split()) for student, page in pages.items()}  # hints are wrapped
     assert "Not right yet" not in pages["doe_jane"]
+    waiting = "Answers that a person still has to grade: 1. Until then they have 0 points here."
+    assert [waiting in pages[student] for student in ("doe_jane", "half", "empty")] == [True, True, False]
     assert pages["empty"].count("Not right yet: not written yet") == 4
     assert "effective_kernel(" in pages["half"].partition("Not right yet")[2]
     for words in ("does a loop never end?", "allocate memory", "ValueError") if "hostile" in pages else ():
@@ -189,7 +191,9 @@ def test_points_given_by_a_person_stay_and_what_has_not_changed_is_not_run_again
     monkeypatch.setattr(grade, "judge", None)  # whoever calls it fails
     grade.grade(course / "submitted", course / "notebooks", course / "out")
     assert "doe_jane                 01_toy                   9.5 of 10  as before" in capsys.readouterr().out
-    assert "Score: 1.5 / 2.0" in (course / "out" / "doe_jane" / "01_toy.html").read_text()
+    page = (course / "out" / "doe_jane" / "01_toy.html").read_text()
+    assert "Score: 1.5 / 2.0" in page
+    assert "still has to grade" not in page
 
 
 def test_a_real_lab_is_graded_and_an_answer_may_build_on_a_wrong_one():

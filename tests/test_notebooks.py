@@ -131,6 +131,20 @@ def test_headings_are_alike_in_all_labs(path, cells):
 
 
 @in_labs
+def test_the_points_of_a_heading_are_those_of_its_graded_cells(cells):
+    said, given = {}, {}
+    for cell in cells:
+        for kind, number, points in re.findall(
+            r"^(?:### |\*\*)(Exercise|Question) (\d+)\b.*?(\d+) points?\)", cell.source, re.MULTILINE
+        ):
+            task = f"{kind} {number}"
+            said[task] = int(points)
+        if points := cell.metadata.get("nbgrader", {}).get("points"):
+            given[task] = given.get(task, 0) + points
+    assert said == given
+
+
+@in_labs
 def test_deterministic_cells_are_checked(cells):
     """nbval compares the stored output of marked cells; a notebook without any would test nothing."""
     marked = [cell for cell in code(cells) if "# NBVAL_CHECK_OUTPUT" in cell.source]

@@ -29,12 +29,22 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 OWN = "## Discussion\n\na\n\n## Challenges faced\n\nb\n\n## Further improvements\n\nc\n"
 
 
+def hand_in_own(path: Path) -> None:
+    """Takes the marks of answers away, which a student's notebook does not have."""
+    book = nbformat.read(path, 4)
+    for cell in book.cells:
+        cell.source = re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
+    nbformat.write(book, path)
+
+
 @pytest.fixture(scope="module")
 def handed_in(tmp_path_factory):
     """A home with the three networks, a complete folder of notebooks, a report, and the ZIP of it all, unpacked."""
     folder = tmp_path_factory.mktemp("student")
     notebooks = folder / "notebooks"
     shutil.copytree(NOTEBOOKS, notebooks)
+    for path in notebooks.glob("0*.ipynb"):
+        hand_in_own(path)
     if not list(notebooks.glob("07_*.ipynb")):
         shutil.copy(notebooks / "01_data_pipeline.ipynb", notebooks / "07_sam_comparison.ipynb")
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +81,7 @@ def test_everything_the_course_asks_for_is_in_it(unpacked):
     wanted |= {f"logs/{name}.csv" for name in submit.REQUIRED}
     assert wanted <= names
     assert set(submit.SCRIPTS) == {"train_fcn.py", "train_deeplab.py", "train_minisam.py"}
-    assert sorted(name[10:12] for name in names if name.startswith("notebooks/")) == [f"0{n}" for n in range(1, 8)]
+    assert sorted(name[10:12] for name in names if name.startswith("notebooks/")) == [f"0{n}" for n in range(1, 9)]
     assert "MISSING.txt" not in names
     for path in (unpacked / "notebooks").glob("*.ipynb"):
         nbformat.validate(nbformat.read(path, as_version=4))
@@ -163,6 +173,16 @@ def test_what_is_missing_is_listed_with_its_remedy(profile, handed_in, tmp_path,
         listed = archive.read("lab05_doe_jane/MISSING.txt").decode()
     assert listed.count("\n") == 6
     assert "weights of FCN-8s" in listed
+
+
+def test_the_courses_own_notebook_is_not_handed_in(profile, handed_in, tmp_path, monkeypatch):
+    shutil.copytree(handed_in / "notebooks", tmp_path / "mine")
+    shutil.copy(NOTEBOOKS / "02_fcn.ipynb", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")  # a folder that holds labs needs no --notebooks
+    contents = submit.collect(None, handed_in / "report", profile)
+    assert "02_fcn.ipynb: the course's own notebook, with its answers; name the folder" in contents.missing[0]
+    assert "notebooks/02_fcn.ipynb" not in contents.files
+    assert "notebooks/03_deeplabv3plus.ipynb" in contents.files
 
 
 def test_a_report_without_own_words_or_older_than_them_is_incomplete(profile, handed_in, tmp_path):

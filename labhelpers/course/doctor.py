@@ -48,7 +48,8 @@ def examine() -> str:
     marks = {True: "ok", None: "--", False: "!!"}
     lines = [f"{marks[f.ok]}  {f.what:28} {f.value}" for f in findings]
     remedies = [f"  {f.what}: {f.remedy}" for f in findings if f.ok is False]
-    advice = f"Ready: make lab opens the notebooks; they run in the profile {config.profile().name}."
+    opens = "`jupyter lab` opens the notebooks (in a clone: `make lab`)"
+    advice = f"Ready: {opens}; they run in the profile {config.profile().name}."
     if remedies:
         remedies = ["To be seen to:", *remedies]
         advice = f"What is marked !! is missing; the labs say what they do without it. {advice}"

@@ -430,12 +430,13 @@ def grade(submitted: Path, notebooks: Path, out: Path, again: bool = False) -> N
             said = "missing"
             if name in one.notebooks or (name == REPORT and one.report):
                 said = course.grade(one, name, again)
-                course.convert("GenerateFeedback", name, one.student)
-                html = course.root / "feedback" / one.student / name / f"{name}.html"
-                write_atomic(out / one.student / html.name, html.read_bytes())
             points, seconds = course.points(one.student, name)
             every += points
             waiting = sum(p.state == "to grade" for p in points)
+            if said != "missing":
+                course.convert("GenerateFeedback", name, one.student)
+                html = course.root / "feedback" / one.student / name / f"{name}.html"
+                write_atomic(out / one.student / html.name, _announced(html.read_text("utf-8"), waiting).encode())
             late += [f"{name} by {seconds / 3600:.1f} h"] if seconds else []
             missing += [name] if said == "missing" else []
             here[name] = sum(p.earned for p in points)
@@ -463,6 +464,13 @@ def grade(submitted: Path, notebooks: Path, out: Path, again: bool = False) -> N
     _write_csv(out / "marks.csv", list(sheet[0]), [list(row.values()) for row in sheet])
     print(*left_out.values(), sep="\n", end="\n" * bool(left_out))
     print(f"Feedback in {out}/NAME/, points of each cell in {out / 'points.csv'}, marks in {out / 'marks.csv'}.")
+
+
+def _announced(html: str, waiting: int) -> str:
+    """Feedback whose first line says how many answers wait for a person; nbgrader shows 0 points for them."""
+    said = f"Answers that a person still has to grade: {waiting}. Until then they have 0 points here."
+    notice = f'<p role="note" style="padding:1em;margin:0;background:#fff3cd;color:#222">{said}</p>' * bool(waiting)
+    return re.sub(r"<body[^>]*>", lambda body: body[0] + notice, html, count=1)
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

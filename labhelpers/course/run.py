@@ -157,12 +157,13 @@ def results_markdown() -> str:
 
 
 def notebooks_folder(folder: Path | None) -> Path:
-    """The folder of the notebooks: the one given, else `notebooks` here or in the checkout.
+    """The folder of notebooks: the one given, else this one if it holds labs, else `notebooks` here or in the checkout.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    places = [folder] if folder is not None else [Path("notebooks"), config.home() / "notebooks"]
+    here = [Path(".")] if any(Path(".").glob("0[1-9]_*.ipynb")) else []
+    places = [folder] if folder is not None else [*here, Path("notebooks"), config.home() / "notebooks"]
     for place in places:
         if place.is_dir():
             return place

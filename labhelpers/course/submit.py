@@ -22,6 +22,7 @@ from labhelpers.course.run import DEMO, notebooks_folder
 from labhelpers.files import write_atomic
 
 LABS = ("01", "02", "03", "04", "05", "06", "07")
+EXTRA = ("08",)  # comes along if it is there
 REQUIRED = ("fcn8s", "deeplabv3plus", "mini_sam")
 """Networks whose weights and logs must be handed in; the logs of the others come along if they are there."""
 
@@ -74,7 +75,7 @@ def collect(notebooks: Path | None, report: Path, profile: config.Profile) -> Co
     """Looks for everything that belongs into the submission.
 
     Args:
-        notebooks: folder of the student's notebooks; None looks for `notebooks`.
+        notebooks: folder of the student's notebooks; None looks here, then for `notebooks`.
         report: folder of `report.pdf`, `report.html` and `report.md`.
         profile: whose runs are handed in.
 
@@ -150,8 +151,10 @@ def ascii_name(name: str) -> str:
 
 def _add_notebooks(contents: Contents, folder: Path) -> None:
     gathered = []
-    for lab in LABS:
+    for lab in LABS + EXTRA:
         paths = sorted(folder.glob(f"{lab}_*.ipynb"))
+        if not paths and lab in EXTRA:
+            continue
         if not paths:
             exercises = f"and so its exercises {', '.join(BY_LAB[lab])}"
             where = f"not in {folder}, {exercises}; put it there, or give --notebooks"
@@ -159,7 +162,12 @@ def _add_notebooks(contents: Contents, folder: Path) -> None:
             continue
         if len(paths) > 1:
             contents.missing.append(f"notebook {lab}: {', '.join(p.name for p in paths)}: keep the one to hand in")
-        contents.files[f"notebooks/{paths[0].name}"] = paths[0].read_bytes()
+        text = paths[0].read_bytes()
+        if b"### BEGIN SOLUTION" in text:
+            what = "the course's own notebook, with its answers; name the folder of yours with --notebooks"
+            contents.missing.append(f"{paths[0]}: {what}")
+            continue
+        contents.files[f"notebooks/{paths[0].name}"] = text
         try:
             gathered.append(gather(paths[0]))
         except ValueError as error:
