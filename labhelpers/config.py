@@ -309,7 +309,7 @@ _TINY = replace(
 _LAB = Profile(
     name="lab",
     purpose="one GPU of Colab or Kaggle: ResNet-50 on Pascal VOC",
-    minutes={"01": 2, "02": 54, "03": 55, "04": 13, "05": 82, "06": 70, "07": 25, "08": 40},
+    minutes={"01": 2, "02": 54, "03": 55, "04": 13, "05": 82, "06": 70, "07": 25, "08": 30},
     cell_hours=24.0,
     data="voc",
     scenes=(1500, 300),
@@ -371,7 +371,7 @@ _LAB = Profile(
         judged_images=40, clicks=20, everything_images=40, grid=16, box_images=200, tuning_steps=200, tuning_images=100
     ),
     # The network that torchvision trained on COCO, with its numbers. Its own pictures were 800 px high; VOC's, of about
-    # 375, are shown to it at 480, so that a step takes a third of the time.
+    # 375, are shown to it at 480, so that a step takes a third of the time. Nothing here was measured on a GPU yet.
     mask_rcnn=MaskRCNNConfig(
         backbone="resnet50",
         width=64,
@@ -398,7 +398,7 @@ _FULL = replace(
     name="full",
     purpose="the published recipe, 50 epochs",
     cell_hours=96.0,
-    minutes={"01": 2, "02": 220, "03": 214, "04": 64, "05": 650, "06": 200, "07": 40, "08": 300},
+    minutes={"01": 2, "02": 220, "03": 214, "04": 64, "05": 650, "06": 200, "07": 40, "08": 100},
     scene_size=513,
     epochs=50,
     deeplab=DeepLabConfig(
