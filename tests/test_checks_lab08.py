@@ -74,6 +74,27 @@ def match_by_loop(iou, high=0.7, low=0.3):
     return labels, iou.max(0).indices
 
 
+def match_the_last_of_equals(iou, high=0.7, low=0.3):
+    labels, _ = match_by_loop(iou, high, low)
+    return labels, len(iou) - 1 - iou.flip(0).argmax(0)
+
+
+def match_with_low_at_the_end(iou, high=0.7, low=0.3):
+    best, index = iou.max(0)
+    labels = torch.where((best >= high) | (iou == iou.amax(1, keepdim=True)).any(0), 1, -1)
+    labels[best < low] = 0
+    return labels, index
+
+
+def match_objects_without_a_positive_anchor(iou, high=0.7, low=0.3):
+    best, index = iou.max(0)
+    labels = torch.where(best >= high, 1, torch.where(best < low, 0, -1))
+    for number, row in enumerate(iou):
+        if not (labels[index == number] == 1).any():
+            labels[row == row.max()] = 1
+    return labels, index
+
+
 def encode_by_columns(boxes, anchors):
     x1, y1, x2, y2 = boxes.unbind(1)
     a1, b1, a2, b2 = anchors.unbind(1)
@@ -172,6 +193,7 @@ def precision_by_loop(scores, hits, num_targets):
         ("roi_pool_error", error_by_round),
         ("match_anchors", match_by_torchvision),
         ("match_anchors", match_by_loop),
+        ("match_anchors", match_the_last_of_equals),
         ("encode_boxes", encode_by_columns),
         ("encode_boxes", CODER.encode_single),
         ("decode_boxes", decode_by_columns),
@@ -198,6 +220,7 @@ def test_right_answer_passes(name, answer):
             lambda *given: nms_by_removal(*given).float(),
             ("right values, but its dtype is torch.float32", "int64"),
         ),
+        ("nms", lambda *given: torch.tensor(nms_by_removal(*given).tolist()), ("an empty list", "dtype=torch.int64")),
         (
             "mask_loss",
             lambda x, k, y: F.binary_cross_entropy_with_logits(x[:, k], y),
@@ -214,6 +237,15 @@ def test_right_answer_passes(name, answer):
             ("an image without targets has no best one",),
         ),
         ("match_anchors", lambda iou, high=0.7, low=0.3: iou.argmax(0), ("return two tensors",)),
+        ("match_anchors", match_with_low_at_the_end, ("make them positive last",)),
+        ("match_anchors", match_objects_without_a_positive_anchor, ("an object's best anchor fits another",)),
+        (
+            "mask_loss",
+            lambda x, k, y: (
+                F.binary_cross_entropy_with_logits(x[torch.arange(len(k)), k], y) if len(k) else torch.zeros(())
+            ),
+            ("no gradient",),
+        ),
         ("propose", lambda *given: propose_by_torchvision(*given)[0], ("return two tensors",)),
         (
             "propose",

@@ -129,6 +129,10 @@ nms = Exercise(
                 ),
             ],
             handed_on=[
+                (
+                    lambda kept, boxes, scores: torch.tensor(kept),
+                    "an empty list becomes a float tensor: `torch.tensor(kept, dtype=torch.int64)`.",
+                ),
                 (lambda kept, boxes, scores: boxes[kept], "these are the boxes: return their indices."),
                 (lambda kept, boxes, scores: scores[kept], "these are the scores: return the indices of the kept."),
                 (
@@ -677,12 +681,15 @@ def _best_objects(iou: Tensor, labels: Tensor) -> Tensor:
 
 
 def _match_cases() -> Iterator[Case]:
-    """Thresholds met exactly, an object without a good anchor, ties, an anchor that two objects want, by chance."""
+    """Thresholds met exactly, an object without a good anchor, ties, an anchor that two objects want, by chance.
+
+    No anchor has the same IoU with two objects: the exercise does not say which of them is its object.
+    """
     for words, iou in (
         ("of one object", [[0.9, 0.5, 0.1, 0.7, 0.3, 0.29]]),
-        ("where no anchor fits the second object well", [[0.8, 0.2, 0.1, 0.4], [0.0, 0.25, 0.1, 0.4]]),
+        ("where no anchor fits the second object well", [[0.8, 0.2, 0.1, 0.4], [0.0, 0.1, 0.25, 0.15]]),
         ("where two anchors fit equally well", [[0.45, 0.2, 0.45, 0.1]]),
-        ("where one anchor is the best of two objects", [[0.5, 0.1, 0.2], [0.4, 0.3, 0.1]]),
+        ("where an object's best anchor fits another object better", [[0.4, 0.1, 0.2], [0.5, 0.6, 0.1]]),
     ):
         yield Case((torch.tensor(iou),), words)
     chance = torch.rand(5, 40) ** 2
@@ -718,6 +725,14 @@ match_anchors = Exercise(
                 (
                     lambda iou: (iou == iou.max()).any(0),
                     "only the best anchor of all is taken: each object has its own best, `iou.amax(1)`.",
+                ),
+                (
+                    lambda iou: _ties(iou) & (iou.amax(0) >= 0.3),
+                    "an object's best anchors are negative if their IoU is below `low`: make them positive last.",
+                ),
+                (
+                    lambda iou: ((iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0))).any(0),
+                    "an object's best anchor is left out if it fits another object better: it is positive, too.",
                 ),
                 (
                     lambda iou: torch.ones(iou.shape[1], dtype=torch.bool),
@@ -1665,10 +1680,11 @@ def _merged(
 
 
 def _panoptic_case(words: str, size: tuple[int, int], objects: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Case:
-    """Rectangles (class, (x1, y1, x2, y2)) by falling score on a label map of background and two things."""
+    """Rectangles (class, (x1, y1, x2, y2)) by falling score on a label map of background, two things and void."""
     semantic = torch.zeros(size, dtype=torch.uint8)
     semantic[1:5, 2:9] = 7
     semantic[5:8, 8:13] = 15
+    semantic[8, :3] = 255
     masks = torch.zeros(len(objects), *size, dtype=torch.bool)
     for mask, (_, (x1, y1, x2, y2)) in zip(masks, objects, strict=True):
         mask[y1:y2, x1:x2] = True
@@ -1744,6 +1760,10 @@ merge_panoptic = Exercise(
                     lambda semantic: semantic,
                     "what the label map calls a thing, and no object claims, keeps its label: it has no number, so it "
                     "is void, 255.",
+                ),
+                (
+                    lambda semantic: torch.where((semantic == 0) | (semantic == 255), 0, 255),
+                    "void of the label map becomes background: only 0 is background, all else that is left is void.",
                 ),
                 (
                     lambda semantic: torch.full_like(semantic, 255),
