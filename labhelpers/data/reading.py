@@ -180,7 +180,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _as_bytes(image: Image.Image) -> np.ndarray:
     """Grey values of more than 8 bits as uint8 (H, W)."""
-    values = np.asarray(image)
+    values = np.array(image)
+    values = values.astype(
+        values.dtype.newbyteorder("=")
+    )  # numpy 2.0 crashes in ">>" on numbers of the other byte order
     low, high = values.min(), values.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # false for NaN
