@@ -29,10 +29,14 @@ labs: $(STAMP)
 test: lint
 	$(MAKE) canary PYTHON=$(BIN)/python COVERAGE="--cov --cov-report=term:skip-covered"
 
+canary: export OMP_NUM_THREADS := 1
+canary: export LAB_PROFILE := tiny
+canary: export LAB_HOME := $(CURDIR)/build/test-home
+canary: export WANDB_MODE := disabled
 canary:
 	rm -rf build/test-home
-	OMP_NUM_THREADS=1 LAB_PROFILE=tiny LAB_HOME=$(CURDIR)/build/test-home WANDB_MODE=disabled \
-	  $(PYTHON) -m pytest -n 2 --dist loadfile $(COVERAGE) --nbval-lax --nbval-current-env tests notebooks
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(COVERAGE) tests
+	$(PYTHON) -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
 
 story: $(STAMP)
 	rm -rf build/story
