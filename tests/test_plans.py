@@ -79,7 +79,7 @@ def test_notebooks_train_by_the_plans():
         assert any(plan.title in cell.source for cell in cells), plan
         trained = next(i for i, cell in enumerate(cells) if "train_or_load(" in cell.source)
         before = "".join(cell.source for cell in cells[: trained + 1] if cell.cell_type == "code")
-        assert ".recipe(profile, train_set)" in before or "recipe = experiment.recipe" in before
+        assert ".recipe(profile, train_set)" in before or "experiment.recipe" in before
         assert "Recipe(" not in before, path
 
 
