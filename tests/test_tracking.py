@@ -6,6 +6,7 @@ import re
 import shlex
 import struct
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -239,6 +240,9 @@ def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_pat
     log.close()
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert capsys.readouterr().out == f"wandb: send it with: wandb sync {shlex.quote(os.path.relpath(folder))}\n"
+    waits = iter(range(150))  # wandb's own process may still be writing, on a busy machine for seconds
+    while len(recorded(folder)) < 2 and next(waits, None) is not None:
+        time.sleep(0.2)
     assert recorded(folder) == [{"_step": step, "loss": 0.5, "val_loss": 0.4, "mean_iou": 0.3} for step in (1, 2)]
     written = [path.suffix for path in (tmp_path / "wandb").rglob("*") if path.is_file() and not path.is_symlink()]
     assert [written.count(ending) for ending in (".wandb", ".jpg", ".png")] == [1, 2, 4]  # two masks each
