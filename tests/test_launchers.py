@@ -15,14 +15,14 @@ from training_toys import free_port
 from labhelpers import config
 from labhelpers.course.plans import Experiment
 from labhelpers.evaluation import evaluate
-from labhelpers.training import History, resolve_precision
+from labhelpers.training import resolve_precision
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDE = (DOCS / "instructors.md").read_text()
 # Slurm's commands, for a job on two nodes that both are this machine.
 SLURM = {
     "scontrol": "echo 127.0.0.1\necho 127.0.0.1",
-    "srun": 'SLURM_NODEID=0 "$@" &\nSLURM_NODEID=1 "$@" && wait $!',
+    "srun": '"$@" &\n"$@"; code=$?\nwait $! && exit $code',
 }
 
 
@@ -33,9 +33,8 @@ def block(language: str, word: str) -> str:
 
 
 def shell(command: str, environment: dict[str, str]) -> str:
-    run = subprocess.run(
-        ["bash", "-c", command], env=environment, cwd=DOCS.parent, capture_output=True, text=True, timeout=300
-    )
+    bash = {"args": ["bash", "-c", command], "cwd": DOCS.parent, "env": environment}
+    run = subprocess.run(**bash, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
@@ -44,7 +43,7 @@ def notebook(code: str, environment: dict[str, str]) -> str:
     """What a cell says, in a kernel that was started for it."""
     cell = nbformat.v4.new_code_cell(code.replace("processes=2", f"processes=2, use_port='{free_port()}'"))
     NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=300).execute(env=environment)
-    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+    return "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
 
 
 LAUNCHERS = {
@@ -84,20 +83,22 @@ def launched(request, home):
     return checkpoints, LAUNCHERS[request.param](environment)
 
 
-def test_two_processes_leave_one_run(launched, home, monkeypatch):
+def test_two_processes_leave_one_run(launched, home):
     checkpoints, said = launched
     (run,) = (checkpoints / "FCN-32s").glob("*")
-    (log,) = checkpoints.rglob("*.csv")
-    assert len(list(checkpoints.rglob("*.json"))) == 2  # run.json, and the checkpoint's
-    for words in ("Data: ", "2/2 steps", "FCN-32s: trained (now"):
+    assert (run / "step-00000002.json").exists()
+    assert len(list(checkpoints.rglob("log.csv"))) == 1
+    assert len({log.read_bytes() for log in home.rglob("log.csv")}) == 1  # whatever has launched them
+    for words in ("Profile    tiny", "2/2 steps", "FCN-32s: trained (now"):
         assert said.count(words) == 1, said
-    # One process finds what two have trained, and gives it the same scores.
-    monkeypatch.setenv("LAB_HOME", str(home))
-    monkeypatch.setenv("LAB_CHECKPOINTS", str(checkpoints))
-    monkeypatch.setenv("LAB_PROFILE", "tiny")
+
+
+@pytest.mark.parametrize("launched", ["torchrun"], indirect=True)
+def test_one_process_finds_what_two_have_trained_and_gives_it_their_scores(launched, home, monkeypatch):
+    for name, value in {"LAB_HOME": home, "LAB_CHECKPOINTS": launched[0], "LAB_PROFILE": "tiny"}.items():
+        monkeypatch.setenv(name, str(value))
     experiment = Experiment.open("fcn32s", config.profile())
-    model = experiment.load(experiment.require())
-    alone = evaluate(model, experiment.data.val, batch_size=2, precision=resolve_precision("auto"))
-    row = History.read(log).rows[-1]
-    assert alone.scores.mean_iou == pytest.approx(row["mean_iou"], rel=1e-6)
-    assert (run / log.name).read_bytes() == next((home / "accelerate").rglob("log.csv")).read_bytes()
+    run = experiment.require()
+    precision = resolve_precision("auto")
+    alone = evaluate(experiment.load(run), experiment.data.val, batch_size=2, precision=precision)
+    assert alone.scores.mean_iou == pytest.approx(run.history.rows[-1]["mean_iou"], rel=1e-6)

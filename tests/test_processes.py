@@ -169,8 +169,12 @@ RUNS = {
     "frozen": (SETS, tiny_recipe(freeze_encoder_steps=3, precision="bf16"), CLASS_LABELS),
     # A step of 1 down the gradient: the weights differ by it, and so by that of a batch twice as large in one process.
     "gradient": (SETS, tiny_recipe(**ONE_STEP, loss="weighted_ce", class_weights=(1.0, 2.0, 3.0)), CLASS_LABELS),
-    "prompts": (MASKS, tiny_recipe(lr=1e-3), PromptTask(prompts=2, smallest=20)),
-    "semantic": (SETS, tiny_recipe(lr=1e-3, loss="ce+focal"), SemanticPromptTask(freeze_image_encoder=True)),
+    "prompts": (MASKS, tiny_recipe(steps=2, eval_every=2, lr=1e-3), PromptTask(prompts=2, smallest=20)),
+    "semantic": (
+        SETS,
+        tiny_recipe(steps=2, eval_every=2, lr=1e-3, loss="ce+focal"),
+        SemanticPromptTask(freeze_image_encoder=True),
+    ),
 }
 
 
