@@ -33,8 +33,8 @@ def block(language: str, word: str) -> str:
 
 
 def shell(command: str, environment: dict[str, str]) -> str:
-    bash = {"args": ["bash", "-c", command], "cwd": DOCS.parent, "env": environment}
-    run = subprocess.run(**bash, capture_output=True, text=True, timeout=300)
+    bash = ["timeout", "600", "bash", "-c", command]  # ends what bash has started, too
+    run = subprocess.run(bash, env=environment, cwd=DOCS.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
@@ -42,7 +42,7 @@ def shell(command: str, environment: dict[str, str]) -> str:
 def notebook(code: str, environment: dict[str, str]) -> str:
     """What a cell says, in a kernel that was started for it."""
     cell = nbformat.v4.new_code_cell(code.replace("processes=2", f"processes=2, use_port='{free_port()}'"))
-    NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=300).execute(env=environment)
+    NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=600).execute(env=environment)
     return "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
 
 
