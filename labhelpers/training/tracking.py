@@ -275,4 +275,4 @@ class _NotebookLine(io.StringIO):
 def _in_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     kernel = getattr(shell, "kernel", None)
-    return kernel is not None and kernel.session.pid == os.getpid()  # a forked process cannot change the cell's output
+    return kernel is not None and kernel.session.pid == os.getpid()  # it drops what a forked process sends
