@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         add[run] = command.add_argument
     add[train]("name", metavar="NAME", help="which network")
+    add[train]("--sync-batch-norm", action="store_true", help="on several GPUs: batch norm sees the whole batch")
     add[evaluate]("name", metavar="NAME", help="which network")
     add[demo]("--notebooks", type=Path, help="folder of demo_minisam.ipynb")
     add[data]("name", metavar="NAME", nargs="?", help="which data")
@@ -92,11 +93,11 @@ def train(options: argparse.Namespace) -> None:
 
       labhelpers train fcn8s
       labhelpers train deeplabv3plus --profile lab
+      torchrun --nproc-per-node 2 -m labhelpers.cli train fcn8s      on two GPUs, see docs/instructors.md
     """
-    from labhelpers.course import begin
-    from labhelpers.course.plans import Experiment, find_plan
+    from labhelpers.course import plans
 
-    Experiment.open(options.name, begin(find_plan(options.name).lab)).train()
+    plans.train(options.name, options.sync_batch_norm)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -256,3 +257,6 @@ def grade(options: argparse.Namespace) -> None:
 
 
 COMMANDS = (train, evaluate, demo, data, doctor, report, submit, grade, course)
+
+if __name__ == "__main__":  # `accelerate launch -m labhelpers.cli`, `torchrun -m labhelpers.cli`
+    sys.exit(main())

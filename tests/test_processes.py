@@ -1,15 +1,14 @@
 """Killed and continued equals uninterrupted, and two processes train and evaluate as one.
 
 Run as a script, this file trains in children, forked so that torch is imported once: those that kill themselves with
-SIGKILL anywhere, each of which continues where the one before it died; then two processes beside one; then two that
-want to train the same.
+SIGKILL anywhere, each of which continues where the one before it died; then two processes beside one, and one after
+two; then two of which one dies, or that cannot train together; then two that want to train the same.
 """
 
 import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from contextlib import redirect_stdout
@@ -19,11 +18,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_evaluator import Pictures, Pooling
-from training_toys import Squares, run_as_script, tiny_net, tiny_recipe
+from test_evaluator import SIZES, Pictures, Pooling
+from torch import nn
+from training_toys import Squares, free_port, run_as_script, tiny_net, tiny_recipe
 
+from labhelpers.data.voc import ObjectDataset
 from labhelpers.evaluation import evaluate
-from labhelpers.training import checkpoints, task, tracking, train, train_or_load
+from labhelpers.models import BaseMiniSAM, build_encoder
+from labhelpers.models.deeplab import PooledBatchNorm2d
+from labhelpers.prompting.task import PromptTask, SemanticPromptTask
+from labhelpers.training import History, InstanceTask, checkpoints, task, tracking, train, train_or_load
+from labhelpers.training.task import CLASS_LABELS, make_accelerator
 
 # Where a child dies: after this step's callback; or while the n-th file of its life is written (half of it on disk),
 # or just before or after it gets its name.
@@ -51,12 +56,13 @@ def main(folder: Path) -> None:
         for kill in kills:
             assert ended(fork(train_until, folder / f"killed-{precision}", kill, 2, precision)) == -signal.SIGKILL, kill
         assert ended(fork(train_until, folder / f"killed-{precision}", None, 2, precision)) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = [("both", rank, 2) for rank in range(2)] + [("one", 0, 1)]
-    children = [fork(share, folder, *node, port) for node in nodes]
+    children = [*together(share, folder, "both"), fork(share, folder, "one")]
     assert [ended(child) for child in children] == [0, 0, 0]
+    for name, before, after in (("one-two", alone, together), ("two-one", together, alone)):
+        assert {ended(child) for child in before(resume, folder / name, True)} == {-signal.SIGKILL}
+        assert {ended(child) for child in after(resume, folder / name, False)} == {0}
+    assert {ended(child) for child in together(refuse, folder)} == {0}
+    assert ended(fork(launch_one_that_dies, folder)) == 0
     for dies in (False, True):
         place = folder / f"meet-{dies}"
         place.mkdir()
@@ -103,6 +109,22 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def alone(work, *arguments) -> list[int]:
+    return [fork(work, *arguments)]
+
+
+def together(work, *arguments) -> list[int]:
+    """Two processes that train together, as torchrun would start them on a CPU."""
+    port = free_port()
+
+    def as_one_of_two(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        work(*arguments)
+
+    return [fork(as_one_of_two, rank) for rank in range(2)]
+
+
 def train_until(folder: Path, kill: tuple[str, int] | None, workers: int, precision: str) -> None:
     callbacks = []
     where, count = kill or ("", 0)
@@ -139,26 +161,94 @@ def deadly_write(write, where: str, count: int):
     return wrapped
 
 
-RECIPES = {
-    "plain": tiny_recipe(clip_norm=0.5, accumulate=2),
-    "frozen": tiny_recipe(freeze_encoder_steps=3, precision="bf16"),
+MASKS = [ObjectDataset(Squares(n, split), by="class") for n, split in ((12, "train"), (5, "val"))]
+SETS = Squares(), Squares(5, "val")  # of five images two processes score three and two
+ONE_STEP = {"steps": 1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0, "schedule": "constant"}
+RUNS = {
+    "plain": (SETS, tiny_recipe(clip_norm=0.5, accumulate=2), CLASS_LABELS),
+    "frozen": (SETS, tiny_recipe(freeze_encoder_steps=3, precision="bf16"), CLASS_LABELS),
+    # A step of 1 down the gradient: the weights differ by it, and so by that of a batch twice as large in one process.
+    "gradient": (SETS, tiny_recipe(**ONE_STEP, loss="weighted_ce", class_weights=(1.0, 2.0, 3.0)), CLASS_LABELS),
+    "prompts": (MASKS, tiny_recipe(steps=2, eval_every=2, lr=1e-3), PromptTask(prompts=2, smallest=20)),
+    "semantic": (
+        SETS,
+        tiny_recipe(steps=2, eval_every=2, lr=1e-3, loss="ce+focal"),
+        SemanticPromptTask(freeze_image_encoder=True),
+    ),
 }
 
 
-def share(folder: Path, name: str, rank: int, world: int, port: int) -> None:
-    from accelerate import Accelerator
+def network(kind: str, seed: int = 0) -> nn.Module:
+    """Without batch norm and dropout, which see parts of the batch."""
+    if kind not in ("prompts", "semantic"):
+        return tiny_net(seed, norm=False, dropout=0.0)
+    torch.manual_seed(seed)
+    model = BaseMiniSAM(build_encoder("resnet18", width=8), 3 if kind == "semantic" else 1)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.set_submodule(name, nn.GroupNorm(1, module.num_features))
+    return model
 
+
+def share(folder: Path, name: str) -> None:
+    rank = os.environ.get("RANK", "0")
     os.environ["LAB_CHECKPOINTS"] = str(folder / name)
-    if world > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    for kind, recipe in RECIPES.items():
-        # Batch norm and dropout would see parts of the batch.
-        run = train_or_load(kind, tiny_net(norm=False, dropout=0.0), Squares(), Squares(5, "val"), recipe)
+    for kind, (sets, recipe, learned) in RUNS.items():
+        run = train_or_load(kind, network(kind), *sets, recipe, task=learned)
         save_file(run.model.state_dict(), folder / f"{name}-{rank}-{kind}.safetensors")
-    found = evaluate(Pooling(), Pictures(), batch_size=2, accelerator=Accelerator(cpu=True))
-    results = {"matrices": found.matrices, "labels": found.protocol.labels, "boundary_iou": found.boundary_iou}
+    results = {}
+    for images, sizes in (("", SIZES), ("few ", SIZES[:1])):  # of one image a process has none
+        found = evaluate(Pooling(), Pictures(sizes), batch_size=2, accelerator=make_accelerator())
+        values = {"matrices": found.matrices, "labels": found.protocol.labels, "boundary_iou": found.boundary_iou}
+        results |= {images + what: value for what, value in values.items()}
     np.savez(folder / f"{name}-{rank}.npz", **results)
+
+
+def resume(place: Path, dies: bool) -> None:
+    os.environ["LAB_CHECKPOINTS"] = str(place)
+    callbacks = [lambda event: die() if dies and event.step == 3 else None]
+    sets, recipe, _ = RUNS["plain"]
+    run = train_or_load("plain", network("plain"), *sets, recipe, callbacks=callbacks)
+    if os.environ.get("RANK", "0") == "0":
+        save_file(run.model.state_dict(), place / "end.safetensors")
+
+
+REFUSED = {
+    "sync": (tiny_recipe(sync_batch_norm=True), CLASS_LABELS, "sync_batch_norm=True needs GPUs"),
+    "uneven": (tiny_recipe(batch_size=3), CLASS_LABELS, "a batch has 3 images, which 2 processes cannot share evenly"),
+    "instances": (tiny_recipe(best_metric="mask_ap"), InstanceTask(), "instances are trained by one process"),
+    "unseeded": (tiny_recipe(), CLASS_LABELS, "the 2 processes do not find the same in"),
+}
+
+
+def refuse(folder: Path) -> None:
+    rank = int(os.environ["RANK"])
+    os.environ["LAB_CHECKPOINTS"] = str(folder / "refused")
+    said = {}
+    for kind, (recipe, learned, _) in REFUSED.items():
+        try:
+            train_or_load(kind, network(kind, seed=rank * (kind == "unseeded")), *SETS, recipe, task=learned)
+        except (ValueError, RuntimeError) as error:
+            said[kind] = str(error)
+    (folder / f"refused-{rank}.json").write_text(json.dumps(said))
+
+
+def launch_one_that_dies(folder: Path) -> None:
+    """The second of two dies at step 2, while the first goes on to exchange gradients with it."""
+    from accelerate import notebook_launcher
+
+    def work() -> None:
+        os.environ["LAB_CHECKPOINTS"] = str(folder / "dies")
+        callbacks = [lambda event: die() if event.step == 2 and os.environ["RANK"] == "1" else None]
+        train_or_load("dies", network("dies"), *SETS, tiny_recipe(), callbacks=callbacks)
+
+    start = time.monotonic()
+    try:
+        notebook_launcher(work, num_processes=2, use_port=str(free_port()))
+        said = "nothing"
+    except Exception as error:
+        said = str(error)
+    (folder / "dies.json").write_text(json.dumps([time.monotonic() - start, said]))
 
 
 @pytest.fixture(scope="module")
@@ -178,19 +268,53 @@ def test_killed_and_continued_equals_uninterrupted(folder, precision):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("kind", ["plain", "frozen"])
+@pytest.mark.parametrize("kind", RUNS)
 def test_two_processes_train_as_one(folder, kind):
     one, first, second = (load_file(folder / f"{name}-{kind}.safetensors") for name in ("one-0", "both-0", "both-1"))
+    tolerances = {"frozen": {"rtol": 2e-2, "atol": 1e-4}, "gradient": {"rtol": 0, "atol": 1e-5}}
     for name in one:
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], one[name], rtol=2e-2 if kind == "frozen" else 1e-4, atol=1e-4)
-    infos = [next((folder / name / kind).glob("*/step-00000006.json")).read_text() for name in ("one", "both")]
-    whole, part = (json.loads(info)["micro_batch"] for info in infos)
+        torch.testing.assert_close(first[name], one[name], **tolerances.get(kind, {"rtol": 1e-4, "atol": 1e-4}))
+    runs = [next((folder / name / kind).glob("*")) for name in ("one", "both")]  # one folder, of the same key
+    assert runs[0].name == runs[1].name
+    last = f"step-{RUNS[kind][1].steps:08d}.json"
+    whole, part = (json.loads((run / last).read_text())["micro_batch"] for run in runs)
     assert whole == 2 * part  # each process takes half
-    logs = [next((folder / name / kind).glob("*/log.csv")).read_text().splitlines() for name in ("one", "both")]
-    assert len(logs[0]) == len(logs[1]) == 7
-    scores = [[float(x) for x in log[-1].split(",")] for log in logs]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-2)
+    logs = [History.read(run / "log.csv").rows for run in runs]
+    assert len(logs[0]) == len(logs[1]) == RUNS[kind][1].steps
+    for here, there in zip(*logs, strict=True):
+        assert here == pytest.approx(there, rel=1e-2 if kind == "frozen" else 1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["one-two", "two-one"])
+def test_another_number_of_processes_continues_a_run(folder, name):
+    expected, found = load_file(folder / "one-0-plain.safetensors"), load_file(folder / name / "end.safetensors")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    (log,) = (folder / name).glob("plain/*/log.csv")
+    assert len(History.read(log).rows) == RUNS["plain"][1].steps
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_processes_cannot_train_together_both_refuse(folder, kind):
+    for rank in range(2):
+        assert json.loads((folder / f"refused-{rank}.json").read_text())[kind].startswith(REFUSED[kind][2])
+
+
+def test_synchronised_batch_norm_shares_all_with_what_is_put_back():
+    """Statistics over several GPUs are torch's own; this is what stands around them."""
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(nn.Conv2d(2, 2, 1), PooledBatchNorm2d(2)))
+    own, state = list(model.modules()), {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    with task.synchronised_batch_norm(model):
+        assert [isinstance(module, nn.SyncBatchNorm) for module in model.modules()] == [False, True, False, False, True]
+        assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == state
+    assert list(model.modules()) == own
+
+
+def test_a_process_that_dies_ends_the_others_at_once(folder):
+    seconds, said = json.loads((folder / "dies.json").read_text())
+    assert "Signal 9 (SIGKILL) received" in said
+    assert seconds < 60  # that of starting and training, not the half hour that processes wait for each other
+    assert not list(folder.glob("dies/dies/*/step-00000006.json"))
 
 
 @pytest.mark.parametrize("dies", [False, True])

@@ -267,7 +267,7 @@ def test_progress_in_a_notebook_is_one_output(monkeypatch):
     shown, updates = [], []
     handle = SimpleNamespace(update=lambda data, raw: updates.append(data["text/plain"]))
     ipython = SimpleNamespace(
-        get_ipython=lambda: SimpleNamespace(kernel=object()),
+        get_ipython=lambda: SimpleNamespace(kernel=SimpleNamespace(session=SimpleNamespace(pid=os.getpid()))),
         display=SimpleNamespace(display=lambda data, raw, display_id: shown.append(data) or handle),
     )
     monkeypatch.setitem(sys.modules, "IPython", ipython)

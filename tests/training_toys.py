@@ -1,6 +1,7 @@
 """A tiny data set in memory and a tiny network with dropout and batch norm, for the tests of training."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -109,6 +110,13 @@ def stop_at(step: int, error: type[BaseException] = Stop):
             raise error
 
     return callback
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def run_as_script(file: str, folder: Path) -> Path:

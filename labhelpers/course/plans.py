@@ -4,11 +4,12 @@ A notebook trains the student's own class, whose code is part of the run's key; 
 Either is found from here and from the notebooks of later labs: a finished run counts if it agrees in all but the class.
 """
 
-import contextlib
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from torch import nn
 
 from labhelpers import config, data, evaluation, models, prompting
 from labhelpers.config import Profile
+from labhelpers.course.setup import begin
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
 from labhelpers.training.instances import painted
 from labhelpers.training.run import FinishedRun, finished_runs
-from labhelpers.training.task import CLASS_LABELS, Task
+from labhelpers.training.task import CLASS_LABELS, Task, make_accelerator
 
 PROMPTS = ("box", "jittered_box", "centre_click", "random_click")
 SIZE = (512, 512)  # pixels, for which costs are measured in every lab
@@ -390,16 +392,17 @@ class Experiment:
         """
         return run.load(self.new_model(pretrained=False))
 
-    def train(self) -> Run:
+    def train(self, sync_batch_norm: bool = False) -> Run:
         """Loads what was trained, whoever's class it was, or trains the library's network; prints which."""
-        model = self.new_model(pretrained=False)
-        loaded = load_finished(self.plan.run, model, **self._terms, any_loss=self.plan.own_loss)
+        model, terms = self.new_model(pretrained=False), self._terms
+        terms["recipe"] = dataclasses.replace(self.recipe, sync_batch_norm=sync_batch_norm)
+        loaded = load_finished(self.plan.run, model, **terms, any_loss=self.plan.own_loss)
         if loaded is not None:
             return loaded
         unfit = self.find()
         if unfit is not None:
             print(f"{self.plan.title} is trained anew: damaged, or not of the library's names: {unfit.weights}")
-        return train_or_load(self.plan.run, self.new_model(), **self._terms)
+        return train_or_load(self.plan.run, self.new_model(), **terms)
 
     @property
     def _terms(self) -> dict[str, Any]:
@@ -428,6 +431,19 @@ class Experiment:
         step = -(-len(of_image) // settings.judged_images)
         judged = [item for items in list(of_image.values())[::step] for item in items]
         return prompting.evaluate_prompts(self.predictor(model), judged, PROMPTS)
+
+
+def train(name: str, sync_batch_norm: bool = False) -> None:
+    """What `labhelpers train NAME` does, in one process or in several that were started to train together.
+
+    The first of them opens, and if need be makes, the data before the others do, and alone says which they are.
+    """
+    lab = find_plan(name).lab
+    accelerator = make_accelerator()
+    main = accelerator.is_main_process
+    with accelerator.main_process_first(), nullcontext() if main else redirect_stdout(io.StringIO()):
+        experiment = Experiment.open(name, begin(lab))
+    experiment.train(sync_batch_norm)
 
 
 def file_results(
@@ -473,7 +489,7 @@ def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:
     """
     names = set()
     for path in config.checkpoints_root().glob("*/*/run.json"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged; no run is loaded from it either
+        with suppress(ValueError, KeyError, TypeError):  # damaged; no run is loaded from it either
             names.add(json.loads(path.read_bytes())["name"])
     opened: dict[str, Splits] = {}
     found = []

@@ -155,9 +155,8 @@ def evaluate(
     terms = 0 if loss is None else len(loss.total(torch.zeros(1, 1, 1, dtype=torch.uint8)))
     near_edges = torch.zeros(3, num_classes, dtype=torch.int64)
     loss_parts = torch.zeros(2, terms, dtype=torch.float64)  # of each term: the sum, and what it is divided by
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     with inference(model, precision, device) as device:
-        for indices, images, targets in _equal_sizes(dataset, range(rank, len(dataset), world), batch_size):
+        for indices, images, targets in _equal_sizes(dataset, range(len(dataset))[share(accelerator)], batch_size):
             targets = targets.to(device)
             logits = compute_logits(model, images.to(device), num_classes)
             names = [f"image {dataset.ids[i]!r} (number {i} of {dataset.name} {dataset.split})" for i in indices]
@@ -202,6 +201,11 @@ def evaluate(
         loss=None if loss is None else float((loss_parts[0] / loss_parts[1]).sum()),
         boundary_iou=boundary_iou(near_edges.numpy()) if bands else None,
     )
+
+
+def share(accelerator: Any) -> slice:
+    """Which of a set's images one of several processes scores: every n-th; all of them without an accelerator."""
+    return slice(None) if accelerator is None else slice(accelerator.process_index, None, accelerator.num_processes)
 
 
 def predict(model: nn.Module, image: torch.Tensor, *, precision: str = "no") -> torch.Tensor:

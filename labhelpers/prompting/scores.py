@@ -7,9 +7,10 @@ says how well a mask follows from a good prompt, not how well an object is found
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.evaluation.costs import Size, count_parameters, peak_memory_mb, size_text, total_flops, weights_mb
-from labhelpers.evaluation.evaluator import BOUNDS, Evaluation, evaluate
+from labhelpers.evaluation.evaluator import BOUNDS, Evaluation, evaluate, share
 from labhelpers.evaluation.intervals import Interval
 from labhelpers.evaluation.results import Table
 from labhelpers.prompting.everything import paint
@@ -124,6 +125,7 @@ def evaluate_prompts(
     judged: SegmentationDataset | Sequence[ObjectRef],
     prompts: Sequence[str] = ("box", "centre_click", "random_click"),
     seed: int = 0,
+    accelerator: Any = None,
 ) -> PromptScores:
     """Ask for every object of a set with one prompt of each kind, and compare the answers with the true masks.
 
@@ -132,6 +134,7 @@ def evaluate_prompts(
     Args:
         judged: a data set with instance masks (its objects of at least 32x32 pixels are taken), or a list of objects.
         prompts: names in `PROMPTS`.
+        accelerator: as for `evaluate`: several processes share the images, and return the same scores.
 
     Raises:
         ValueError: an unknown kind of prompt, no objects, or an answer that is no mask of the image's size.
@@ -141,7 +144,7 @@ def evaluate_prompts(
         raise ValueError(f"unknown prompt {unknown[0] if unknown else ''!r}; known: {', '.join(PROMPTS)}.")
     judged = as_objects(judged)
     ious, predicted = ({kind: np.zeros(len(judged)) for kind in prompts} for _ in range(2))
-    for positions in by_image(judged):
+    for positions in list(by_image(judged))[share(accelerator)]:
         predictor.set_image(judged[positions[0]].image)
         for position in positions:
             item = judged[position]
@@ -149,6 +152,10 @@ def evaluate_prompts(
                 prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]))
                 mask, predicted[kind][position] = predictor.predict(**prompt)
                 ious[kind][position] = mask_iou(mask, item.mask, item.ignore)
+    if accelerator is not None:  # each process has filled its own places, so the sum holds them all
+        for found, kind in product((ious, predicted), prompts):
+            values = torch.from_numpy(found[kind]).to(accelerator.device)
+            found[kind] = accelerator.reduce(values, "sum").cpu().numpy()
     drawn = f"prompts drawn from the truth (seed {seed}"
     drawn += f", box edges moved by {JITTER:g} of its sides)" if "jittered_box" in prompts else ")"
     sizes = np.array([item.size for item in judged])
@@ -253,19 +260,18 @@ def _evaluate_maps(
             labels = torch.from_numpy(class_map(index)).long().to(images.device)
         return F.one_hot(labels, dataset.num_classes).permute(2, 0, 1)[None].float()
 
-    return evaluate(_OneByOne(predictor.model, logits), dataset, batch_size=1, **options)
+    return evaluate(_OneByOne(predictor.model, logits, range(len(dataset))), dataset, batch_size=1, **options)
 
 
 class _OneByOne(nn.Module):
-    """Answers the images of a set in its order by `logits(index, images)`; the protocol has the device of `model`."""
+    """Answers the images `indices` of a set by `logits(index, images)`; the protocol has the device of `model`."""
 
-    def __init__(self, model: nn.Module, logits: Callable[[int, torch.Tensor], torch.Tensor]):
+    def __init__(self, model: nn.Module, logits: Callable[[int, torch.Tensor], torch.Tensor], indices: Iterable[int]):
         super().__init__()
-        self.model, self.logits, self.index = model, logits, -1
+        self.model, self.logits, self.indices = model, logits, iter(indices)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.index += 1
-        return self.logits(self.index, images)
+        return self.logits(next(self.indices), images)
 
 
 # Does a network know how good its masks are? Its predicted IoU against the true one.
@@ -361,7 +367,7 @@ def evaluate_semantic(
             truth says; an image without objects gets background points only. "random": as many points of either label,
             anywhere. "none": no points.
         points: how many in each image.
-        options: `device`, `precision`, `bands`, `per_image` and `loss` of `evaluate`.
+        options: `device`, `precision`, `bands`, `per_image`, `loss` and `accelerator` of `evaluate`.
 
     Returns:
         An evaluation whose protocol names the prompts' source in `prompts`, so that tables keep the sources apart;
@@ -385,7 +391,8 @@ def evaluate_semantic(
             labels = (np.arange(points) < foreground).astype(np.int64)
         return model(images, *(torch.from_numpy(array)[None].to(images.device) for array in (xy, labels)))[0]
 
-    evaluation = evaluate(_OneByOne(model, logits), dataset, batch_size=1, **options)
+    indices = range(len(dataset))[share(options.get("accelerator"))]
+    evaluation = evaluate(_OneByOne(model, logits, indices), dataset, batch_size=1, **options)
     if prompts == "none":
         return evaluation
     source = "drawn from the truth" if prompts == "truth" else "at random places with random labels"

@@ -8,11 +8,12 @@ et al., Segment Anything, ICCV 2023, appendix A).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from labhelpers.data.base import IGNORE_INDEX, SegmentationDataset
 from labhelpers.data.voc import comparison_indices, visible_objects
@@ -139,6 +140,8 @@ class PromptTask(Task):
     smallest: int = 100  # pixels: what is smaller after augmentation is not asked for
     eval_objects: int = 60  # objects of the validation set that are scored at an evaluation
 
+    leaves_out: ClassVar[bool] = True  # what only a kind of prompt needs that nobody gave
+
     def __post_init__(self) -> None:
         for name in ("prompts", "rounds", "smallest", "eval_objects"):
             require_count(self, name)
@@ -150,10 +153,13 @@ class PromptTask(Task):
         fingerprint(self.step_loss)  # raises ValueError where it cannot be told from another
 
     def build_loss(self, run: TrainingState) -> StepLoss:
-        _check_run(run)
+        _require_no_train_scores(run)
         require(run.recipe, "best_metric", "'mean_iou' for prompts", run.recipe.best_metric == "mean_iou")
         require(run.recipe, "loss", "left as it is for prompts: PromptTask(step_loss=...)", run.recipe.loss == "ce")
         return self.step_loss
+
+    def module(self, run: TrainingState) -> nn.Module:
+        return _StepLoss(run.model, self.step_loss)
 
     def total(self, run: TrainingState, targets: Tensor) -> Tensor:
         """The number of images."""
@@ -161,10 +167,12 @@ class PromptTask(Task):
 
     def step(self, run: TrainingState, x: Tensor, y: Tensor, total: Tensor, rng: np.random.Generator) -> Tensor:
         """The mean loss of one to `rounds` answers."""
-        prompts = sample_prompts(y.cpu().numpy(), self, rng)
+        # Each process draws for the whole batch and takes its part: so all draw what one would.
+        prompts = sample_prompts(run.accelerator.gather(y).cpu().numpy(), self, rng)
+        prompts = prompts[run.own(self.prompts * len(x))]
         rounds = int(rng.integers(1, self.rounds + 1))
         with run.accelerator.autocast():
-            return self.step_loss(run.model, x, prompts, rounds) * len(x) / total
+            return run.wrapped_model(x, prompts, rounds) * len(x) / total
 
     def columns(self, run: TrainingState) -> list[str]:
         return ["mean_iou", "box_iou", "click_iou"]
@@ -174,7 +182,8 @@ class PromptTask(Task):
         if "objects" not in run.kept:
             found = objects(run.val_set, min_side=1)
             run.kept["objects"] = found[:: -(-len(found) // self.eval_objects)]  # spread over the set
-        scored = evaluate_prompts(_predictor(run), run.kept["objects"], prompts=("box", "centre_click"))
+        asked = {"prompts": ("box", "centre_click"), "accelerator": run.accelerator}
+        scored = evaluate_prompts(_predictor(run), run.kept["objects"], **asked)
         box, click = (scored.mean(kind).value for kind in scored.ious)
         return scored, {"mean_iou": (box + click) / 2, "box_iou": box, "click_iou": click}
 
@@ -196,15 +205,24 @@ def _require_points(task: "PromptTask | SemanticPromptTask") -> None:
     require(task, "points", "(fewest, most) with 1 <= fewest <= most", 1 <= task.points[0] <= task.points[1])
 
 
-def _check_run(run: TrainingState) -> None:
+def _require_no_train_scores(run: TrainingState) -> None:
     require(run.recipe, "score_train", "0 for prompts", not run.recipe.score_train)
-    if run.accelerator.num_processes > 1:
-        raise ValueError("prompts are trained by one process; start without accelerate launch")
 
 
 def _predictor(run: TrainingState) -> OneLook:
     """Sees the whole image as large as a crop is in training."""
     return OneLook(run.model, overview=run.recipe.augmentation.crop or OVERVIEW)
+
+
+class _StepLoss(nn.Module):
+    """A step's loss as the answer of a module, whatever it asks of the network."""
+
+    def __init__(self, model: BaseMiniSAM, step_loss: StepLoss):
+        super().__init__()
+        self.model, self.step_loss = model, step_loss
+
+    def forward(self, x: Tensor, prompts: "Prompts", rounds: int) -> Tensor:
+        return self.step_loss(self.model, x, prompts, rounds)
 
 
 @dataclass
@@ -215,6 +233,10 @@ class Prompts:
     void: np.ndarray  # bool (N, H, W)
     clicks: list[list[tuple[np.ndarray, int]]] = field(default_factory=list)  # N lists of (point, label)
     boxes: list[np.ndarray] = field(default_factory=list)  # N boxes (4,), NaN for none
+
+    def __getitem__(self, part: slice) -> "Prompts":
+        """Some of them."""
+        return Prompts(*(values[part] for values in vars(self).values()))
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Points (N, P, 2), labels (N, P), padded by -1, and boxes (N, 4), as the model takes them."""
@@ -282,12 +304,14 @@ class SemanticPromptTask(Task):
     points: tuple[int, int] = (3, 10)  # fewest and most of them, half on objects and half beside
     freeze_image_encoder: bool = False  # all of the image encoder stays as it is: another head shares it
 
+    leaves_out: ClassVar[bool] = True  # nobody gives boxes
+
     def __post_init__(self) -> None:
         require(self, "prompted", "a share in 0..1", 0 <= self.prompted <= 1)
         _require_points(self)
 
     def build_loss(self, run: TrainingState) -> Loss | OwnLoss:
-        _check_run(run)
+        _require_no_train_scores(run)
         return super().build_loss(run)
 
     def prepare(self, run: TrainingState) -> None:
@@ -300,9 +324,10 @@ class SemanticPromptTask(Task):
         return torch.cat([total, total.new_tensor([len(targets)])])
 
     def step(self, run: TrainingState, x: Tensor, y: Tensor, total: Tensor, rng: np.random.Generator) -> Tensor:
-        points, labels = (t.to(run.device) for t in self.draw_points(y.cpu().numpy(), rng))
+        drawn = self.draw_points(run.accelerator.gather(y).cpu().numpy(), rng)  # as in `PromptTask.step`
+        points, labels = (t[run.own(len(x))].to(run.device) for t in drawn)
         with run.accelerator.autocast():
-            logits, iou = run.model(x, points, labels)
+            logits, iou = run.wrapped_model(x, points, labels)
         logits = check_logits(logits, x, run.train_set.num_classes)
         iou_error = F.mse_loss(iou[:, 0].float(), mean_iou(logits, y)) * len(x) / total[-1]
         return run.loss(logits, y, total[:-1]) + IOU_WEIGHT * iou_error
@@ -320,8 +345,8 @@ class SemanticPromptTask(Task):
 
     def evaluate(self, run: TrainingState, dataset: SegmentationDataset) -> Evaluation:
         """As for other networks, without prompts."""
-        options = {"device": run.device, "precision": run.precision, "bands": (), "per_image": False}
-        return evaluate_semantic(run.model, dataset, "none", loss=run.loss, **options)
+        options = {"device": run.device, "precision": run.precision, "accelerator": run.accelerator}
+        return evaluate_semantic(run.model, dataset, "none", loss=run.loss, bands=(), per_image=False, **options)
 
     def predict(self, run: TrainingState, image: Tensor) -> Tensor:
         """As for other networks, without prompts."""

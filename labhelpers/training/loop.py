@@ -86,7 +86,7 @@ def forward_backward(run: TrainingState, images: Tensor, targets: Tensor, colour
     whole, so that the parts add up to exactly the loss of the batch, however unevenly void pixels are spread.
     """
     images, targets, colour = (t.to(run.device, non_blocking=True) for t in (images, targets, colour))
-    total = run.accelerator.reduce(run.task.total(run, targets), "sum")
+    total = run.accelerator.reduce(run.task.total(run, targets).to(run.device), "sum")
     rng = np.random.default_rng(np.random.SeedSequence((run.recipe.seed, run.step), spawn_key=(1,)))
     loss_sum = torch.zeros((), device=run.device)
     size = run.micro_batch

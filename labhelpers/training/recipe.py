@@ -71,6 +71,7 @@ class Recipe:
 
     save_every: int = 200  # steps between checkpoints; there is one of the best evaluation and of the end, too
     workers: int = 0  # processes that read and augment; has no influence on the result
+    sync_batch_norm: bool = False  # on several GPUs: batch norm over the whole batch, as in one process
     wandb: bool = False  # log to Weights & Biases too; WANDB_MODE wins
 
     def __post_init__(self) -> None:
@@ -127,8 +128,8 @@ class Recipe:
         return bool(self.patience) and best_step is not None and step - best_step >= self.patience * self.eval_every
 
     def identity(self) -> dict[str, Any]:
-        """What decides about the result, as JSON: all but where and how often things are written, and the workers."""
-        return identity(self, without=("save_every", "workers", "wandb"))
+        """What decides about the result, as JSON: all but what is written when, and how the work is shared."""
+        return identity(self, without=("save_every", "workers", "sync_batch_norm", "wandb"))
 
 
 def require(settings: object, name: str, rule: str, holds: object) -> None:

@@ -4,18 +4,22 @@ A `Task` says what the loop asks for: here class labels; masks and labels for pr
 `TrainingState` is one run: its device and precision, where it continues, its log, its checkpoints, its best evaluation.
 """
 
+import json
 import math
+import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.data.loader import subset, training_loader
@@ -41,6 +45,8 @@ class Task:
     what is scored, and the log's columns. Its fields, if it has any, are part of a run's key.
     """
 
+    leaves_out: ClassVar[bool] = False  # a step may use only some of the parameters that learn
+
     def identity(self) -> dict[str, Any]:
         """What decides about the result, as JSON: the task's name and fields."""
         return {"task": type(self).__name__, **identity(self)}
@@ -61,6 +67,10 @@ class Task:
 
     def prepare(self, run: "TrainingState") -> None:
         """Called at the beginning of each step, when the model is in train mode."""
+
+    def module(self, run: "TrainingState") -> nn.Module:
+        """What `step` calls as `run.wrapped_model`: processes exchange gradients of what its `forward` has used."""
+        return run.model
 
     def total(self, run: "TrainingState", targets: Tensor) -> Tensor:
         """What the loss of a batch is divided by, for `step`; must add up over parts of a batch.
@@ -157,10 +167,20 @@ class TrainingState:
         # Once: what a loss function keeps in a list may change while it trains.
         self.identity = {**recipe.identity(), **task.identity()}
         self.precision = resolve_precision(recipe.precision)
-        self.accelerator = make_accelerator(self.precision)
+        self.accelerator = make_accelerator(self.precision, task.leaves_out)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
-        if recipe.batch_size % processes:
-            raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of the {processes} processes")
+        batch = min(recipe.batch_size, len(train_set))
+        if batch % processes:
+            raise ValueError(
+                f"a batch has {batch} images, which {processes} processes cannot share evenly: change batch_size="
+                f"{recipe.batch_size}, the {len(train_set)} training images or the number of processes"
+            )
+        self.synchronised = recipe.sync_batch_norm and processes > 1
+        if self.synchronised and self.device.type == "cpu":
+            raise ValueError(
+                "sync_batch_norm=True needs GPUs: torch's SyncBatchNorm does not run on a CPU. Leave it False there: "
+                "each process takes its statistics from its own part of the batch"
+            )
         self.encoder: Any = encoder_of(model)
         if recipe.freeze_encoder_steps and self.encoder is None:
             raise ValueError(f"freeze_encoder_steps needs model.encoder, and {type(model).__name__} has none")
@@ -180,7 +200,7 @@ class TrainingState:
         self.best_step: int | None = None
         self.best_score = -math.inf
         self._continue()
-        self.wrapped_model = model  # by accelerate, where there are several processes
+        self.wrapped_model = task.module(self)  # by accelerate, where there are several processes
         self._wrapped_frozen: bool | None = None
         self._stack = ExitStack()
 
@@ -189,6 +209,8 @@ class TrainingState:
     def __enter__(self) -> "TrainingState":
         devices = [self.device] if self.device.type == "cuda" else []
         self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
+        if self.synchronised:
+            self._stack.enter_context(synchronised_batch_norm(self.model))
         self._start = time.monotonic() - self.seconds
         self._logs: list[Any] = []  # of the main process: the CSV, and W&B if it is wanted
         self.accelerator.wait_for_everyone()  # all have read the checkpoint
@@ -234,7 +256,8 @@ class TrainingState:
 
     def progress(self, name: str) -> Progress:
         """The bar of this run."""
-        return Progress(name, self.step, self.recipe.steps, self.recipe.batch_size)
+        shown = self.accelerator.is_main_process
+        return Progress(name, self.step, self.recipe.steps, self.recipe.batch_size, shown)
 
     # --- around one step -------------------------------------------------------------------------------------------
 
@@ -251,10 +274,15 @@ class TrainingState:
         self.task.prepare(self)
         if self.accelerator.num_processes > 1 and frozen != self._wrapped_frozen:  # which gradients are exchanged
             self._unwrap()
-            self.wrapped_model, self._wrapped_frozen = self.accelerator.prepare(self.model), frozen
+            self.wrapped_model, self._wrapped_frozen = self.accelerator.prepare(self.wrapped_model), frozen
 
     def _unwrap(self) -> None:
-        self.accelerator.unwrap_model(self.wrapped_model, keep_fp32_wrapper=False)
+        self.wrapped_model = self.accelerator.unwrap_model(self.wrapped_model, keep_fp32_wrapper=False)
+
+    def own(self, count: int) -> slice:
+        """Where this process' `count` items lie among those of all processes, as `accelerator.gather` returns them."""
+        first = self.accelerator.process_index * count
+        return slice(first, first + count)
 
     def layout(self, x: Tensor) -> Tensor:
         """The memory format of the model."""
@@ -366,7 +394,7 @@ class TrainingState:
         self.schedule.state = info["schedule"]
         if info["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(info["scaler"])
-        self.micro_batch = info["micro_batch"]
+        self.micro_batch = min(self.micro_batch, info["micro_batch"])  # there may be fewer or more processes now
         self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
         self.seconds, self.log_before = info["seconds"], info["log"]
 
@@ -376,11 +404,33 @@ def alone(run_dir: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder, and waits for one that trains there: see `files.locked`.
 
     Of several processes that train together the first holds the lock, and the others wait for it.
+
+    Raises:
+        RuntimeError: processes that train together train different things, or do not see the same files.
     """
     accelerator = make_accelerator()
     with locked(run_dir / "lock") if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
+        seen = json.dumps([run_dir.name, sorted(path.name for path in run_dir.glob("*"))])
+        hashes = accelerator.gather(torch.tensor([zlib.crc32(seen.encode())], device=accelerator.device))
+        if (hashes != hashes[0]).any():  # they would wait for each other in vain, or one would learn something else
+            raise RuntimeError(
+                f"the {len(hashes)} processes do not find the same in {run_dir} (here: {seen}). All must train the "
+                "same: seed torch before the model is built; on several machines, LAB_HOME must be on a disk they share"
+            )
         yield
+
+
+@contextmanager
+def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norm takes its statistics from all processes' parts of a batch; parameters and names stay."""
+    own = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    try:
+        yield
+    finally:
+        for name, module in own.items():
+            model.set_submodule(name, module)
 
 
 @contextmanager
@@ -398,14 +448,17 @@ def explained_batch_norm() -> Iterator[None]:
         ) from error
 
 
-def make_accelerator(precision: str = "no") -> "Accelerator":
-    """accelerate's view of this machine: the device, the processes, mixed precision."""
-    from accelerate import Accelerator, DataLoaderConfiguration
+def make_accelerator(precision: str = "no", leaves_out: bool = False) -> "Accelerator":
+    """accelerate's view of this machine: the device, the processes, mixed precision; see `Task.leaves_out`."""
+    from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it refuses a second run of another precision in the same process
     split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
-    return Accelerator(mixed_precision=precision, dataloader_config=split)
+    # Without a GPU, accelerate would take processes that torchrun has started for strangers.
+    on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=leaves_out)
+    return Accelerator(cpu=on_cpu, mixed_precision=precision, dataloader_config=split, kwargs_handlers=[exchange])
 
 
 def resolve_precision(precision: str) -> str:

@@ -221,12 +221,13 @@ class Progress:
     goes to a file, only the last line is printed.
     """
 
-    def __init__(self, name: str, start: int, total: int, batch_size: int):
+    def __init__(self, name: str, start: int, total: int, batch_size: int, shown: bool = True):
         from tqdm import tqdm
 
         self._start, self._batch_size = start, batch_size
         stream: TextIO | None = _NotebookLine() if _in_notebook() else sys.stderr if sys.stderr.isatty() else None
-        self._only_last_line = stream is None and start < total
+        shown = shown and start < total
+        self._only_last_line = stream is None and shown
         self._bar = tqdm(
             desc=name,
             initial=start,
@@ -234,7 +235,7 @@ class Progress:
             file=stream or io.StringIO(),
             ascii=" =",
             mininterval=0.5,
-            disable=start >= total,
+            disable=not shown,
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",
         )
 
@@ -273,4 +274,5 @@ class _NotebookLine(io.StringIO):
 
 def _in_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None
+    kernel = getattr(shell, "kernel", None)
+    return kernel is not None and kernel.session.pid == os.getpid()  # it drops what a forked process sends
