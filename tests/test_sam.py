@@ -464,6 +464,7 @@ def test_a_branch_keeps_to_the_weights_of_the_first_download(hub, hub_with_weigh
 
 
 def test_what_is_loaded_by_default_suits_the_device(monkeypatch):
+    the_library()
     asked = []
     monkeypatch.delenv("LAB_SAM_WEIGHTS", raising=False)
     monkeypatch.setattr(sam_weights, "_downloaded", lambda name, tell: asked.append(name) or Path(name))
@@ -484,6 +485,7 @@ def test_every_published_weight_is_of_one_commit_and_freely_licensed():
 
 def test_slimsams_own_configuration_is_understood(tmp_path):
     """As its repository has it: sub-configurations of which nearly all is left out. Without weights."""
+    the_library()
     from transformers import PreTrainedConfig, SamConfig, SamModel
 
     vision = {"hidden_size": 168, "mlp_dim": 696, "model_type": ""}
@@ -507,6 +509,7 @@ def test_a_hub_that_refuses_is_told_at_once(hub, monkeypatch, capfd):
 
 
 def test_a_library_that_is_too_old_is_told_before_anything_is_downloaded(monkeypatch, capfd):
+    the_library()
     monkeypatch.setattr(importlib.metadata, "version", {"transformers": "4.57.6"}.get)
     assert load_sam() is None
     assert "transformers, 5.0 or later, and 4.57.6 is here: take a newer runtime" in capfd.readouterr().out

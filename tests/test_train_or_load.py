@@ -120,7 +120,8 @@ def test_a_changed_forward_of_a_notebook_s_class_is_another_run():
         return describe(notebook_class(forward)(), *SETS, tiny_recipe())
 
     once = facts(lambda self, x: self.head(self.encoder(x)))
-    assert once == facts(lambda self, x: self.head(self.encoder(x)))  # moved, with a comment
+    moved = facts(lambda self, x: self.head(self.encoder(x)))  # with a comment
+    assert once == moved
     for other in (lambda self, x: self.head(self.encoder(x)) * 2, lambda self, x: self.head(self.encoder(x).relu())):
         assert once != facts(other)
 

@@ -615,6 +615,7 @@ def _make_unet(check: Check, answer: Callable, *size: Any) -> nn.Module:
     whole = Mistake("this is smp.Unet itself: put its encoder, decoder and head together yourself.")
     with (
         patch.object(smp.encoders, "hf_hub_download", side_effect=pretrained),
+        patch.object(smp.encoders, "load_url", create=True, side_effect=pretrained),  # smp 0.5.0 tries this next
         patch.object(smp.Unet, "__init__", side_effect=whole),
     ):
         return make(check, answer, *size)
