@@ -391,7 +391,7 @@ class ResultsTable(_Sections):
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
         row = Row(name, protocol, average_precision=None if isinstance(evaluation, Evaluation) else {}, **costs)
-        if not trained or config.profile().name == "tiny":
+        if not trained or not config.profile().learns:
             self._untrained[name] = row
             return row
 
@@ -619,7 +619,7 @@ class FinalTable(_Sections):
             columns = {"Model": [m.name for m in self.missing], "Lab": [m.lab for m in self.missing]}
             columns["mIoU"] = [DASH for _ in self.missing]
             columns |= {name: [_stated(m, field) for m in self.missing] for name, field in _EXPECTED.items()}
-            below = "Run the notebook of the lab. In the tiny profile nothing is learned, so nothing is kept."
+            below = "Run the notebook of the lab. In the profile tiny, and with LAB_STEPS, nothing is learned or kept."
             sections.append(_table(columns, below, "Not run yet"))
         return [*sections, expected_table()]
 
