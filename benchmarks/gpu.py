@@ -55,8 +55,9 @@ def training_step(quick: bool) -> Iterator[tuple[str, str]]:
     from training_step import OURS, PLAIN, SMP, measure, networks, open_photos, prepare
 
     from labhelpers.data import Augmentation, training_loader
-    from labhelpers.training import Recipe
+    from labhelpers.training import Recipe, resolve_precision
 
+    half = resolve_precision("auto")  # what the course trains in here
     backbone, size, crop, rounds = ("resnet18", 2, 64, 3) if quick else ("resnet50", 8, 513, 7)
     cuda = torch.cuda.is_available()
     photos, steps, facts = open_photos(), {}, {}
@@ -76,9 +77,10 @@ def training_step(quick: bool) -> Iterator[tuple[str, str]]:
         said = f"{size / statistics.median(seconds):,.1f} images/s"
         if title != PLAIN and PLAIN in taken:
             ratio = statistics.median(b / a for a, b in zip(seconds, taken[PLAIN], strict=True))
-            said += f", {ratio:.2f} times the plain loop{' (goal: 3)' if title == f'{OURS}, fp16' else ''}"
+            said += f", {ratio:.2f} times the plain loop{' (goal: 3)' if title == f'{OURS}, {half}' else ''}"
         if cuda:
-            said += f"; {facts[title]['peak_memory_mb']:,.0f} MB at its peak (handout: {HANDOUT_MB:,})"
+            said += f"; {facts[title]['peak_memory_mb']:,.0f} MB at its peak"
+            said += f" (handout: {HANDOUT_MB:,})" if title.startswith(OURS) else ""
         yield f"training step, batch {size}, crop {crop}, {title}", said
 
 
@@ -97,7 +99,10 @@ def evaluation(quick: bool) -> Iterator[tuple[str, str]]:
     for name, taken in seconds.items():
         said = f"{statistics.median(taken):.2f} s, {ratio(seconds, name, PLAIN):.2f} times as fast as the plain loop"
         differ = (labels[name] != labels[PLAIN]).sum()
-        yield f"{len(dataset)} images, {name}", f"{said}; {differ:,} of {labels[name].size:,} pixels have another label"
+        yield (
+            f"evaluation of {len(dataset)} images, {name}",
+            f"{said}; {differ:,} of {labels[name].size:,} pixels have another label",
+        )
 
 
 def mini_sam(quick: bool) -> Iterator[tuple[str, str]]:
@@ -144,10 +149,8 @@ def run(command: list[str], log: Path, seconds: float) -> int | None:
 
 def told(name: str, code: int | None, log: Path, seconds: float) -> list[tuple[str, str]]:
     """The rows of a part that has run for so many seconds."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] or [
-        "it says nothing"
-    ]
-    rows = []
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    lines, rows = ["it says nothing", *filter(None, said)], []
     if name in MEASURED:
         rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| ")]
     if code is None:
@@ -204,7 +207,7 @@ def machine() -> str:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    images = "photographs of LAB_VOC_ROOT" if os.environ.get("LAB_VOC_ROOT") else "synthetic scenes"
+    images = "the photographs of LAB_VOC_ROOT" if os.environ.get("LAB_VOC_ROOT") else "synthetic scenes"
     return f"**{gpu}**, {os.cpu_count()} CPU cores, {versions}, {datetime.date.today()}; {images}."
 
 
@@ -216,7 +219,7 @@ def prepare_environment() -> None:
     os.environ |= {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     others = [os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others, str(PACKAGES)])
-    os.environ["JUPYTER_PATH"] = str(PACKAGES / "share" / "jupyter")  # templates of a nbconvert that is there
+    os.environ.setdefault("JUPYTER_PATH", str(PACKAGES / "share" / "jupyter"))  # templates of a nbconvert that is there
     sys.path += [str(ROOT), str(ROOT / "tests"), str(PACKAGES)]
     from labhelpers.data import make_scenes
 
@@ -244,12 +247,13 @@ def main() -> int:
         install_missing(given.wheels)
     if missing := lacking():
         print(f"Not installed here: {', '.join(missing)}. What needs them fails; wheels of them: WHEELS=folder")
-    prepare_environment()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as labhelpers does, which is not imported yet
     import torch
 
     if not (given.quick or torch.cuda.is_available()):
         raise SystemExit("torch sees no GPU here; QUICK=1 runs a small part of it on a CPU")
     target, about = BUILD / "gpu.md" if given.quick else PAGE, machine()
+    prepare_environment()
     todo = parts(given.quick)
     rows = {name: [(name, "**not reached**: no time was left")] for name in todo}
     problems = dict.fromkeys(todo)

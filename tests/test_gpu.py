@@ -1,6 +1,7 @@
 """What only a GPU can show (`make gpu`), and what means the same on a CPU, where it runs on that."""
 
 import math
+import re
 import sys
 import zipfile
 
@@ -48,7 +49,7 @@ def test_every_precision_trains_and_is_near_float32(precision, tmp_path):
 @needs_gpu
 def test_a_step_whose_gradient_overflows_float16_is_left_out(tmp_path):
     def steep(logits, target):
-        return 1e4 * own_ce(logits, target)
+        return 2e4 * own_ce(logits, target)
 
     model, before = tiny_net(dropout=0.0, norm=False), weights(tiny_net(dropout=0.0, norm=False))
     changes = {"lr": 1e-6, "precision": "fp16", "loss": steep}
@@ -223,11 +224,11 @@ def test_the_page_says_what_was_run_and_what_was_not(tmp_path, monkeypatch, caps
     monkeypatch.setattr(gpu, "parts", lambda quick: todo)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick"])
     assert gpu.main() == 1
-    written = (tmp_path / "gpu.md").read_text()
+    written = re.sub(r"\b\d+ s\b", "N s", (tmp_path / "gpu.md").read_text())
     assert written.startswith(gpu.HEAD + ("**no GPU**" if not GPU else "**"))
     assert written.endswith(
-        "| tests | 3 passed, 2 skipped in 1.5s |\n| Mini-SAM, click | 3 ms |\n| mini_sam | **stopped after 3 s** |\n"
-        "| evaluation | **failed**: RuntimeError: a / b |\n| lab 01 | every cell ran, 0 s |\n"
+        "| tests | 3 passed, 2 skipped in 1.5s |\n| Mini-SAM, click | 3 ms |\n| mini_sam | **stopped after N s** |\n"
+        "| evaluation | **failed**: RuntimeError: a / b |\n| lab 01 | every cell ran, N s |\n"
         "| lab 02 | **failed**: FAILED in 02_fcn.ipynb, code cell 3 (x) |\n"
     )
     assert "FAILED: mini_sam, evaluation, lab 02\n" in capsys.readouterr().out
@@ -248,7 +249,6 @@ def test_all_that_is_marked_and_every_lab_is_run_and_a_page_is_there():
 @pytest.mark.skipif(GPU, reason="there is one")
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "BUILD", tmp_path)
-    monkeypatch.setattr(gpu, "prepare_environment", lambda: None)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="no GPU here; QUICK=1"):
         gpu.main()

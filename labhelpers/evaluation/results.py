@@ -336,7 +336,7 @@ class ResultsTable(_Sections):
 
     Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns, and
     joins what other notebooks and commands have added there. Rows of models that learned nothing (`trained=False`, and
-    everything in the tiny profile) are shown as dashes and never stored.
+    everything in a profile that learns nothing) are shown as dashes and never stored.
 
     Args:
         path: the JSON file; it need not exist. Scores that cannot be compared need tables of their own, so
@@ -619,7 +619,7 @@ class FinalTable(_Sections):
             columns = {"Model": [m.name for m in self.missing], "Lab": [m.lab for m in self.missing]}
             columns["mIoU"] = [DASH for _ in self.missing]
             columns |= {name: [_stated(m, field) for m in self.missing] for name, field in _EXPECTED.items()}
-            below = "Run the notebook of the lab. In the profile tiny, and with LAB_STEPS, nothing is learned or kept."
+            below = "Run the notebook of the lab. In the tiny profile nothing is learned, so nothing is kept."
             sections.append(_table(columns, below, "Not run yet"))
         return [*sections, expected_table()]
 

@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp of the tiny profile."""
+"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp where nothing is learned."""
 
 import functools
 from collections.abc import Callable, Sequence
