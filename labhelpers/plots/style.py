@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp where nothing is learned."""
+"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp of a few steps."""
 
 import functools
 from collections.abc import Callable, Sequence
