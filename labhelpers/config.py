@@ -181,12 +181,12 @@ class MaskRCNNConfig:
     mask_layers: int = 1
     proposals: int = 150
     samples: int = 32
-    steps: int = 150
+    steps: int = 120
     batch_size: int = 8
     lr: float = 3e-3
     backbone_factor: float = 0.3
     warmup_steps: int = 20
-    eval_every: int = 50
+    eval_every: int = 40
     watched: int = 48  # validation images scored while it trains; reported is the whole set
     smallest: int = 16  # pixels: what is smaller after augmentation is not learned
     augmentation: AugmentationConfig = AugmentationConfig(crop=128)  # whole scenes

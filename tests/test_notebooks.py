@@ -164,7 +164,7 @@ def test_the_minutes_at_the_top_are_those_that_are_announced(path):
 @pytest.mark.parametrize(
     ("labs", "train", "said", "not_said"),
     [
-        (("01", "02"), 2, ("Objects are not told apart", "reader takes the place of yours", "Not counted"), ()),
+        (("01", "02"), 2, ("does not tell objects apart", "reader is used instead of yours", "Not counted"), ()),
         (("03", "06"), 2, ("no two clicks are compared",), ("Not counted",)),
         (("05",), 9, ("4 images (train-held-out) to select models on",), ()),
         (("07",), 2, (), ("other data take its place",)),

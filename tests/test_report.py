@@ -28,6 +28,7 @@ def home(tmp_path_factory):
     """Four networks trained for a few steps, two of them scored."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
+        course_toys.hold_keys(patch)
         course_toys.train_named(["fcn8s", "deeplabv3plus", "mini_sam", "mask_rcnn"], patch, folder)
         assert [cli.main(["evaluate", name]) for name in ("fcn8s", "mask_rcnn")] == [0, 0]
     return folder
@@ -67,6 +68,18 @@ def test_pdf_and_html_hold_every_section_and_the_numbers_of_the_disk(profile, tm
     for mime, data in re.findall(r'src="data:image/(\w+);base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(data))).format.lower() == mime
     assert not re.search("<script|http", page)
+
+
+def test_no_key_of_the_environment_is_in_a_log_a_checkpoint_a_table_or_the_report(
+    home, profile, tmp_path, monkeypatch, capsys
+):
+    course_toys.hold_keys(monkeypatch)
+    write_report(tmp_path, profile)
+    cli.main(["doctor"])
+    assert course_toys.SECRET not in "".join(capsys.readouterr())
+    kinds = {path.suffix for folder in (home, tmp_path) for path in folder.rglob("*")}
+    assert kinds >= {".csv", ".json", ".safetensors", ".html"}
+    assert course_toys.written_keys(home, tmp_path) == []
 
 
 def test_the_file_for_own_words_is_made_once_and_then_left_alone(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,12 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 JOBS = [job for path in WORKFLOWS for job in yaml.safe_load(path.read_text())["jobs"].values()]
 STEPS = [step for job in JOBS for step in job["steps"]]
 FOLDERS = (".", "benchmarks", "checkpoints", "data")
+# Hugging Face, GitHub, Weights & Biases, Amazon, a private key; and anything long that is given to a name of a key.
+KEYS = re.compile(
+    r"hf_[A-Za-z0-9]{30,}|gh[opsu]_[A-Za-z0-9]{36}|github_pat_\w{40,}|wandb_v1_\w{40,}|AKIA[0-9A-Z]{16}"
+    r"|-BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?i:api_?key|token|secret|password)[\"']?\s*[=:]\s*\\?[\"'](?=[^\"']*\d)[\w-]{20,}"
+)
 DOCUMENTS = [path for folder in FOLDERS for path in sorted(ROOT.glob(f"{folder}/*.md"))]
 
 
@@ -128,3 +135,13 @@ def test_links_to_files_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|<img src=\"([^\"]+)\"", path.read_text())
     files = [link for pair in links for link in pair if link and "://" not in link]
     assert all((path.parent / name).exists() for name in files), files
+
+
+def test_no_file_holds_what_looks_like_a_key():
+    """Outputs of notebooks too: a token that a cell has printed would be everybody's."""
+    tracked = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in tracked.split("\0") if name and (ROOT / name).is_file()]
+    assert len(files) > 200
+    assert [(path, found) for path in files if (found := KEYS.findall(path.read_text(errors="ignore")))] == []
+    for key in ("hf_" + 34 * "a", "ghp_" + 36 * "b", "wandb_v1_" + 40 * "C", 'WANDB_API_KEY="' + 40 * "0" + '"'):
+        assert KEYS.search(f"login({key!r})"), key

@@ -23,6 +23,7 @@ from prompting_toys import Answers, DiscPredictor, Nested, picture
 from labhelpers.data import VOC_CLASSES, FolderSegmentation, VOCSegmentation, voc_palette
 from labhelpers.models import build
 from labhelpers.prompting import FilledBox, GrabCut, MiniSamPredictor, PromptCanvas, PromptSession
+from labhelpers.prompting import canvas as canvas_module
 from labhelpers.prompting.canvas import decode_upload
 from labhelpers.prompting.session import draw, run_lengths
 
@@ -909,8 +910,39 @@ class TestUpload:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
         with pytest.raises(ValueError, match=r"large\.png has 0 million pixels, and 0 million are read: reduce it"):
             decode_upload(large, "large.png")
-        with pytest.raises(ValueError, match=r"huge\.png has 20\.0 MB, more than 20 MB: choose a smaller one"):
+        with pytest.raises(ValueError, match=r"huge\.png has more than 20 MB: choose a smaller one"):
             decode_upload(bytes(20_000_001), "huge.png")
+
+    def test_an_upload_without_an_end_takes_no_more_memory_than_is_allowed(self, monkeypatch):
+        monkeypatch.setattr(canvas_module, "MAX_BYTES", 2500)
+        canvas, image = new_canvas(), as_file(Image.new("RGB", (9, 9)))
+        for number in range(5):
+            send(canvas, "upload", [bytes(1000)], name="endless", first=number == 0, last=False)
+            assert len(canvas._upload) <= 2501
+        send(canvas, "upload", [image], name="endless", first=False, last=True)
+        assert canvas._state["message"].startswith("endless has more than 0 MB")
+        self.upload(canvas, image)
+        assert canvas.session.image_names == ["first", "second", "photo.png"]
+
+    @pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "a\0b", "..", "<img src=x onerror=alert(1)>"])
+    def test_what_the_browser_calls_an_image_is_never_a_path(self, name, tmp_path, monkeypatch):
+        name = name.format(tmp_path)
+        (tmp_path / "secret.png").write_bytes(as_file(Image.new("RGB", (9, 9))))
+        (tmp_path / "inside").mkdir()
+        monkeypatch.chdir(tmp_path / "inside")
+        canvas = new_canvas()
+        send(canvas, "switch_image", name=name)
+        assert (canvas._state["image"], canvas._state["message"][:9]) == ("first", "unknown i")
+
+        self.upload(canvas, as_file(Image.new("RGB", (7, 7))), name)
+        assert canvas.session.image_name == name
+        canvas.session.add_point(4, 4)
+        canvas.session.keep("person")
+        canvas.session.add_point(2, 2)
+        saved = canvas.session.save(tmp_path / "inside" / "masks")
+        files = {path for path in tmp_path.rglob("*") if path.is_file()}
+        assert [path.name for path in files if saved not in path.parents] == ["secret.png"]
+        assert VOCSegmentation(saved, "trainval")[0][0].shape == (3, 7, 7)
 
     def test_upright_and_reduced(self):
         exif = Image.Exif()

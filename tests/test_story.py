@@ -15,6 +15,8 @@ from labhelpers.evaluation import ResultsTable
 
 ORDERS = (("FCN-32s", "FCN-16s", "FCN-8s", "DeepLabV3+"), ("FCN-32s", "DeepLabV3"))
 STORED = sorted(Path(__file__).parent.parent.glob("notebooks/0[23458]*.ipynb"))
+# Rounding alone, as another number of threads, moves it between 65.7 and 73.5 (benchmarks/README.md).
+ROUNDED = {"U-Net, random weights": 8}
 CONTEXT = [VOC_CLASSES.index(name) for name in ("bus", "train", "chair", "sofa")]
 
 
@@ -57,7 +59,7 @@ def test_on_ten_pictures_u_net_beats_deeplab_on_each_encoder_and_pretrained_beat
 
 def test_objects_are_found_one_by_one_with_masks_that_fit(rows):
     found = rows["Mask R-CNN"].average_precision
-    assert found["mask_ap50"] > 0.35  # three seeds: .66 to .68
+    assert found["mask_ap50"] > 0.35  # three seeds: .63 to .64
     assert found["mask_ap75"] < found["mask_ap50"] < 1
 
 
@@ -77,5 +79,6 @@ def printed_scores(notebook: Path) -> dict[str, float]:
 def test_scores_are_about_those_stored(stored, home):
     """In points: AVX2 instead of AVX512 moves FCNs by less than 0.1, seeds move FCN-32s by 5 (benchmarks/README.md)."""
     before, now = printed_scores(stored), printed_scores(home / stored.name)
-    assert before
-    assert now == pytest.approx(before, abs=3)
+    assert now.keys() == before.keys() != set()
+    moved = {name: now[name] - score for name, score in before.items()}
+    assert {name: move for name, move in moved.items() if abs(move) > ROUNDED.get(name, 3)} == {}

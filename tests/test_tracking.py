@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from course_toys import hold_keys, written_keys
 from training_toys import SETS, tiny_net, tiny_recipe
 
 from labhelpers.training import History, train, train_or_load
@@ -231,6 +232,7 @@ def recorded(folder):
 
 def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_path, capsys):
     pytest.importorskip("wandb")
+    hold_keys(monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
     log = Wandb(tmp_path, {"lr": 0.1})
@@ -246,6 +248,7 @@ def test_offline_writes_rows_and_pictures_without_a_network(monkeypatch, tmp_pat
     assert recorded(folder) == [{"_step": step, "loss": 0.5, "val_loss": 0.4, "mean_iou": 0.3} for step in (1, 2)]
     written = [path.suffix for path in (tmp_path / "wandb").rglob("*") if path.is_file() and not path.is_symlink()]
     assert [written.count(ending) for ending in (".wandb", ".jpg", ".png")] == [1, 2, 4]  # two masks each
+    assert written_keys(tmp_path / "wandb") == []
 
 
 # --- the bar ---

@@ -146,7 +146,7 @@ class PromptCanvas(anywidget.AnyWidget):
         """A file comes in parts, because servers end a connection at a message of more than 10 MB."""
         if first:
             self._upload.clear()
-        self._upload += part
+        self._upload += part[: MAX_BYTES + 1 - len(self._upload)]  # one byte too many is enough to refuse it
         if not last:
             return
         pixels = decode_upload(bytes(self._upload), name)
@@ -175,8 +175,7 @@ def decode_upload(data: bytes, name: str) -> np.ndarray:
         ValueError: the file is too large, or see `read_image`; the message says what and what to do.
     """
     if len(data) > MAX_BYTES:
-        limit = f"{MAX_BYTES / 1e6:.0f} MB"
-        raise ValueError(f"{name} has {len(data) / 1e6:.1f} MB, more than {limit}: choose a smaller one.")
+        raise ValueError(f"{name} has more than {MAX_BYTES / 1e6:.0f} MB: choose a smaller one.")
     return read_image(io.BytesIO(data), name, LONGER_SIDE)
 
 

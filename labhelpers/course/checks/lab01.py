@@ -40,7 +40,7 @@ _WRONG_KINDS: list[tuple[Callable, str]] = [
     ),
     (
         lambda target, objects: _has_two_of_a_kind(target, objects) or bool((target % 255 > 0).any()),
-        "it is True for every picture with an object: one object alone has no second of its kind.",
+        "it is True for every image with an object: one object alone has no second of its kind.",
     ),
 ]
 
@@ -56,7 +56,7 @@ def _kinds() -> Iterator[Case]:
         ("that an object fills", [8] * 6, [1] * 6),
     ):
         maps = (torch.tensor(row, dtype=torch.uint8).view(2, 3) for row in (classes, objects))
-        yield Case(tuple(maps), f"for a picture {when}", "the answer")
+        yield Case(tuple(maps), f"for an image {when}", "the answer")
 
 
 has_two_of_a_kind = Exercise("has_two_of_a_kind", _has_two_of_a_kind, cases=_kinds, wrong=_WRONG_KINDS)
@@ -240,7 +240,7 @@ def _object_map(path: Path) -> Image.Image:
 
 
 _LIST = "the list ImageSets/Segmentation/<split>.txt"
-_ORDER = "it is another picture than the list has there: keep names and order of the list, not of the sorted folder."
+_ORDER = "it is another image than the list has there: keep names and order of the list, not of the sorted folder."
 _IN_COLOUR = 'the target holds colours, not class numbers: open the palette PNG without convert("RGB").'
 _SCALED = "the labels are divided by 255 (did ToTensor do that?): they are class numbers, keep them as uint8."
 _WRONG_READERS = [
@@ -315,13 +315,13 @@ _WRONG_COUNTS: list[tuple[Callable, str]] = [
     (lambda pairs: _label_counts(pairs)[:, :21], "255 is not counted: make 256 columns, one for each value of a byte."),
     (
         lambda pairs: _label_counts(pairs).sum(0),
-        "it adds up the pictures: keep a row for each, the sum over all is taken later.",
+        "it adds up the images: keep a row for each, the sum over all is taken later.",
     ),
     (
         lambda pairs: (_label_counts(pairs) > 0).long(),
         "it says whether a label occurs (0 or 1), not in how many pixels: count them.",
     ),
-    (lambda pairs: _label_counts(pairs).cumsum(0), "each row includes those before it: start every picture at 0."),
+    (lambda pairs: _label_counts(pairs).cumsum(0), "each row includes those before it: start every image at 0."),
     (
         lambda pairs: _label_counts([(target, image) for image, target in pairs]),
         "it counts the values of the image: an item is the pair (image, target).",
@@ -959,15 +959,15 @@ def _labels_from_colours(rgb: np.ndarray) -> np.ndarray:
 
 def _coloured() -> Iterator[Case]:
     """All 256 colours, a label map that is not square, and one with a pixel that is off by one."""
-    yield Case((data.voc_palette().reshape(16, 16, 3),), "for a picture with all 256 colours", "the label map")
+    yield Case((data.voc_palette().reshape(16, 16, 3),), "for an image with all 256 colours", "the label map")
     few = data.decode_target(np.array([[0, 15, 255], [20, 8, 8]], np.uint8))
-    yield Case((few,), "for a picture of 2 x 3 pixels", "the label map")
+    yield Case((few,), "for an image of 2 x 3 pixels", "the label map")
     few = few.copy()
     few[1, 1, 2] += 1
     yield Case((few,), _UNKNOWN)
 
 
-_UNKNOWN = "for a picture with a colour that no label has"
+_UNKNOWN = "for an image with a colour that no label has"
 
 
 def _decode(check: Check, answer: Callable, case: Case) -> Any:
