@@ -3,6 +3,8 @@
 # make story  run labs 02 to 05 and 08 in the profile smoke, and test that their scores tell the story and are those
 #             stored (14 minutes)
 # make canary the tests and the notebooks in the profile tiny with whatever torch PYTHON has: installs nothing, no lint
+# make gpu    on a machine with CUDA, in nine minutes, what no other can show, into docs/gpu.md; installs nothing, and of
+#             WHEELS=folder only what is missing; LAB_VOC_ROOT=folder of photographs; QUICK=1: a small part, on a CPU too
 # make lab    open JupyterLab
 # make demo   the demo as a page: click on a picture, see the mask
 # make release   student versions, without answers, an index and a ZIP, into build/release
@@ -21,7 +23,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: labs test canary story lint lab demo release colab site grade refresh install clean
+.PHONY: labs test canary story gpu lint lab demo release colab site grade refresh install clean
 
 labs: $(STAMP)
 	$(BIN)/python -m labhelpers.course.run notebooks --out build/labs
@@ -43,6 +45,9 @@ story: $(STAMP)
 	LAB_HOME=$(CURDIR)/build/story LAB_PROFILE=smoke WANDB_MODE=disabled \
 	  $(BIN)/python -m labhelpers.course.run notebooks/0[23458]*.ipynb --out build/story
 	LAB_STORY=$(CURDIR)/build/story $(BIN)/python -m pytest tests/test_story.py
+
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(QUICK),--quick) $(WHEELS:%=--wheels %)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

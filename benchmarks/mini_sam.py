@@ -54,11 +54,15 @@ def main() -> None:
     curve = click_curve(predictor, judged)
     print("clicks:", ", ".join(f"{n}: {curve.mean[n - 1]:.3f}" for n in (1, 2, 3, 5, 10, 20)))
     print(curve, "\n")
-    latency(predictor, plain)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for what, milliseconds in latencies(predictor, plain).items():
+            print(f"{threads} thread(s), {what}: {milliseconds:.1f} ms")
 
 
-def latency(predictor: MiniSamPredictor, plain: OneLook) -> None:
-    """Medians of 30, on one synthetic scene of 512 px."""
+@torch.inference_mode()
+def latencies(predictor: MiniSamPredictor, plain: OneLook) -> dict[str, float]:
+    """Milliseconds where the predictors are, medians of 30, on one synthetic scene of 512 px."""
     from labhelpers.data.scenes import draw_scene
 
     scene = draw_scene(0, "val", 0, 512)
@@ -68,9 +72,8 @@ def latency(predictor: MiniSamPredictor, plain: OneLook) -> None:
     click = {"points": centre_click(mask)[None], "labels": np.array([1])}
     box = {"box": box_from_mask(mask)}
     x, at = torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(click["points"])[None]
-    one = torch.ones(1, 1, dtype=torch.long)
-    with torch.inference_mode():
-        embedding = predictor.model.encode(x)
+    x, at, one = (part.to(predictor.device) for part in (x, at, torch.ones(1, 1, dtype=torch.long)))
+    embedding = predictor.model.encode(x)
     rows = {
         "set_image, 512 px picture": lambda: predictor.set_image(image),
         "click, one look": lambda: plain.predict(**click),
@@ -81,19 +84,22 @@ def latency(predictor: MiniSamPredictor, plain: OneLook) -> None:
         "network: decode one click at 512x512": lambda: predictor.model.decode(embedding, at, one),
     }
     plain.set_image(image)
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for what, call in rows.items():
-            with torch.inference_mode():
-                print(f"{threads} thread(s), {what}: {median(call):.1f} ms")
+    return {what: median(call) for what, call in rows.items()}
 
 
 def fresh(predictor: MiniSamPredictor, image: np.ndarray, prompt: dict[str, np.ndarray]) -> float:
     """Seconds of a prompt on an image that was just set: none of its windows is known yet."""
     predictor.set_image(image)
+    synchronize()
     start = time.perf_counter()
     predictor.predict(**prompt)
     return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Waits for what a GPU still computes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def median(call) -> float:
@@ -102,6 +108,7 @@ def median(call) -> float:
     for _ in range(30):
         start = time.perf_counter()
         said = call()
+        synchronize()
         times.append(said if isinstance(said, float) else time.perf_counter() - start)
     return 1e3 * statistics.median(times)
 

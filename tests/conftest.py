@@ -11,7 +11,7 @@ import labhelpers  # noqa: F401  (sets OMP_WAIT_POLICY before any test imports t
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_HOME", str(tmp_path / "home"))
-    for name in ("LAB_CHECKPOINTS", "LAB_VOC_ROOT"):
+    for name in ("LAB_CHECKPOINTS", "LAB_VOC_ROOT", "LAB_STEPS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_toys import Squares
 
 from labhelpers import config
 from labhelpers.course import begin
+from labhelpers.course.plans import PLANS
 from labhelpers.files import connection_problems, reachable
 from labhelpers.models import build
 
@@ -68,6 +70,31 @@ def test_deeplab_has_rates_for_its_map(profile):
 @pytest.mark.parametrize(("name", "images", "steps"), [("full", 1464, 50 * 91), ("full", 3, 50), ("smoke", 3, 120)])
 def test_steps_follow_the_epochs(name, images, steps):
     assert config.PROFILES[name].training_steps(images) == steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10**6])
+@pytest.mark.parametrize("name", config.PROFILES)
+def test_steps_are_cut_in_every_recipe_and_are_then_no_result(name, steps, monkeypatch, capsys):
+    """Equal networks, data and augmentation; more steps than there are leave the recipes as they are."""
+    monkeypatch.setenv("LAB_PROFILE", name)
+    whole = config.profile()
+    monkeypatch.setenv("LAB_STEPS", str(steps))
+    cut = begin("02")
+    assert f"at most {steps} a training, by LAB_STEPS: nothing is learned" in capsys.readouterr().out
+    assert (cut.learns, whole.learns) == (False, name != "tiny")
+    images = Squares(10)
+    for plan in PLANS.values():
+        recipes = [plan.recipe(profile, images) for profile in (cut, whole)]
+        least = recipes[0].eval_every if plan.lab == "04" else 1  # it ends with an evaluation
+        assert recipes[0].steps <= max(steps, least)
+        assert recipes[0].steps % max(1, least) == 0
+        assert plan.options(cut) == plan.options(whole)
+        assert recipes[0].augmentation == recipes[1].augmentation
+        if recipes[0].steps < recipes[1].steps:
+            assert recipes[0].identity() != recipes[1].identity()
+    monkeypatch.setenv("LAB_STEPS", "few")
+    with pytest.raises(ValueError, match="LAB_STEPS='few': the steps of a training are a whole number"):
+        config.profile()
 
 
 def test_folders(monkeypatch, tmp_path):

@@ -63,7 +63,8 @@ class Plan:
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
         steps = profile.training_steps(len(train_set))
         augmentation = Augmentation(**vars(profile.augmentation))
-        return Recipe(steps, augmentation=augmentation, eval_every=math.ceil(steps / 8), **vars(profile.recipe))
+        numbers = fitted(profile.recipe, steps)
+        return Recipe(steps, augmentation=augmentation, eval_every=math.ceil(steps / 8), **numbers)
 
     def task(self, profile: Profile) -> Task:
         return CLASS_LABELS
@@ -95,6 +96,11 @@ class Plan:
         return models.build_encoder(**{name: options[name] for name in (*of_encoder, "pretrained")})
 
 
+def fitted(recipe: config.RecipeConfig, steps: int) -> dict[str, Any]:
+    """Its fields; the few steps that epochs of few images have are warmed up in a tenth of them."""
+    return vars(dataclasses.replace(recipe, warmup_steps=min(recipe.warmup_steps, steps // 10)))
+
+
 class FCN(Plan):
     """Lab 02, scored eight times in a training: on few enough images that this takes less time than training."""
 
@@ -120,7 +126,7 @@ class DeepLab(FCN):
         settings = profile.deeplab
         steps = settings.steps or profile.training_steps(len(train_set))
         augmentation = Augmentation(**vars(dataclasses.replace(profile.augmentation, crop=settings.crop)))
-        numbers = vars(settings.recipe or profile.recipe)
+        numbers = fitted(settings.recipe or profile.recipe, steps)
         return Recipe(steps, augmentation=augmentation, eval_every=math.ceil(steps / 8), **numbers)
 
     def loss_recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
@@ -134,7 +140,7 @@ class DeepLab(FCN):
         Returns:
             The profile whose encoder has seen drawings, its scenes, and the recipe: few steps, scored at the end.
         """
-        drawn = profile if profile.data == "scenes" else config.PROFILES["smoke"]
+        drawn = profile if profile.data == "scenes" else config.shortened(config.PROFILES["smoke"])
         scenes = Splits(*map(data.cache, data.open_splits("scenes", drawn)))
         recipe = self.recipe(drawn, scenes.train)
         whole = dataclasses.replace(recipe.augmentation, crop=drawn.scene_size)
@@ -156,6 +162,7 @@ class UNet(Plan):
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
         settings = profile.unet
+        eval_every = data.steps_per_epoch(train_set, settings.batch_size) * settings.eval_epochs
         augmentation = Augmentation(
             crop=settings.jigsaw_size,
             scale=(0.8, 1.25),
@@ -166,7 +173,7 @@ class UNet(Plan):
             saturation=0.1,
         )
         return Recipe(
-            steps=settings.steps,
+            steps=eval_every * math.ceil(settings.steps / eval_every),  # it ends with an evaluation
             batch_size=settings.batch_size,
             augmentation=augmentation,
             loss="bce",
@@ -174,7 +181,7 @@ class UNet(Plan):
             lr=settings.lr,
             weight_decay=0.0,
             warmup_steps=settings.warmup_steps,
-            eval_every=data.steps_per_epoch(train_set, settings.batch_size) * settings.eval_epochs,
+            eval_every=eval_every,
             score_train=settings.score_train,
         )
 
@@ -451,8 +458,8 @@ def file_results(
 ) -> evaluation.ResultsTable:
     """Measures what each network costs and puts its row, named as here, into the results table on the disk.
 
-    In the profile `tiny` nothing is stored. A detector resizes what it is given, and how long it takes depends on what
-    it finds: its time is the median over the images on which it was scored.
+    In a profile that learns nothing, nothing is stored. A detector resizes what it is given, and how long it takes
+    depends on what it finds: its time is the median over the images on which it was scored.
 
     Args:
         measured: the evaluation of each run, all under one protocol, which says which table it is.

@@ -152,7 +152,7 @@ def results_markdown() -> str:
 
     tables = [ResultsTable(path) for path in sorted(config.checkpoints_root().glob("results-*.json"))]
     if not tables:
-        return f"No results yet: nothing was trained, or only in the profile {config.PROFILES['tiny'].name}."
+        return "No results yet: nothing was trained, or only in the profile tiny or with LAB_STEPS."
     return "\n".join(table.to_markdown() for table in tables)
 
 
@@ -213,8 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
-    expected = sum(profile.minutes.get(path.name[:2], 0) for path in notebooks)
-    print(f"{len(notebooks)} notebooks in profile {profile.name}, about {expected:g} minutes", flush=True)
+    expected = f"about {sum(profile.minutes.get(path.name[:2], 0) for path in notebooks):g} minutes"
+    expected = f"at most {profile.cut} steps a training" if profile.cut else expected
+    print(f"{len(notebooks)} notebooks in profile {profile.name}, {expected}", flush=True)
     start = time.perf_counter()
     for position, path in enumerate(notebooks, 1):
         print(f"\n[{position}/{len(notebooks)}] {path.stem}", flush=True)

@@ -131,5 +131,8 @@ def begin(lab: str) -> config.Profile:
         print(f"Encoder    {profile.encoder_note}")
     print(f"Device     {device}; training precision {'fp32' if precision == 'no' else precision}")
     minutes = profile.minutes[lab]
+    if profile.cut:
+        print(f"Steps      at most {profile.cut} a training, by LAB_STEPS: nothing is learned, no number is a result")
+        return profile
     print(f"Time       about {minutes:g} minute{'s' * (minutes != 1)} ({measured})")
     return profile

@@ -336,7 +336,7 @@ class ResultsTable(_Sections):
 
     Rows are added in order and replaced by name; each change is on disk, whole or not at all, when `add` returns, and
     joins what other notebooks and commands have added there. Rows of models that learned nothing (`trained=False`, and
-    everything in the tiny profile) are shown as dashes and never stored.
+    everything in a profile that learns nothing) are shown as dashes and never stored.
 
     Args:
         path: the JSON file; it need not exist. Scores that cannot be compared need tables of their own, so
@@ -391,7 +391,7 @@ class ResultsTable(_Sections):
         """
         protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
         row = Row(name, protocol, average_precision=None if isinstance(evaluation, Evaluation) else {}, **costs)
-        if not trained or config.profile().name == "tiny":
+        if not trained or not config.profile().learns:
             self._untrained[name] = row
             return row
 

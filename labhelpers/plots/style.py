@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp of the tiny profile."""
+"""What all figures share: fonts, colours, line styles, ticks, the legend below, and the stamp of a few steps."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":")  # 4 and 7 have no common factor: 28 series before a look comes back
 
-STAMP = "tiny profile: nothing is learned here"
+STAMP = "a handful of steps: nothing is learned here"
 
 
 def series_style(index: int) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def logarithmic_ticks(axis: "Axis") -> None:
 
 
 def stamp(figure: "Figure") -> None:
-    """In the profile `tiny`, write under the figure (once) that nothing is learned in it."""
-    if profile().name != "tiny" or any(text.get_text() == STAMP for text in figure.texts):
+    """In a profile that learns nothing, write that under the figure (once)."""
+    if profile().learns or any(text.get_text() == STAMP for text in figure.texts):
         return
     # Below the lower edge, where it covers nothing: pictures are encoded with bbox_inches="tight", which takes it in.
     figure.text(1, -0.06 / figure.get_figheight(), STAMP, ha="right", va="top", fontsize=9, color="#B03A2E")

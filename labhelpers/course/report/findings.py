@@ -31,8 +31,11 @@ def gather(profile: config.Profile) -> Results:
     Raises:
         ValueError: the profile learns nothing. FileNotFoundError: nothing has been trained yet.
     """
-    if profile.name == "tiny":
-        raise ValueError("nothing is learned in the profile tiny, so there is no result to report: use --profile smoke")
+    if not profile.learns:
+        why = f"with LAB_STEPS={profile.cut}" if profile.cut else "in the profile tiny"
+        raise ValueError(
+            f"nothing is learned {why}, so there is no result to report: use --profile smoke, without LAB_STEPS"
+        )
     trained = find_all(profile)
     paths = sorted(config.checkpoints_root().glob("results-*.json"))
     tables = [rows for rows in (ResultsTable(path).rows for path in paths) if rows]
