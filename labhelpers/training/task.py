@@ -211,6 +211,12 @@ class TrainingState:
         self._stack.close()
         if error is None:
             self.accelerator.wait_for_everyone()  # the main process has written its last checkpoint
+        if "DataLoader worker (pid" in str(error):  # torch raises it wherever the loop is
+            raise RuntimeError(
+                f"one of the {self.recipe.workers} processes that prepare batches ended, as when the system kills it "
+                f"for lack of memory ({error}). Run again, with fewer workers if it lacks memory: training continues "
+                f"from the last checkpoint in {self.run_dir}."
+            ) from error
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """The remaining batches, one for each step: this process' part of each."""
