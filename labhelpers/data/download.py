@@ -4,7 +4,6 @@ The terms of both are in data/README.md. VOC: Everingham et al., "The PASCAL Vis
 a Retrospective", IJCV 2015. SBD: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
 """
 
-import gzip
 import http.client
 import json
 import os
@@ -116,8 +115,11 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
             return
         if _manifest(target, key).exists():
             print(f"{target / damaged} is missing or damaged, so {archive.name} is fetched again.")
-        was_there = path.exists()
+        fetched = path.with_name(f"{path.name}.fetched")  # it marks an archive that nobody has put there by hand
+        ours = fetched.exists() or not path.exists()
         download(archive.urls, path, md5=archive.md5, sha256=archive.sha256, size=archive.size)
+        if ours:
+            fetched.touch()
         fresh = target.with_name(f"{target.name}.{key}.partial")
         if fresh.exists():  # an interrupted call left it behind
             shutil.rmtree(fresh)
@@ -125,14 +127,17 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
         try:
             with tarfile.open(path) as tar:
                 unpack(tar, fresh)
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, ValueError, zlib.error) as error:
+        except Exception as error:  # of any kind where an archive is none; the system's have a number
+            if type(error) is RuntimeError or getattr(error, "errno", None):
+                raise
             raise RuntimeError(f"{path} cannot be unpacked ({error}): it is another release, do not use it.") from error
         files = {
             p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()
         }
         write_atomic(_manifest(fresh, key), json.dumps(files).encode(), sync=False)
         _move_in(fresh, target, key)
-        if not was_there:
+        if ours:
+            fetched.unlink()
             path.unlink()
 
 
