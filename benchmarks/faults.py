@@ -132,9 +132,10 @@ class Count:
             print(f"{what}: exit code {code}, {wrong}, in\n{output(folder)[-1500:]}", file=sys.stderr, flush=True)
 
     def show(self) -> None:
-        print("| disturbed | times | lost | not as undisturbed | unclear error |\n|---|---:|---:|---:|---:|")
+        """Prints the lines since the last call."""
         for what, line in self.lines.items():
-            print(f"| {what} | {' | '.join(map(str, line))} |")
+            print(f"| {what} | {' | '.join(map(str, line))} |", flush=True)
+        self.lines.clear()
 
 
 # --- killed ---
@@ -206,6 +207,7 @@ def kills(place: Path, count: Count, whole: dict[str, object], times: int) -> No
             continue
         code = ended(start(work, folder))
         count.add(f"SIGKILL, {moment}", folder, code, differences(folder, whole))
+    kills_of_two(place, count, max(1, times // len(MOMENTS)))
 
 
 def kills_of_two(place: Path, count: Count, times: int) -> None:
@@ -277,7 +279,7 @@ def fill(folder: Path, left: int) -> None:
     builtins.open = io.open = nearly  # type: ignore[assignment]
 
 
-def full(place: Path, count: Count, whole: dict[str, object]) -> None:
+def full(place: Path, count: Count, whole: dict[str, object], _: int) -> None:
     def child(folder: Path, left: int) -> None:
         fill(folder, left)
         work(folder)
@@ -299,9 +301,9 @@ def full(place: Path, count: Count, whole: dict[str, object]) -> None:
 # --- a worker that dies, two at once ---
 
 
-def workers(place: Path, count: Count, whole: dict[str, object], times: int) -> None:
+def workers(place: Path, count: Count, whole: dict[str, object], _: int) -> None:
     """Kills one of the two processes that prepare batches, after each step."""
-    for step in range(1, times + 1):
+    for step in range(1, 9):
 
         def shoot(event: Any, step: int = step) -> None:
             if event.step == step:
@@ -316,10 +318,10 @@ def workers(place: Path, count: Count, whole: dict[str, object], times: int) -> 
         )
 
 
-def meetings(place: Path, count: Count, whole: dict[str, object], times: int) -> None:
+def meetings(place: Path, count: Count, whole: dict[str, object], _: int) -> None:
     """The same work twice at once, in one folder."""
     rng = np.random.default_rng(2)
-    for trial in range(times):
+    for trial in range(5):
         folder = place / f"meeting {trial}"
         first = start(work, folder)
         time.sleep(float(rng.random()))
@@ -351,7 +353,7 @@ def trained(home: Path) -> dict[str, object]:
     return {name: found for name, found in contents(home).items() if name.endswith((".safetensors", "log.csv"))}
 
 
-def notebooks(place: Path, count: Count) -> None:
+def notebooks(place: Path, count: Count, _: dict[str, object], __: int) -> None:
     """Kills the kernel of each lab midway and runs the lab from the top, in the home of the labs before it."""
     rng, whole, home = np.random.default_rng(3), place / "labs", place / "labs killed"
     for path in sorted(LABS.glob("0*.ipynb")):
@@ -363,11 +365,15 @@ def notebooks(place: Path, count: Count) -> None:
         count.add(f"kernel killed, {path.stem}", home, code, wrong)
 
 
+PARTS: dict[str, Callable[[Path, Count, dict[str, object], int], None]] = {
+    part.__name__: part for part in (kills, workers, meetings, full, notebooks)
+}
+
+
 def main() -> None:
-    parts = {"kills": 40, "full": 0, "workers": 8, "meetings": 5, "notebooks": 0}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)}; default: all")
-    parser.add_argument("--kills", type=int, default=parts["kills"], help="how many moments")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--kills", type=int, default=40, help="how many moments")
     options = parser.parse_args()
     count = Count()
     with tempfile.TemporaryDirectory() as name, serve({}) as server:
@@ -382,18 +388,12 @@ def main() -> None:
         whole = contents(place / "whole")
         assert ended(start(work, place / "again")) == 0
         assert differences(place / "again", whole) == [], json.dumps(differences(place / "again", whole))
-        if "kills" in options.parts:
-            kills(place, count, whole, options.kills)
-            kills_of_two(place, count, max(1, options.kills // 8))
-        if "full" in options.parts:
-            full(place, count, whole)
-        if "workers" in options.parts:
-            workers(place, count, whole, parts["workers"])
-        if "meetings" in options.parts:
-            meetings(place, count, whole, parts["meetings"])
-        if "notebooks" in options.parts:
-            notebooks(place, count)
-    count.show()
+        print(
+            "| disturbed | times | lost | not as undisturbed | unclear error |\n|---|---:|---:|---:|---:|", flush=True
+        )
+        for part in options.parts:
+            PARTS[part](place, count, whole, options.kills)
+            count.show()
 
 
 if __name__ == "__main__":

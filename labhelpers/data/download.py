@@ -130,7 +130,9 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
         except Exception as error:  # of any kind where an archive is none; the system's have a number
             if type(error) is RuntimeError or getattr(error, "errno", None):
                 raise
-            raise RuntimeError(f"{path} cannot be unpacked ({error}): it is another release, do not use it.") from error
+            raise RuntimeError(
+                f"{path} cannot be unpacked ({error!r}): it is another release, do not use it."
+            ) from error
         files = {
             p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()
         }
