@@ -19,6 +19,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import stat
 import sys
 import tarfile
@@ -53,7 +54,7 @@ from labhelpers.data.reading import read_header, read_image, read_labels  # noqa
 from labhelpers.data.scenes import make_scenes  # noqa: E402
 from labhelpers.evaluation import Protocol, ResultsTable  # noqa: E402
 from labhelpers.evaluation.results import Row  # noqa: E402
-from labhelpers.files import file_hashes  # noqa: E402
+from labhelpers.files import file_hashes, sealed  # noqa: E402
 from labhelpers.models import encoders  # noqa: E402
 from labhelpers.models.encoders import published_state  # noqa: E402
 from labhelpers.models.shipped import read_weights  # noqa: E402
@@ -61,7 +62,8 @@ from labhelpers.prompting.sam_tuning import _hash, _read  # noqa: E402
 from labhelpers.training import checkpoints, finished_runs, train_or_load  # noqa: E402
 from labhelpers.training.tracking import History  # noqa: E402
 
-SECONDS, SPARE = 10, 2**30  # what one file may take: time, bytes of memory
+SECONDS, SPARE = 10, 2**30  # what one file may take: seconds of the processor, bytes of memory
+PATIENCE = 300  # seconds until a child that waits is ended
 OUTCOMES = ("as it was", "other values", "error with its name", "other error", "unnoticed", "crash", "memory",
             "written outside", "pickle", "too long")  # fmt: skip
 GOOD = OUTCOMES[:3]
@@ -89,7 +91,7 @@ def damaged(data: bytes, seed: int) -> bytes:
                 data = data[:to] + old + data[to:]
             case 5:
                 size = 2 ** int(rng.integers(4))
-                value = rng.choice([b"\0", b"\x7f", b"\x80", b"\xff"]) * size
+                value = rng.choice([b"", b"\x7f", b"\x80", b"\xff"]) * size
                 data = data[:where] + value + data[where + size :]
             case 6:
                 size = 2 ** int(rng.integers(1, 4))
@@ -437,7 +439,7 @@ def fetched(folder: Path) -> Iterator[tuple[str, Kind]]:
         with patch.dict(download.ARCHIVES, voc2012=nowhere):
             return download.fetch_voc(root)
 
-    yield "JSON, manifest of a download", Kind(kept, [json.dumps(files).encode()], read_manifest, inside=root)
+    yield "JSON, manifest of a download", Kind(kept, [json.dumps(sealed(files)).encode()], read_manifest, inside=root)
 
 
 GROUPS = (pictures, weights, texts, handed_in, fetched)
@@ -521,6 +523,7 @@ def child(pipe: Connection, kind: Kind, seeds: range) -> None:
     watch([kind.inside or kind.path.parent, Path(tempfile.gettempdir()), Path(os.environ["LAB_HOME"])], caught)
     for seed in seeds:
         caught.clear()
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process, also where it never returns to Python
         found, said = outcome(kind, seed, whole)
         if caught:
             found, said = caught[0].partition(":")[0], caught[0]
@@ -536,24 +539,18 @@ def run(name: str, kind: Kind, count: int) -> tuple[Counter, int]:
         process = context.Process(target=child, args=(there, kind, range(seed, count)))
         process.start()
         there.close()
-        try:
-            while seed < count:
-                if not here.poll(SECONDS + (20 if not seed else 0)):
-                    found, said, used = "too long", "", 0
-                    process.kill()
-                else:
-                    found, said, used = here.recv()
-                counts[found], peak = counts[found] + 1, max(peak, used)
-                if found not in GOOD:
-                    print(f"{name}, seed {seed}: {found}: {said[-300:]!r}", file=sys.stderr, flush=True)
-                seed += 1
-                if found == "too long":
-                    break
-        except EOFError:
-            process.join()
-            counts["crash"] += 1
-            print(f"{name}, seed {seed}: crash, exit code {process.exitcode}", file=sys.stderr, flush=True)
-            seed += 1
+        found = ""
+        while seed < count and found not in ("crash", "too long"):
+            try:
+                found, said, used = here.recv() if here.poll(PATIENCE) else ("too long", "it waits", 0)
+            except EOFError:  # the child has ended
+                process.join()
+                found = "too long" if process.exitcode == -signal.SIGPROF else "crash"
+                said, used = f"exit code {process.exitcode}", 0
+            counts[found], peak, seed = counts[found] + 1, max(peak, used), seed + 1
+            if found not in GOOD:
+                print(f"{name}, seed {seed - 1}: {found}: {said[-300:]!r}", file=sys.stderr, flush=True)
+        process.kill()
         process.join()
     return counts, peak
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from labhelpers.data.base import png
-from labhelpers.files import connection_problems, file_hash, locked, named, read_json, write_atomic
+from labhelpers.files import connection_problems, file_hash, locked, named, read_json, sealed, write_atomic
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
         files = {
             p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()
         }
-        write_atomic(_manifest(fresh, key), json.dumps(files).encode(), sync=False)
+        write_atomic(_manifest(fresh, key), json.dumps(sealed(files)).encode(), sync=False)
         _move_in(fresh, target, key)
         if ours:
             fetched.unlink()

@@ -211,12 +211,6 @@ class TrainingState:
         self._stack.close()
         if error is None:
             self.accelerator.wait_for_everyone()  # the main process has written its last checkpoint
-        if "DataLoader worker (pid" in str(error):  # torch raises it wherever the loop is
-            raise RuntimeError(
-                f"one of the {self.recipe.workers} processes that prepare batches ended, as when the system kills it "
-                f"for lack of memory ({error}). Run again, with fewer workers if it lacks memory: training continues "
-                f"from the last checkpoint in {self.run_dir}."
-            ) from error
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """The remaining batches, one for each step: this process' part of each."""
@@ -387,6 +381,21 @@ def alone(run_dir: Path) -> Iterator[None]:
     with locked(run_dir / "lock") if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         yield
+
+
+@contextmanager
+def explained_workers(run_dir: Path) -> Iterator[None]:
+    """Says what to do where a process that prepares batches was killed: torch raises it anywhere, or a pipe breaks."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+            raise
+        raise RuntimeError(
+            f"a process that prepares batches ended, as when the system kills it for lack of memory ({error}). Run "
+            "again, with fewer workers if it lacks memory: training continues from the last checkpoint in "
+            f"{run_dir}."
+        ) from error
 
 
 @contextmanager
