@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, hashes, lines of text, and whether a host can be reached in a second."""
+"""Files that are whole or absent, locks, hashes, text and JSON, and whether a host can be reached in a second."""
 
 import codecs
 import hashlib
@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+_SEAL = "seal"
 CONNECT_SECONDS = 1.0  # an address that does not answer by then counts as unreachable
 
 
@@ -27,19 +29,30 @@ def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
         sync: wait until the disk has the data, which takes milliseconds; without it, only a power cut can lose them.
 
     Raises:
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable; names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes do not write into each other's
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
+        with named(path):
+            with open(partial, "wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside, the system's errors name a file: where the disk is full, they do not say by themselves which one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def set_aside(path: Path) -> Path:
@@ -93,7 +106,7 @@ def file_hashes(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
         cache: a JSON file, made when needed. Where it cannot be written, all files are read each time.
     """
     try:
-        known = dict(json.loads(cache.read_bytes()))
+        known = dict(read_json(cache))
     except (OSError, ValueError, TypeError):
         known = {}
     hashes, new, old_enough = {}, {}, time.time_ns() - 2 * 10**9
@@ -108,8 +121,32 @@ def file_hashes(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
                 new[key] = [*state, hashes[path]]
     if new:
         with suppress(OSError):
-            write_atomic(cache, json.dumps({**known, **new}).encode(), sync=False)
+            write_atomic(cache, json.dumps(sealed({**known, **new})).encode(), sync=False)
     return hashes
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a hash of itself, for JSON that programs alone write: `read_json` finds any other value in it."""
+    text = json.dumps(record, sort_keys=True)
+    return {**record, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, without the seal that `sealed` may have put on it.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no JSON, or sealed and not as it was written; the message lacks the file's name.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("brackets in brackets, too deep to be read") from error
+    if isinstance(found, dict) and _SEAL in found:
+        seal = found.pop(_SEAL)
+        if sealed(found)[_SEAL] != seal:
+            raise ValueError("it is not as it was written")
+    return found
 
 
 def read_lines(path: Path) -> list[str]:

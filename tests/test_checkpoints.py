@@ -101,6 +101,18 @@ def test_damage_falls_back_to_the_one_before_and_says_so(tmp_path, damage, endin
         assert checkpoints.latest(tmp_path) is None
 
 
+@pytest.mark.parametrize("text", ['"best_step": 1', '"best_step": [1]', '"best_step": ' + "[" * 10**5])
+def test_bookkeeping_that_was_changed_is_damage(tmp_path, text):
+    for step in (1, 2):
+        save(tmp_path, step)
+    path = tmp_path / "step-00000002.json"
+    path.write_text(path.read_text().replace('"best_step": null', text))
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged: .*falling back to step 1"):
+        assert checkpoints.latest(tmp_path).step == 1
+    save(tmp_path, 3)  # which asks the earlier ones for the best
+    assert checkpoints.latest(tmp_path).step == 3
+
+
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
     train(tiny_net(), *SETS, tiny_recipe(), tmp_path)
     files = tmp_path / "step-00000006.model.safetensors", tmp_path / "log.csv"

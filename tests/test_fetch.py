@@ -248,11 +248,10 @@ class TestFetchVOC:
         wanted = [f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val", "trainval")]
         kinds = {"JPEGImages": "jpg", "SegmentationClass": "png", "SegmentationObject": "png"}
         wanted += [f"{kind}/{item}.{end}" for kind, end in kinds.items() for item in TRAIN + VAL]
-        assert tree(tmp_path / "data") == sorted(
-            f"VOCdevkit/VOC2012/{name}" for name in [*wanted, "voc2012-manifest.json"]
-        )
+        wanted += ["voc2012-manifest.json"]
+        assert tree(tmp_path / "data") == sorted(["download.lock", *(f"VOCdevkit/VOC2012/{name}" for name in wanted)])
         source = tmp_path / "source/VOC2012"
-        assert all((root / name).read_bytes() == (source / name).read_bytes() for name in wanted)
+        assert all((root / name).read_bytes() == (source / name).read_bytes() for name in wanted[:-1])
         assert VOCSegmentation(root, "train")[2][1].unique().tolist() == [0, 3, 255]
 
     def test_neither_an_archive_put_there_by_hand_nor_a_whole_set_is_fetched(self, archives, tmp_path, server, capsys):
@@ -296,8 +295,20 @@ class TestFetchVOC:
             with pytest.raises(KeyboardInterrupt):
                 fetch_voc(tmp_path / "data")
         assert not (tmp_path / "data/VOCdevkit/VOC2012").exists()
+        assert (tmp_path / "data/voc.tar").exists()
         assert len(VOCSegmentation(fetch_voc(tmp_path / "data"), "trainval")) == 5
         assert [p.name for p in (tmp_path / "data/VOCdevkit").iterdir()] == ["VOC2012"]
+        assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["VOCdevkit", "download.lock"]
+
+    def test_of_two_at_once_the_second_waits_and_fetches_nothing(self, archives, tmp_path, server):
+        archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("slow",))
+        both = [threading.Thread(target=fetch_voc, args=(tmp_path / "data",)) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join(20)
+        assert len(VOCSegmentation(tmp_path / "data/VOCdevkit", "trainval")) == 5
+        assert behaviours(server) == ["slow"]
 
     def test_another_mirror_steps_in(self, archives, tmp_path, server):
         archives["voc2012"] = entry(server, "voc.tar", server.files["voc.tar"], ("missing", "wrong", "good"))
@@ -313,7 +324,7 @@ class TestFetchSBD:
         labels = [target.unique().tolist() for _, target in (dataset[i] for i in range(5))]
         assert labels == [[0, 1, 255], [0, 2, 255], [0, 3, 255], [0, 13], [0, 14]]
         assert sorted(p.stem for p in (root / "SegmentationClassAug").iterdir()) == list(EXTRA)
-        assert [p.name for p in (tmp_path / "data").iterdir()] == ["VOCdevkit"]
+        assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["VOCdevkit", "download.lock"]
         server.requests.clear()
         assert fetch_voc(tmp_path / "data", "trainaug") == root
         assert server.requests == []
@@ -329,6 +340,10 @@ EVIL |= {"SegmentationClass/../../../evil.png": b"bad"}
         (fetch_voc, {f"VOCdevkit/VOC2012/{name}": data for name, data in EVIL.items()}, "leads outside"),
         (fetch_voc, {f"VOCdevkit/VOC2012/SegmentationObject/{TRAIN[1]}.png": None},
          rf"does not hold VOC2012/SegmentationObject/{TRAIN[1]}\.png"),
+        (fetch_voc, {"VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt": bytes(module.LARGEST + 1)},
+         r"voc\.tar holds \S*val\.txt of 20,000,001 bytes"),
+        (fetch_voc, {"VOCdevkit/VOC2012/ImageSets/Segmentation/trainval.txt": b"\xff"}, r"voc\.tar cannot be unpacked"),
+        (fetch_sbd, {f"benchmark_RELEASE/dataset/cls/{EXTRA[1]}.mat": b"no MATLAB"}, r"sbd\.tgz cannot be unpacked"),
         (fetch_sbd, {f"benchmark_RELEASE/dataset/img/{EXTRA[1]}.jpg": None}, rf"lists {EXTRA[1]} without"),
     ],
 )  # fmt: skip

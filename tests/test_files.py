@@ -3,19 +3,22 @@
 import builtins
 import errno
 import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labhelpers import files
-from labhelpers.files import file_hash, file_hashes, locked, read_lines, set_aside, write_atomic
+from labhelpers.files import file_hash, file_hashes, locked, read_json, read_lines, sealed, set_aside, write_atomic
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -27,9 +30,10 @@ def test_a_file_and_its_folder_appear_whole(tmp_path, sync):
     assert os.listdir(path.parent) == ["file.json"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("make", [lambda: OSError(28, "No space left on device"), KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["write", "fsync", "replace"])
-def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, where, error):
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, where, make):
+    error = make()
     path = tmp_path / "file.json"
     path.write_bytes(b"old")
 
@@ -46,8 +50,11 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, 
         monkeypatch.setattr(builtins, "open", unwritable)
     else:
         monkeypatch.setattr(os, where, fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         write_atomic(path, b"new")
+    assert str(caught.value) == (
+        "" if isinstance(error, KeyboardInterrupt) else f"[Errno 28] No space left on device: '{path}'"
+    )
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["file.json"]
     assert path.read_bytes() == b"old"
@@ -153,10 +160,33 @@ def test_only_what_has_changed_is_read_again(tmp_path, monkeypatch):
     paths[1].write_bytes(b"B" * 9)  # of the same size, in the same inode
     os.utime(paths[1], ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (read_now(), read_now()) == ("b", "")
-    cache.write_bytes(b"[damaged")
-    assert (read_now(), read_now()) == ("abc", "")
+    for damaged in (b"[damaged", re.sub(rb'[0-9a-f]"', b'x"', cache.read_bytes())):  # no JSON; other hashes
+        cache.write_bytes(damaged)
+        assert (read_now(), read_now()) == ("abc", "")
     cache = tmp_path / "a" / "hashes.json"  # where a file is, no folder can be made
     assert (read_now(), read_now()) == ("abc", "abc")
+
+
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text().filter(lambda key: key != "seal"), VALUES, min_size=1), st.data())
+def test_what_was_sealed_is_read_as_it_was_written_or_not_at_all(tmp_path_factory, record, data):
+    path, text = tmp_path_factory.mktemp("json") / "record.json", json.dumps(sealed(record))
+    path.write_text(text)
+    assert repr(read_json(path)) == repr(record)  # as NaN is not itself
+    place = data.draw(st.integers(0, text.index('"seal": ')))
+    path.write_text(text[:place] + data.draw(st.characters(codec="utf-8")) + text[place + 1 :])
+    with suppress(ValueError):
+        assert repr(read_json(path)) == repr(record)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\0", b"\xe4", b"[" * 10**5])
+def test_what_is_no_json_is_one_kind_of_error(tmp_path, text):
+    (tmp_path / "record.json").write_bytes(text)
+    with pytest.raises(ValueError):  # noqa: PT011  (the callers' messages name the file)
+        read_json(tmp_path / "record.json")
 
 
 ENCODINGS = {"utf-8": b"", "utf-8-sig": b"", "utf-16": b"", "utf-16-le": b"", "utf-16-be": b"\xfe\xff"}

@@ -359,6 +359,18 @@ def test_all_that_can_be_handed_in_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["01_toy.ipynb", "all.zip", "ann", "bob", "x.zip"]
 
 
+def test_no_name_leads_outside_and_no_zip_takes_hours(tmp_path, monkeypatch):
+    monkeypatch.setattr(grade, "ALL", 20_000)
+    for name in ("lab05_...zip", "lab05_.zip", "lab05_ann.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(1, 4):
+                archive.writestr(f"0{number}_large.ipynb", b"0" * 9_000)
+    found = grade.submissions(tmp_path, ["03_large"])
+    assert {one.student for one in found} == {"lab05_..", "lab05_", "ann"}
+    for one in found:
+        assert re.fullmatch(r"\S+\.zip holds more than 20,000 bytes: what came last was not read", one.notes[0])
+
+
 @pytest.mark.parametrize(
     ("path", "text", "words"),
     [

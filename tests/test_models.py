@@ -36,6 +36,7 @@ from labhelpers.models import (
     build_encoder,
     encoders,
     published_deeplabv3,
+    shipped,
 )
 from labhelpers.models.deeplab import RATES, PooledBatchNorm2d, from_torchvision
 from labhelpers.models.shipped import shipped_weights
@@ -145,6 +146,26 @@ def test_pretrained_weights_are_the_published_file(published):
     assert encoder.weights == "imagenet"
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, state[key]), key
+
+
+def test_published_weights_that_are_damaged_are_fetched_again(published, monkeypatch, tmp_path, capsys):
+    published(ResNet18_Weights.DEFAULT, {"a": torch.zeros(3)})
+    [file] = (tmp_path / "checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    monkeypatch.setattr(encoders, "reachable", lambda url: False)
+    assert ResNetEncoder("resnet18", pretrained=True).weights == "random"
+    damaged, lacking = capsys.readouterr().out.splitlines()
+    assert damaged.startswith(f"{file} is damaged (")
+    assert f"(looked for {file.name})" in lacking
+
+
+def test_the_courses_weights_are_named_when_they_are_damaged(monkeypatch, tmp_path):
+    file = "encoder_resnet18.safetensors"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / file).write_bytes(shipped_weights(file).read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "models" / "shipped.py"))
+    with pytest.raises(ValueError, match=rf"weights/{file} is damaged \(.*git checkout it again"):
+        ResNetEncoder("resnet18", pretrained="drawings", width=24)
 
 
 @pytest.mark.parametrize(

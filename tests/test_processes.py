@@ -6,6 +6,7 @@ two; then two of which one dies, or that cannot train together; then two that wa
 """
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -56,6 +57,8 @@ def main(folder: Path) -> None:
         for kill in kills:
             assert ended(fork(train_until, folder / f"killed-{precision}", kill, 2, precision)) == -signal.SIGKILL, kill
         assert ended(fork(train_until, folder / f"killed-{precision}", None, 2, precision)) == 0
+    assert ended(fork(lose_a_worker, folder / "killed-worker")) == 0
+    assert ended(fork(train_until, folder / "killed-worker", None, 2, "no")) == 0
     children = [*together(share, folder, "both"), fork(share, folder, "one")]
     assert [ended(child) for child in children] == [0, 0, 0]
     for name, before, after in (("one-two", alone, together), ("two-one", together, alone)):
@@ -137,6 +140,18 @@ def train_until(folder: Path, kill: tuple[str, int] | None, workers: int, precis
         tracking.write_atomic = checkpoints.write_atomic
     recipe = tiny_recipe(steps=STEPS, save_every=2, eval_every=3, workers=workers, precision=precision)
     train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder, callbacks=callbacks)
+
+
+def lose_a_worker(folder: Path) -> None:
+    def shoot(event):
+        if event.step == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    recipe = tiny_recipe(steps=STEPS, save_every=2, eval_every=3, workers=2)
+    try:
+        train(tiny_net(), Squares(), Squares(3, "val"), recipe, folder, callbacks=[shoot])
+    except RuntimeError as error:
+        (folder / "said").write_text(str(error))
 
 
 def die() -> None:
@@ -256,9 +271,9 @@ def folder(tmp_path_factory):
     return run_as_script(__file__, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_killed_and_continued_equals_uninterrupted(folder, precision):
-    whole, killed = folder / f"whole-{precision}", folder / f"killed-{precision}"
+@pytest.mark.parametrize(("killed", "precision"), [("no", "no"), ("bf16", "bf16"), ("worker", "no")])
+def test_killed_and_continued_equals_uninterrupted(folder, killed, precision):
+    whole, killed = folder / f"whole-{precision}", folder / f"killed-{killed}"
     assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     assert len((whole / "log.csv").read_text().splitlines()) == STEPS + 1
     weights = sorted(path.name for path in whole.glob("*.safetensors"))
@@ -266,6 +281,13 @@ def test_killed_and_continued_equals_uninterrupted(folder, precision):
     assert f"step-{STEPS:08d}.model.safetensors" in weights
     for name in weights:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_worker_that_was_killed_is_told(folder):
+    place = folder / "killed-worker"
+    said = (place / "said").read_text()
+    assert said.startswith("a process that prepares batches ended, as when")
+    assert said.endswith(f"training continues from the last checkpoint in {place}.")
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -324,12 +325,29 @@ def test_a_failed_write_keeps_the_old_table(table, monkeypatch):
     assert {file.name for file in table.path.parent.iterdir()} == {table.path.name, "results.lock"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{"name": "a"}]}', json.dumps({"rows": [{"protocol": {}}]})])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"rows": [1]}', '{"rows": [{"name": "a"}]}', '{"rows": [{"protocol": {}}]}', "[" * 10**5]
+)
 def test_a_file_that_is_no_table_is_named(tmp_path, text):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"results\.json is not a results table"):
         ResultsTable(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", 1), ("name", ["a"]), ("mean_iou", "0.5"), ("mean_iou", math.nan), ("mean_iou", math.inf),
+     ("parameters", 10**400), ("parameters", 0.5), ("class_iou", 1), ("class_iou", ["a"]), ("cost_size", None),
+     ("average_precision", {"mask_ap": "a"}), ("average_precision", [])],
+)  # fmt: skip
+def test_a_table_with_other_values_than_a_row_has_is_named(table, field, value):
+    table.add("a", evaluation())
+    stored = json.loads(table.path.read_text())
+    stored["rows"][0][field] = value
+    table.path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=rf"{table.path.name} is not a results table \({field} is "):
+        ResultsTable(table.path)
 
 
 def test_a_table_of_version_0_1_is_read(table):

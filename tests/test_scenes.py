@@ -256,6 +256,11 @@ def test_other_settings_are_refused(made, change, named, request):
     assert snapshot(folder) == before
 
 
+def test_a_folder_whose_first_file_was_killed_halfway_is_gone_on_with(tmp_path):
+    (tmp_path / "scenes.json.123.partial").write_text("{")
+    assert len(VOCSegmentation(make_scenes(tmp_path, (1, 1), size=64), "train")) == 1
+
+
 def test_foreign_and_damaged_folders_are_refused(tmp_path):
     (tmp_path / "foreign/JPEGImages").mkdir(parents=True)
     (tmp_path / "own").mkdir()

@@ -1,5 +1,7 @@
 """Class counts against counting by hand, and the weights against their formulas."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -76,13 +78,15 @@ def test_a_label_changed_in_place_is_counted(tmp_path):
         lambda text: text.replace("[6, 0", "[6.5, 0"),
         lambda text: text.replace("[6, 0", "[-6, 0"),
         lambda text: text.replace("[6, 0", "[" + "9" * 30 + ", 0"),
+        lambda text: "[" * 10**5,
     ],
 )
 def test_damaged_counts_are_counted_again(change, capsys):
     whole = class_statistics(Labels())
     [path] = (config.data_root() / "statistics").iterdir()
     before = path.read_text()
-    path.write_text(change(before.replace("[5, 1, 0, 0, 2]", "[6, 0, 0, 0, 2]")))
+    unsealed = re.sub(r', "seal": "\w+"', "", before)
+    path.write_text(change(unsealed.replace("[5, 1, 0, 0, 2]", "[6, 0, 0, 0, 2]")))
     again = Labels()
     np.testing.assert_array_equal(class_statistics(again).image_pixels, whole.image_pixels)
     assert again.reads == 4
@@ -90,6 +94,14 @@ def test_damaged_counts_are_counted_again(change, capsys):
     assert path.read_text() == before
     class_statistics(again)
     assert (again.reads, capsys.readouterr().out) == (4, "")
+
+
+def test_other_counts_than_were_written_are_counted_again(capsys):
+    whole = class_statistics(Labels())
+    [path] = (config.data_root() / "statistics").iterdir()
+    path.write_text(path.read_text().replace("[5, 1, 0, 0, 2]", "[6, 0, 0, 0, 2]"))
+    np.testing.assert_array_equal(class_statistics(Labels()).image_pixels, whole.image_pixels)
+    assert capsys.readouterr().out.startswith(f"{path} is damaged (it is not as it was written)")
 
 
 def test_counts_need_no_folder_that_can_be_written(monkeypatch, tmp_path, capsys):

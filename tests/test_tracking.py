@@ -103,6 +103,7 @@ def test_images_carry_both_masks_with_names(fake, tmp_path):
         ("step,loss\n1,0.5\n2", "row 2 has not as many cells"),
         ("step,loss\n1,many\n", "many"),
         ("name,loss\nnet,0.5\n", "net"),
+        ('step,loss\n1,"' + "0" * 2**18, "field larger than field limit"),
     ],
 )
 def test_a_log_is_read_from_a_spreadsheet_and_what_is_none_is_named(tmp_path, text, rows):

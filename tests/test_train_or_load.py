@@ -17,6 +17,7 @@ from training_toys import SETS, Squares, TinyNet, assert_same, own_ce, stop_at, 
 from labhelpers import config
 from labhelpers.data import VOCSegmentation, cache
 from labhelpers.data.augment import Augmentation
+from labhelpers.files import read_json
 from labhelpers.training import checkpoints, finished_runs, load_finished, train_or_load
 from labhelpers.training.run import describe, runs_folder, weights_hash
 
@@ -237,7 +238,7 @@ def test_a_log_that_no_checkpoint_holds_is_read_where_it_can_be(damage, capsys):
     first = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
     log, info = first.folder / "log.csv", first.folder / "step-00000006.json"
     whole = log.read_bytes()
-    info.write_text(json.dumps({key: value for key, value in json.loads(info.read_text()).items() if key != "log"}))
+    info.write_text(json.dumps({key: value for key, value in read_json(info).items() if key != "log"}))
     log.unlink() if damage is None else log.write_bytes(damage(whole))
     capsys.readouterr()
     again = train_or_load("net", tiny_net(), *SETS, tiny_recipe())
@@ -294,7 +295,7 @@ def test_a_model_that_is_the_result_is_not_trained_on_when_its_run_is_lost():
     assert not train_or_load("net", tiny_net(), *SETS, tiny_recipe()).loaded
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0", '{"name": "net"}', '{"recipe": []}', "[" * 10**5])
 def test_a_damaged_run_json_is_named_and_mended_by_the_call_that_wrote_it(text, capsys):
     path = train_or_load("net", tiny_net(), *SETS, tiny_recipe()).folder / "run.json"
     path.write_text(text)

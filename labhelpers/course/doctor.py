@@ -145,8 +145,8 @@ def check_notebooks() -> Iterator[Finding]:
     try:
         sizes = (f"{Path(file).stem} {shipped_weights(file).stat().st_size / 1e6:.1f} MB" for file in SHIPPED)
         yield Finding("Weights of the course", ", ".join(sizes))
-    except FileNotFoundError as error:
-        yield Finding("Weights of the course", "missing", False, str(error))
+    except (FileNotFoundError, ValueError) as error:
+        yield Finding("Weights of the course", "missing or damaged", False, str(error))
 
 
 def minutes_table() -> str:

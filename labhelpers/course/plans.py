@@ -6,7 +6,6 @@ Either is found from here and from the notebooks of later labs: a finished run c
 
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout, suppress
@@ -23,6 +22,7 @@ from labhelpers.config import Profile
 from labhelpers.course.setup import begin
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
+from labhelpers.files import read_json
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
 from labhelpers.training.instances import painted
@@ -486,7 +486,11 @@ def benchmark(name: str) -> dict[str, Any]:
     Returns:
         protocol: a sentence; seeds: the list of them; scores: {variant: {score: [of each seed]}}.
     """
-    return json.loads(BENCHMARKS.read_bytes())[name]
+    try:
+        return read_json(BENCHMARKS)[name]
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "git checkout it again, or install labhelpers again"
+        raise ValueError(f"{BENCHMARKS} is damaged, or lacks {name} ({error}): {remedy}") from error
 
 
 def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:
@@ -497,7 +501,7 @@ def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:
     names = set()
     for path in config.checkpoints_root().glob("*/*/run.json"):
         with suppress(ValueError, KeyError, TypeError):  # damaged; no run is loaded from it either
-            names.add(json.loads(path.read_bytes())["name"])
+            names.add(read_json(path)["name"])
     opened: dict[str, Splits] = {}
     found = []
     for plan in PLANS.values():

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from labhelpers.data.base import png
-from labhelpers.files import connection_problems, file_hash
+from labhelpers.files import connection_problems, file_hash, locked, named, read_json, sealed, write_atomic
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ ARCHIVES = {
 }
 
 _LISTS = ("train", "val", "trainval")
+LARGEST = 20_000_000  # bytes of a file in an archive; the largest that is wanted has 0.3 million
 
 
 def fetch_voc(root: str | Path, split: str = "trainval") -> Path:
@@ -82,7 +83,7 @@ def fetch_voc(root: str | Path, split: str = "trainval") -> Path:
     if split not in (*_LISTS, "trainaug"):
         raise ValueError(f"VOC 2012 has no split {split!r}. Known: {', '.join(_LISTS)}, trainaug.")
     target = Path(root) / "VOCdevkit" / "VOC2012"
-    if not _intact(target, "voc2012"):
+    if _damage(target, "voc2012") is not None:
         _install("voc2012", Path(root), target, _unpack_voc)
     return fetch_sbd(root) if split == "trainaug" else target
 
@@ -98,7 +99,7 @@ def fetch_sbd(root: str | Path) -> Path:
         DownloadError: an archive could not be fetched.
     """
     target = fetch_voc(root)
-    if not _intact(target, "sbd"):
+    if _damage(target, "sbd") is not None:
         train, val = (set(_read_list(target, split)) for split in ("train", "val"))
         _install("sbd", Path(root), target, lambda tar, folder: _unpack_sbd(tar, folder, train, val))
     return target
@@ -108,19 +109,38 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
     """Fetch an archive, unpack it beside `target`, move the result in; an archive that was there stays."""
     archive = ARCHIVES[key]
     path = root / archive.name
-    was_there = path.exists()
-    download(archive.urls, path, md5=archive.md5, sha256=archive.sha256, size=archive.size)
-    fresh = target.with_name(f"{target.name}.{key}.partial")
-    if fresh.exists():  # an interrupted call left it behind
-        shutil.rmtree(fresh)
-    fresh.mkdir(parents=True)
-    with tarfile.open(path) as tar:
-        unpack(tar, fresh)
-    files = {p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
-    _manifest(fresh, key).write_bytes(json.dumps(files).encode())
-    _move_in(fresh, target, key)
-    if not was_there:
-        path.unlink()
+    with locked(root / "download.lock"):
+        damaged = _damage(target, key)
+        if damaged is None:  # another process has fetched it meanwhile
+            return
+        if _manifest(target, key).exists():
+            print(f"{target / damaged} is missing or damaged, so {archive.name} is fetched again.")
+        fetched = path.with_name(f"{path.name}.fetched")  # it marks an archive that nobody has put there by hand
+        ours = fetched.exists() or not path.exists()
+        download(archive.urls, path, md5=archive.md5, sha256=archive.sha256, size=archive.size)
+        if ours:
+            fetched.touch()
+        fresh = target.with_name(f"{target.name}.{key}.partial")
+        if fresh.exists():  # an interrupted call left it behind
+            shutil.rmtree(fresh)
+        fresh.mkdir(parents=True)
+        try:
+            with tarfile.open(path) as tar:
+                unpack(tar, fresh)
+        except Exception as error:  # of any kind where an archive is none; the system's have a number
+            if type(error) is RuntimeError or getattr(error, "errno", None):
+                raise
+            raise RuntimeError(
+                f"{path} cannot be unpacked ({error!r}): it is another release, do not use it."
+            ) from error
+        files = {
+            p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()
+        }
+        write_atomic(_manifest(fresh, key), json.dumps(sealed(files)).encode(), sync=False)
+        _move_in(fresh, target, key)
+        if ours:
+            fetched.unlink()
+            path.unlink()
 
 
 def _unpack_voc(tar: tarfile.TarFile, folder: Path) -> None:
@@ -177,6 +197,8 @@ def _to_png(mat: bytes) -> bytes:
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > LARGEST:
+        raise _other_release(tar, f"holds {member.name} of {member.size:,} bytes: do not use it.")
     file = tar.extractfile(member)
     return file.read() if file is not None else b""
 
@@ -194,8 +216,7 @@ def _save(folder: Path, name: str, data: bytes) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise RuntimeError(f"The archive holds the file name {name!r}, which leads outside {folder}: do not use it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    write_atomic(path, data, sync=False)
 
 
 def _manifest(folder: Path, key: str) -> Path:
@@ -206,20 +227,16 @@ def _size_and_checksum(path: Path) -> list[int]:
     return [path.stat().st_size, zlib.crc32(path.read_bytes())]
 
 
-def _intact(folder: Path, key: str) -> bool:
-    """Whether every file of the manifest is there and unchanged; a sentence says which is not."""
+def _damage(folder: Path, key: str) -> str | None:
+    """The name of a file of the manifest, or of the manifest, that is missing or changed; None if all is well."""
     manifest = _manifest(folder, key)
-    if not manifest.is_file():
-        return False
     try:
-        files = json.loads(manifest.read_bytes()).items()
-        damaged = (n for n, facts in files if not (folder / n).is_file() or _size_and_checksum(folder / n) != facts)
-        first = next(damaged, None)
-    except ValueError:
-        first = manifest.name
-    if first is not None:
-        print(f"{folder / first} is missing or damaged, so {ARCHIVES[key].name} is fetched again.")
-    return first is None
+        files = read_json(manifest).items()
+        return next(
+            (n for n, facts in files if not (folder / n).is_file() or _size_and_checksum(folder / n) != facts), None
+        )
+    except (FileNotFoundError, ValueError, AttributeError):
+        return manifest.name
 
 
 def _move_in(fresh: Path, target: Path, key: str) -> None:
@@ -383,7 +400,7 @@ def _continue(url: str, part: Path, size: int | None) -> None:
         if size is not None and total != size:
             raise _AddressFailed(f"offers {total:,} bytes, expected {size:,}")
         bar = _bar(None, part.stem, "B", initial=done, total=total, unit_scale=True, unit_divisor=1000)
-        with part.open("ab" if resumes else "wb") as file, bar:
+        with named(part), part.open("ab" if resumes else "wb") as file, bar:
             for chunk in _chunks(response):
                 done += len(chunk)
                 if total is not None and done > total:

@@ -9,7 +9,7 @@ import numpy as np
 
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.files import write_atomic
+from labhelpers.files import read_json, sealed, write_atomic
 
 WEIGHT_METHODS = ("inverse", "inverse_sqrt", "median_frequency", "effective_number")
 
@@ -63,7 +63,7 @@ def class_statistics(dataset: SegmentationDataset) -> ClassStatistics:
         counts = np.stack([np.bincount(target, minlength=256)[kept] for target in targets])
         head = {"dataset": dataset.name, "split": dataset.split, "columns": [*dataset.class_names, "void"]}
         try:
-            write_atomic(path, json.dumps({**head, "counts": counts.tolist()}).encode())
+            write_atomic(path, json.dumps(sealed({**head, "counts": counts.tolist()})).encode())
         except OSError as error:
             print(f"{path} cannot be written ({error.strerror}): the classes of {dataset.name} are counted each time.")
     return ClassStatistics(tuple(dataset.class_names), counts[:, :-1], counts[:, -1])
@@ -74,7 +74,7 @@ def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        counts = np.array(json.loads(path.read_bytes())["counts"])
+        counts = np.array(read_json(path)["counts"])
         if counts.shape != shape or counts.dtype != np.int64 or counts.min() < 0:
             raise ValueError(f"not {shape[0]} x {shape[1]} counts")
     except (ValueError, KeyError, TypeError) as error:

@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from labhelpers import config
 from labhelpers.evaluation.evaluator import Evaluation, Protocol
 from labhelpers.evaluation.intervals import Comparison, bootstrap, paired_bootstrap
-from labhelpers.files import locked, write_atomic
+from labhelpers.files import locked, read_json, write_atomic
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -353,11 +354,11 @@ class ResultsTable(_Sections):
 
     def _read(self) -> dict[str, Row]:
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))["rows"] if self.path.exists() else []
+            stored = read_json(self.path)["rows"] if self.path.exists() else []
             for row in stored:
                 row.pop("expected", None)  # that version 0.1 wrote into each row
-            rows = [Row(**{**row, "protocol": Protocol(**row["protocol"])}) for row in stored]
-        except (ValueError, KeyError, TypeError) as error:
+            rows = [_checked(Row(**{**row, "protocol": _checked(Protocol(**row["protocol"]))})) for row in stored]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.path} is not a results table ({error}). Move it away; each lab adds its rows again."
             ) from error
@@ -445,6 +446,27 @@ class ResultsTable(_Sections):
             caption += f" {DASH} in the scores: the model was not trained, so it has no result."
         caption += f" {course_note(self.rows)}".rstrip()
         return [_table(columns, caption)]
+
+
+def _checked(read: Any) -> Any:
+    """A dataclass as it was read from JSON; raises ValueError where a value is of another type than its field."""
+    for name, kind in get_type_hints(type(read)).items():
+        if not _fits(getattr(read, name), kind):
+            raise ValueError(f"{name} is {getattr(read, name)!r:.60}")
+    return read
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    inside = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, one) for one in inside)
+    if isinstance(value, list) and get_origin(kind) is list:
+        return all(_fits(one, inside[0]) for one in value)
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        return all(_fits(one, inside[1]) for one in value.values())
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and abs(value) < 2**63  # nor is it NaN
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _scores(evaluation: Any) -> dict[str, Any]:

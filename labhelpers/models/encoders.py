@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from labhelpers.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from labhelpers.files import file_hash, reachable
-from labhelpers.models.shipped import shipped_weights
+from labhelpers.models.shipped import read_weights, shipped_weights
 
 
 def dilate(stages: Sequence[nn.Module], output_stride: int) -> tuple[int, ...]:
@@ -301,9 +301,7 @@ def _stage(block: Any, inplanes: int, planes: int, depth: int, stride: int) -> n
 
 def _pretrained_state(name: str, source: str) -> dict[str, Tensor] | None:
     if source == "drawings":
-        from safetensors.torch import load_file
-
-        return load_file(shipped_weights(f"encoder_{name}.safetensors"))
+        return read_weights(shipped_weights(f"encoder_{name}.safetensors"))
     if name in LITES:
         state = packaged_state(name)
         return state and {f"features.{key}": value for key, value in state.items()}
@@ -344,8 +342,12 @@ def published_state(name: str, whose: str) -> dict[str, Tensor] | None:
     from torchvision.models import get_model_weights
 
     weights: Any = get_model_weights(name)
-    file = weights.DEFAULT.url.rsplit("/", 1)[-1]
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / file).exists() and not reachable(weights.DEFAULT.url):
-        print(f"No network: {name} starts from random weights instead of {whose} (looked for {file}).")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.DEFAULT.url.rsplit("/", 1)[-1]
+    # torch.hub looks at the hash of what it fetches, not of what it has.
+    if file.exists() and not file_hash(file).startswith(file.stem.rpartition("-")[2]):
+        print(f"{file} is damaged (its SHA-256 does not begin as its name ends), so it is fetched again.")
+        file.unlink()
+    if not file.exists() and not reachable(weights.DEFAULT.url):
+        print(f"No network: {name} starts from random weights instead of {whose} (looked for {file.name}).")
         return None
     return weights.DEFAULT.get_state_dict(progress=True, check_hash=True, weights_only=True)

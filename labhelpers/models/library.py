@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from labhelpers.files import file_hash, reachable
 from labhelpers.models.deeplab import PooledBatchNorm2d
 from labhelpers.models.encoders import LITES, Renormalize, packaged_state
+from labhelpers.models.shipped import read_weights
 from labhelpers.models.unet import pad_to_multiple
 
 ARCHITECTURES = {
@@ -93,7 +94,6 @@ def build_smp(
             nobody published.
     """
     import segmentation_models_pytorch as smp
-    from safetensors.torch import load_file
 
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
@@ -117,7 +117,7 @@ def build_smp(
         trained = network.encoder.model.pretrained_cfg
         pixels = Renormalize(trained["mean"], trained["std"])
     elif found is not None:
-        network.encoder.load_state_dict(load_file(found["file"]))
+        network.encoder.load_state_dict(read_weights(Path(found["file"])))
     weights = "random" if found is None else "imagenet"
     for block in network.decoder.modules():  # with a batch of one, there is one value per channel behind a pooling
         if isinstance(block, nn.Sequential) and isinstance(block[0], nn.AdaptiveAvgPool2d):

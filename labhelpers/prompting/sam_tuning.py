@@ -262,10 +262,10 @@ def _read(path: Path) -> SamEmbedding:
     try:
         with safe_open(path, "pt") as file:
             tensors, written = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    except SafetensorError as error:
+        if (written or {}).get("sha256") != _hash(tensors):
+            raise ValueError("its values are not those whose hash it holds")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # the last two: numbers of an unknown kind
         raise ValueError(f"{path} is damaged ({error})") from error
-    if (written or {}).get("sha256") != _hash(tensors):
-        raise ValueError(f"{path} is damaged (its values are not those whose hash it holds)")
     size, seen = (tuple(row) for row in tensors.pop("sizes").tolist())
     return SamEmbedding(tuple(tensors[f"features.{i}"] for i in range(len(tensors))), size, seen)
 

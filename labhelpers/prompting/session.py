@@ -21,7 +21,7 @@ from labhelpers.data.base import png
 from labhelpers.data.names import refuse_repeats
 from labhelpers.data.reading import VOC_PALETTE
 from labhelpers.data.voc import VOC_CLASSES
-from labhelpers.files import write_atomic
+from labhelpers.files import read_json, write_atomic
 from labhelpers.prompting.everything import paint
 from labhelpers.prompting.predictor import Predictor, Prompt, check_image
 from labhelpers.prompting.sampling import box_from_mask
@@ -678,7 +678,7 @@ def _voc_files(stem: str) -> list[str]:
 def _saved_files(path: Path) -> set[str]:
     """The files that `save` named in an earlier `session.json`, if it is one: of anything else nothing is removed."""
     try:
-        images = json.loads(path.read_bytes())["images"].values()
+        images = read_json(path)["images"].values()
         masks = {image["mask"] for image in images if "mask" in image}
         stems = {image["labelled"] for image in images if "labelled" in image}
         stems = {stem for stem in stems if re.fullmatch(r"\d+_\w*", stem)}

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from labhelpers.models import MiniSAM, build_encoder
 from labhelpers.models.sam import SAM_MODELS, build_sam
-from labhelpers.models.shipped import half, save_half, shipped_weights
+from labhelpers.models.shipped import half, read_weights, save_half, shipped_weights
 from labhelpers.prompting.predictor import MiniSamPredictor, Predictor
 from labhelpers.prompting.sam import SamPredictor
 
@@ -56,10 +56,8 @@ def load_mini_sam(path: Path | None = None, num_classes: int = 1) -> MiniSAM:
     Raises:
         FileNotFoundError: there is no such file. ValueError: it holds other weights than this model needs.
     """
-    from safetensors.torch import load_file
-
     path = path or shipped_weights("mini_sam.safetensors")
-    state = load_file(path)
+    state = read_weights(path)
     own = {k.removeprefix(SEMANTIC): v for k, v in state.items() if k.startswith(SEMANTIC)}
     state = {k: v for k, v in state.items() if not k.startswith(SEMANTIC)}
     if num_classes > 1:

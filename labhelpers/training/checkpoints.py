@@ -4,7 +4,7 @@ A checkpoint of step 120 is three files:
 
     step-00000120.model.safetensors      the model's state
     step-00000120.optimizer.safetensors  the optimizer's state
-    step-00000120.json                   bookkeeping, the log up to there, and the SHA-256 of the two
+    step-00000120.json                   bookkeeping, the log up to there, the SHA-256 of the two, and one of itself
 
 Each file appears under its name only when it is complete on the disk, and the JSON last: a checkpoint without a JSON
 was never finished, and one whose hashes differ is damaged. The two last checkpoints are kept, and the best's model.
@@ -14,6 +14,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labhelpers.files import write_atomic
+from labhelpers.files import read_json, sealed, write_atomic
 
 PARTS = ("model", "optimizer")
 LOG = "log.csv"
@@ -66,7 +67,7 @@ def save(run_dir: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], in
             data = to_bytes(own)
             hashes[part] = hashlib.sha256(data).hexdigest()
             write_atomic(_file(run_dir, step, part), data)
-        text = json.dumps({"step": step, "sha256": hashes, **info}, indent=1)
+        text = json.dumps(sealed({"step": step, "sha256": hashes, **info}), indent=1)
         write_atomic(_file(run_dir, step), text.encode())
     except OSError as error:
         kept = [s for s in _steps(run_dir) if s != step]
@@ -88,7 +89,7 @@ def read(run_dir: Path, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint
 
     path, log = _file(run_dir, step), run_dir / LOG
     try:
-        info = json.loads(path.read_bytes())
+        info = read_json(path)
         if info["step"] != step or not {"best_step", "sha256"} <= info.keys():
             raise ValueError("it is not what was written")
         if "log" not in info and log.exists():  # of an earlier version: a header, and a row for each step
@@ -182,15 +183,14 @@ def _steps(run_dir: Path) -> list[int]:
 
 def _prune(run_dir: Path) -> None:
     last = [step for step in _steps(run_dir) if _file(run_dir, step, "optimizer").exists()][:2]
-    best = {_best_step(_file(run_dir, step)) for step in last}
+    best = {_best_step(run_dir, step) for step in last}
     for path in run_dir.glob(f"{_NUMBERED}.*"):
         step = int(path.name[5:13])
         if step not in last and (step not in best or ".optimizer." in path.name):
             path.unlink()
 
 
-def _best_step(path: Path) -> int | None:
-    try:
-        return json.loads(path.read_bytes()).get("best_step")
-    except ValueError:  # damaged: latest() says so when it matters
-        return None
+def _best_step(run_dir: Path, step: int) -> int | None:
+    with suppress(DamagedCheckpoint):  # latest() says so when it matters
+        return read(run_dir, step, parts=()).info["best_step"]
+    return None

@@ -20,7 +20,7 @@ from labhelpers.data.augment import to_input
 from labhelpers.data.base import SegmentationDataset
 from labhelpers.training import checkpoints
 from labhelpers.training.recipe import Recipe
-from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState, alone
+from labhelpers.training.task import CLASS_LABELS, Event, Task, TrainingState, alone, explained_workers
 from labhelpers.training.tracking import History
 
 
@@ -41,10 +41,12 @@ def train(
     the best evaluation. Each callback is called with an `Event` after every step. `name` labels the bar.
 
     Raises:
-        RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full; checkpoints stay.
+        RuntimeError: the loss is not finite, the memory is too small for one image, the disk is full, a process that
+            prepares batches was killed; checkpoints stay.
         ValueError: `run_dir` holds a run of another recipe or architecture, or the task cannot follow the recipe.
     """
     with (
+        explained_workers(Path(run_dir)),
         alone(Path(run_dir)),
         TrainingState(model, train_set, val_set, recipe, Path(run_dir), task) as run,
         run.progress(name) as progress,

@@ -17,7 +17,7 @@ from torch import nn
 
 from labhelpers import config
 from labhelpers.data.base import SegmentationDataset
-from labhelpers.files import set_aside, write_atomic
+from labhelpers.files import read_json, set_aside, write_atomic
 from labhelpers.training import checkpoints
 from labhelpers.training.checkpoints import DamagedCheckpoint
 from labhelpers.training.loop import train
@@ -202,7 +202,9 @@ def finished_runs(
     found = []
     for path in runs_folder(name).glob("*/run.json"):
         try:
-            facts = json.loads(path.read_bytes())
+            facts = read_json(path)
+            if _key(facts) != path.parent.name:
+                raise ValueError("it is not as it was written")
             if comparable(facts) == wanted:
                 found.append(_finished(path.parent, facts, recipe))
         except DamagedCheckpoint as error:
@@ -242,7 +244,7 @@ def _finished(folder: Path, facts: dict[str, Any], recipe: Recipe) -> FinishedRu
 
 def _keep_facts(path: Path, facts: dict[str, Any]) -> None:
     try:
-        if json.loads(path.read_bytes()) == facts:
+        if read_json(path) == facts:
             return
     except (OSError, ValueError):
         pass

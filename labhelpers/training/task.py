@@ -434,6 +434,21 @@ def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def explained_workers(run_dir: Path) -> Iterator[None]:
+    """Says what to do where a process that prepares batches was killed: torch raises it anywhere, or a pipe breaks."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+            raise
+        raise RuntimeError(
+            f"a process that prepares batches ended, as when the system kills it for lack of memory ({error}). Run "
+            "again, with fewer workers if it lacks memory: training continues from the last checkpoint in "
+            f"{run_dir}."
+        ) from error
+
+
+@contextmanager
 def explained_batch_norm() -> Iterator[None]:
     """Says what to do where batch norm sees one value per channel: in one image as small as the network's stride."""
     try:

@@ -70,8 +70,11 @@ class History:
     @classmethod
     def parse(cls, text: str) -> "History":
         """As `read`, of a log's text, be it as a spreadsheet with decimal commas writes it."""
-        rows, head = [], text.partition("\n")[0]
-        lines = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
+        try:
+            lines = list(csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count)))
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        rows = []
         for number, row in enumerate(lines, 1):
             if None in row or None in row.values():
                 raise ValueError(f"row {number} has not as many cells as the header")

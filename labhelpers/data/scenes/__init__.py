@@ -14,7 +14,7 @@ from PIL import Image
 
 from labhelpers.data.base import png
 from labhelpers.data.scenes.composition import SPLITS, draw_scene
-from labhelpers.files import write_atomic
+from labhelpers.files import read_json, write_atomic
 
 GENERATOR = 1  # raise it when a change in this folder alters any picture
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationClass": ".png", "SegmentationObject": ".png"}
@@ -69,7 +69,7 @@ def claim(root: Path, settings: dict[str, object], settings_name: str) -> None:
     record = root / settings_name
     if record.is_file():
         try:
-            found = json.loads(record.read_bytes())
+            found = read_json(record)
         except ValueError:
             raise ValueError(f"{record} is damaged: delete the folder {root} and run this again.") from None
         if found != settings:
@@ -80,7 +80,8 @@ def claim(root: Path, settings: dict[str, object], settings_name: str) -> None:
                 f"{root} was made with {there}, but {asked} is asked for. Give another folder, or delete this one."
             )
         return
-    if root.exists() and any(root.iterdir()):
+    # A process that was killed may have left a part of the record.
+    if root.exists() and any(path.suffix != ".partial" for path in root.iterdir()):
         raise ValueError(
             f"{root} is not empty and has no {settings_name}, so it was not made here and is left alone. "
             "Give a new or an empty folder."
