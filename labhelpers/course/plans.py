@@ -101,6 +101,13 @@ def fitted(recipe: config.RecipeConfig, steps: int) -> dict[str, Any]:
     return vars(dataclasses.replace(recipe, warmup_steps=min(recipe.warmup_steps, steps // 10)))
 
 
+def recipe_of(settings: Any, **more: Any) -> Recipe:
+    """The recipe of a lab whose settings name its numbers as `Recipe` does; `more` is added, or wins."""
+    names = {field.name for field in dataclasses.fields(Recipe)} & vars(settings).keys()
+    numbers = {name: getattr(settings, name) for name in names}
+    return Recipe(**{**numbers, "augmentation": Augmentation(**vars(settings.augmentation)), **more})
+
+
 class FCN(Plan):
     """Lab 02, scored eight times in a training: on few enough images that this takes less time than training."""
 
@@ -205,20 +212,7 @@ class MiniSAM(Plan):
         return Splits(train_set, val_set, val_set)
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
-        settings = profile.mini_sam
-        return Recipe(
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            augmentation=Augmentation(**vars(settings.augmentation)),
-            lr=settings.lr,
-            weight_decay=1e-4,
-            clip_norm=1.0,
-            schedule="cosine",
-            warmup_steps=settings.warmup_steps,
-            backbone_factor=settings.backbone_factor,
-            freeze_encoder_steps=settings.freeze_encoder_steps,
-            eval_every=settings.eval_every,
-        )
+        return recipe_of(profile.mini_sam, clip_norm=1.0, schedule="cosine")
 
     def task(self, profile: Profile) -> PromptTask:
         settings = profile.mini_sam
@@ -256,19 +250,7 @@ class MaskRCNN(Plan):
         return Splits(data.cache(ObjectMaps(train_set)), *map(data.InstanceDataset, (watched, val_set)))
 
     def recipe(self, profile: Profile, train_set: SegmentationDataset) -> Recipe:
-        settings = profile.mask_rcnn
-        return Recipe(
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            augmentation=Augmentation(**vars(settings.augmentation)),
-            lr=settings.lr,
-            warmup_steps=settings.warmup_steps,
-            backbone_factor=settings.backbone_factor,
-            clip_norm=1.0,
-            eval_every=settings.eval_every,
-            best_metric="mask_ap",
-            precision=settings.precision,
-        )
+        return recipe_of(profile.mask_rcnn, clip_norm=1.0, best_metric="mask_ap")
 
     def task(self, profile: Profile) -> InstanceTask:
         return InstanceTask(profile.mask_rcnn.smallest)
@@ -321,21 +303,8 @@ def backbones_recipe(profile: Profile, pretrained: bool, seed: int = 0, wandb: b
         pretrained: the encoder starts from ImageNet's weights: it stays frozen for some or all steps, and learns more
             slowly afterwards.
     """
-    settings = profile.backbones
-    return Recipe(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        augmentation=Augmentation(**vars(settings.augmentation)),
-        lr=settings.lr,
-        warmup_steps=settings.warmup_steps,
-        freeze_encoder_steps=settings.freeze_encoder_steps if pretrained else 0,
-        backbone_factor=settings.backbone_factor if pretrained else 1.0,
-        best_metric="val_loss",
-        eval_every=settings.eval_every,
-        score_train=settings.score_train,
-        seed=seed,
-        wandb=wandb,
-    )
+    as_the_rest = {} if pretrained else {"freeze_encoder_steps": 0, "backbone_factor": 1.0}
+    return recipe_of(profile.backbones, **as_the_rest, best_metric="val_loss", seed=seed, wandb=wandb)
 
 
 @dataclass(frozen=True)
