@@ -410,3 +410,11 @@ def test_a_loss_that_keeps_a_list_continues(tmp_path):
     train_tiny(tmp_path / "a", model, recipe())  # as in a new kernel
     train_tiny(tmp_path / "b", whole, recipe())
     assert_same(whole, model)
+
+
+def test_what_a_callback_raises_is_not_taken_for_a_lost_worker(tmp_path):
+    def log_elsewhere(_event):
+        raise ConnectionResetError("the server has gone")
+
+    with pytest.raises(ConnectionResetError, match="the server has gone"):
+        train_tiny(tmp_path, callbacks=[log_elsewhere], workers=1)

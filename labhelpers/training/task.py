@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -439,7 +440,9 @@ def explained_workers(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+        through = {Path(frame.filename).parent for frame in traceback.extract_tb(error.__traceback__)}
+        broken_pipe = not isinstance(error, RuntimeError) and Path(torch.utils.data.__file__).parent in through
+        if not broken_pipe and "DataLoader worker (pid" not in str(error):
             raise
         raise RuntimeError(
             f"a process that prepares batches ended, as when the system kills it for lack of memory ({error}). Run "
