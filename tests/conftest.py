@@ -15,6 +15,15 @@ def own_home(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="module")
+def wrong_answers_run_once():
+    """For the tests of many wrong answers to one exercise, each of which is compared with all that it knows."""
+    from judging import remembered
+
+    with remembered():
+        yield
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder with voc_style_photos/ and camvid/, or a skip that says why."""

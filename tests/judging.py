@@ -2,8 +2,28 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
+from unittest.mock import patch
 
 from labhelpers.course import checks
+from labhelpers.course.checks.core import Exercise
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Inside, each wrong answer that an exercise knows is run in a case once, with whatever it is compared."""
+    outcome, memory = Exercise._outcome, {}
+
+    def once(self, check, answer, case):
+        if not any(answer is known for known in dict(self.wrong)):
+            return outcome(self, check, answer, case)
+        key = answer, repr(case)
+        if key not in memory:
+            memory[key] = outcome(self, check, answer, case)
+        return memory[key]
+
+    with patch.object(Exercise, "_outcome", once):
+        yield
 
 
 def judge(name: str, answer) -> str:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging import judge
+from judging import judge, remembered
 from torch import nn
 
 from labhelpers import data
 from labhelpers.course import checks
 from labhelpers.course.checks import core
-from labhelpers.course.checks.core import EXERCISES, Exercise, difference
+from labhelpers.course.checks.core import EXERCISES, difference
 
 # What each check is known to say, by its key words, about wrong answers: {exercise: [[answer, [key words]], ...]}.
 KNOWN = json.loads((Path(__file__).parent / "hints.json").read_text())
@@ -60,24 +60,11 @@ def test_right_answer_passes_and_the_line_is_always_the_same(name):
     assert checks.grade(name, answer) is None
 
 
-@pytest.fixture
-def remembered(monkeypatch):
-    """An answer is run in a case once: of n wrong ones the last would else be compared with n others run anew."""
-    outcome, memory = Exercise._outcome, {}
-
-    def once(self, check, answer, case):
-        key = answer, repr(case)
-        if key not in memory:
-            memory[key] = outcome(self, check, answer, case)
-        return memory[key]
-
-    monkeypatch.setattr(Exercise, "_outcome", once)
-
-
 @every_exercise
-def test_each_wrong_answer_gets_its_own_hint_and_none_is_lost(name, remembered):
+def test_each_wrong_answer_gets_its_own_hint_and_none_is_lost(name):
     wrong = dict(EXERCISES[name].wrong)
-    hints = [judge(name, answer).splitlines()[0] for answer in wrong]
+    with remembered():  # of n wrong ones the last would else be compared with n others run anew
+        hints = [judge(name, answer).splitlines()[0] for answer in wrong]
     for hint, said in zip(wrong.values(), hints, strict=True):
         assert said.endswith(hint)
         assert len(said) < 600

@@ -471,13 +471,13 @@ def _right_unet(num_classes: int, base: int, size: tuple[int, int, int]) -> tupl
 def _run_unet(check: Check, answer: Callable, case: Case) -> Parts:
     """The same weights in: what each layer is given, in the order of the forward pass, and the logits."""
     num_classes, base, size = case.args
-    images, right, right_layers = _right_unet(num_classes, base, size)
+    images, _, right_layers = _right_unet(num_classes, base, size)
     model = make(check, answer, num_classes, base)
     layers = _unet_layers(Check(), model, num_classes, base)
     _copy_weights(right_layers, layers)
     entrances = layers.entrances()
     if case.what:
-        return _run_training(check, model, right, entrances, images)
+        return _run_training(check, model, _right_training(*case.args), entrances, images)
     fits = size[1] % 16 == size[2] % 16 == 0
     when = f"in forward for {'' if fits else 'a '}{size[1]}x{size[2]} image{'s' if fits else ''}"
     errors = {} if fits else _ODD_ERRORS
@@ -499,26 +499,35 @@ def _run_unet(check: Check, answer: Callable, case: Case) -> Parts:
     return Parts(parts | {f"the {'logits' if fits else 'result'} {when}": logits})
 
 
-def _run_training(check: Check, model: nn.Module, right: Any, entrances: dict[str, Any], images: Tensor) -> Parts:
+@lru_cache(maxsize=2)
+def _right_training(num_classes: int, base: int, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """The logits of the library's network in training mode, and the gradient farthest from them."""
+    images, right, _ = _right_unet(num_classes, base, size)
+    network = copy.deepcopy(right).train()
+    logits = network(images)
+    return logits.detach(), _far_gradient(logits, network.contracting[0][0].weight)[0]
+
+
+def _far_gradient(logits: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    weighting = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    return torch.autograd.grad((logits * weighting).sum(), weight, allow_unused=True)
+
+
+def _run_training(
+    check: Check, model: nn.Module, right: tuple[Tensor, Tensor], entrances: dict[str, Any], images: Tensor
+) -> Parts:
     """Gradients for every layer; then the logits in training mode, and the gradient farthest from them."""
     evaluated = check.call(model, images)
     if not isinstance(evaluated, Tensor):
         return Parts()  # the case before this one says so
     check_gradients(check, model, evaluated, {name: layer.weight for name, layer in entrances.items()}, _UNUSED)
-    logits, expected = check.call(model.train(), images, when="in training mode"), copy.deepcopy(right).train()
+    logits = check.call(model.train(), images, when="in training mode")
     parts = Parts({_NORMED: logits.detach() if isinstance(logits, Tensor) else logits})
-    first, weighting = (
-        entrances["contracting[0]"].weight,
-        torch.randn(images.shape[0], right.score.out_channels, *images.shape[2:]),
+    first, (right_logits, right_one) = entrances["contracting[0]"].weight, right
+    found = check.call(
+        lambda: logits.requires_grad and _far_gradient(logits, first), when="in backward", errors=IN_PLACE
     )
-
-    def gradient(output: Tensor, weight: Tensor) -> Any:
-        return torch.autograd.grad((output * weighting).sum(), weight, allow_unused=True)
-
-    found = check.call(lambda: logits.requires_grad and gradient(logits, first), when="in backward", errors=IN_PLACE)
     check.that(found and found[0] is not None, "in training mode " + _UNUSED.format("contracting[0]"))
-    right_logits = expected(images)
-    right_one = gradient(right_logits, expected.contracting[0][0].weight)[0]
     if isinstance(logits, Tensor) and torch.allclose(logits, right_logits, rtol=0, atol=rounding(right_logits)):
         lacks = "the gradient of contracting[0] lacks a part: is a skip detached, or made under no_grad?"
         check.that(torch.allclose(found[0], right_one, rtol=0, atol=10 * rounding(right_one)), lacks)
