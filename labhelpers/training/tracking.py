@@ -278,4 +278,5 @@ class _NotebookLine(io.StringIO):
 def _in_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     kernel = getattr(shell, "kernel", None)
-    return kernel is not None and kernel.session.pid == os.getpid()  # it drops what a forked process sends
+    session = getattr(kernel, "session", None)  # which drops what a forked process sends; other kernels have none
+    return kernel is not None and getattr(session, "pid", os.getpid()) == os.getpid()
