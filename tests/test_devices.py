@@ -41,7 +41,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 KINDS = [*LOSSES, "ce+0.5*dice", own_ce]
 each_network = pytest.mark.parametrize("name", NETWORKS)
-each_loss = pytest.mark.parametrize("kind", KINDS, ids=str)
+each_loss = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: getattr(kind, "__name__", kind))
 
 
 def built(name: str) -> nn.Module:
