@@ -181,13 +181,14 @@ class MaskRCNNConfig:
     mask_layers: int = 1
     proposals: int = 150
     samples: int = 32
-    steps: int = 120
+    steps: int = 150
     batch_size: int = 8
     lr: float = 3e-3
     backbone_factor: float = 0.3
     warmup_steps: int = 20
-    eval_every: int = 40
+    eval_every: int = 75
     watched: int = 48  # validation images scored while it trains; reported is the whole set
+    box_images: int = 20  # validation images in which its boxes are prompts for other networks
     smallest: int = 16  # pixels: what is smaller after augmentation is not learned
     augmentation: AugmentationConfig = AugmentationConfig(crop=128)  # whole scenes
     precision: str = (
@@ -310,6 +311,7 @@ _TINY = replace(
         warmup_steps=0,
         eval_every=2,
         watched=4,
+        box_images=3,
     ),
 )
 _LAB = Profile(
@@ -387,6 +389,7 @@ _LAB = Profile(
         hidden=1024,
         mask_layers=4,
         proposals=1000,
+        box_images=200,
         samples=256,
         steps=900,
         lr=1e-4,
@@ -430,7 +433,7 @@ _FULL = replace(
     sam=replace(
         _LAB.sam, judged_images=200, everything_images=100, box_images=1449, tuning_steps=1000, tuning_images=500
     ),
-    mask_rcnn=replace(_LAB.mask_rcnn, steps=24 * (1464 // 8), eval_every=2 * (1464 // 8)),
+    mask_rcnn=replace(_LAB.mask_rcnn, steps=24 * (1464 // 8), eval_every=2 * (1464 // 8), box_images=1449),
 )
 PROFILES = {profile.name: profile for profile in (_TINY, _SMOKE, _LAB, _FULL)}
 # How much is scored and asked, which in a profile whose steps are cut is no more than in `tiny`.
