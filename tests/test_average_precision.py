@@ -14,6 +14,7 @@ from labhelpers.data import InstanceDataset, Instances, VOCSegmentation, boxes_o
 from labhelpers.evaluation import (
     FailureKind,
     average_precision,
+    boxes_ap50,
     evaluate_instances,
     failures,
     instance_table,
@@ -337,3 +338,13 @@ def test_each_prediction_and_each_object_is_of_one_kind(seed, score):
     assert sum(found.counts.values()) == len(found.predictions) + found.targets.count(MISSED)
     assert {MISSED}.isdisjoint(found.predictions)
     assert {DOUBLED, BACKGROUND, VOID}.isdisjoint(found.targets)
+
+
+def test_boxes_of_one_image_are_scored_as_the_definition_says():
+    objects = torch.tensor([[x, 0, x + 10, 10] for x in (0, 20, 40)])
+    detected = torch.tensor([[0, 0, 10, 8], [1, 0, 9, 10], [20, 0, 30, 4], [40, 0, 50, 6]])
+    scores = np.array([0.9, 0.8, 0.6, 0.7])
+    order = np.argsort(-scores)
+    hits = match_detections(box_iou(detected, objects).numpy()[order]) >= 0
+    assert boxes_ap50(objects, detected, scores) == pytest.approx(average_precision(scores[order], hits, 3), abs=1e-12)
+    assert hits.tolist() == [True, False, True, False]
