@@ -437,17 +437,10 @@ _FULL = replace(
 )
 PROFILES = {profile.name: profile for profile in (_TINY, _SMOKE, _LAB, _FULL)}
 # How much is scored and asked, which in a profile whose steps are cut is no more than in `tiny`.
-_JUDGED = (
-    "watched",
-    "eval_epochs",
-    "score_train",
-    "eval_objects",
-    "judged_images",
-    "clicks",
-    "everything_images",
-    "grid",
-)
-_JUDGED += ("box_images", "tuning_images")
+_JUDGED = {
+    *("watched", "eval_epochs", "score_train", "eval_objects", "judged_images", "clicks"),
+    *("everything_images", "grid", "box_images", "tuning_images"),
+}
 # Lab 08 on photographs: at about half of their size, of which a crop is most.
 _OWN_OBJECTS = replace(
     _SMOKE.mask_rcnn,
