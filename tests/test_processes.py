@@ -334,7 +334,8 @@ def test_synchronised_batch_norm_shares_all_with_what_is_put_back():
 
 def test_a_process_that_dies_ends_the_others_at_once(folder):
     seconds, said = json.loads((folder / "dies.json").read_text())
-    assert "Signal 9 (SIGKILL) received" in said
+    # Whichever the launcher sees first: the signal, or the other process that lost its partner.
+    assert re.search(r"Signal 9 \(SIGKILL\) received|Connection (closed|reset) by peer", said)
     assert seconds < 60  # that of starting and training, not the half hour that processes wait for each other
     assert not list(folder.glob("dies/dies/*/step-00000006.json"))
 
