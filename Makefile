@@ -37,7 +37,7 @@ canary: export LAB_HOME := $(CURDIR)/build/test-home
 canary: export WANDB_MODE := disabled
 canary:
 	rm -rf build/test-home
-	$(PYTHON) -m pytest -n 2 --dist loadfile --durations=10 $(COVERAGE) tests
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(COVERAGE) tests
 	$(PYTHON) -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
 
 story: $(STAMP)

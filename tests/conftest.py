@@ -15,9 +15,12 @@ def own_home(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="module")
-def wrong_answers_run_once():
-    """For the tests of many wrong answers to one exercise, each of which is compared with all that it knows."""
+@pytest.fixture(scope="module", autouse=True)
+def wrong_answers_run_once(request):
+    """In the tests of the checks, for each of many answers is compared with all wrong ones that its exercise knows."""
+    if not request.module.__name__.startswith("test_checks"):
+        yield
+        return
     from judging import remembered
 
     with remembered():

@@ -6,23 +6,38 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 from labhelpers.course import checks
-from labhelpers.course.checks.core import Exercise
+from labhelpers.course.checks.core import EXERCISES, Exercise
 
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Inside, each wrong answer that an exercise knows is run in a case once, with whatever it is compared."""
-    outcome, memory = Exercise._outcome, {}
+    """Inside, each wrong answer that an exercise knows is run in a case once, with whatever it is compared.
+
+    The cases are made anew for each answer, always the same ones, so that their number tells which one it is.
+    """
+    outcome, memory, numbers = Exercise._outcome, {}, {}
+    known = {id(answer) for exercise in EXERCISES.values() for answer in dict(exercise.wrong)}
+
+    def numbered(make):
+        def cases():
+            made = list(make())
+            numbers.update((id(case), number) for number, case in enumerate(made))
+            return made
+
+        return cases
 
     def once(self, check, answer, case):
-        if not any(answer is known for known in dict(self.wrong)):
+        if id(answer) not in known:
             return outcome(self, check, answer, case)
-        key = answer, repr(case)
+        key = id(self), id(answer), numbers[id(case)]
         if key not in memory:
             memory[key] = outcome(self, check, answer, case)
         return memory[key]
 
-    with patch.object(Exercise, "_outcome", once):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(Exercise, "_outcome", once))
+        for exercise in EXERCISES.values():
+            stack.enter_context(patch.object(exercise, "cases", numbered(exercise.cases)))
         yield
 
 

@@ -789,7 +789,6 @@ WRONG_NETWORKS = [
 ]
 
 
-@pytest.mark.usefixtures("wrong_answers_run_once")
 @pytest.mark.parametrize(("answer", "hints"), [(answer, hints) for answer, *hints in WRONG_NETWORKS])
 def test_unet_rejects(answer, hints):
     assert_hint("unet", answer, *hints)

@@ -973,7 +973,6 @@ WRONG = {
 }
 
 
-@pytest.mark.usefixtures("wrong_answers_run_once")
 @pytest.mark.parametrize(("name", "answer", "hints"), rows(WRONG))
 def test_smp_by_hand_rejects(name, answer, hints):
     assert_hint(name, answer, *hints)

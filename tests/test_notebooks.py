@@ -1,14 +1,11 @@
 """What every notebook has in common, and how all are run; nbval runs their cells."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbgrader.nbgraderformat import read as nbgrader_read
-from tiny_voc import make_small_voc
 
 from labhelpers import config
 from labhelpers.course import run
@@ -159,45 +156,6 @@ def test_the_minutes_at_the_top_are_those_that_are_announced(path):
     found = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (header, together)), strict=True))
     for name, profile in config.PROFILES.items():
         assert float(found[name]) == profile.minutes[path.stem[:2]], name
-
-
-@pytest.mark.parametrize(
-    ("labs", "train", "said", "not_said"),
-    [
-        (("01", "02"), 2, ("does not tell objects apart", "reader is used instead of yours", "Not counted"), ()),
-        (("03", "06"), 2, ("no two clicks are compared",), ("Not counted",)),
-        (("05",), 9, ("4 images (train-held-out) to select models on",), ()),
-        (("07",), 2, (), ("other data take its place",)),
-        (("08",), 2, (), ("other data take its place",)),
-    ],
-    ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,
-)
-def test_labs_run_on_few_plain_photographs(labs, train, said, not_said, tmp_path, monkeypatch):
-    """Of different sizes and one class, with one object each, in labs 01 and 02 not told apart and not named as VOC's.
-
-    The checks, which look at no data, are left out, and so are lab 02's cells with a fixed output, which are slow.
-    """
-    plain = "01" in labs
-    names = {"suffix": ".JPG", "names": "my photo ({})"} if plain else {}
-    root = make_small_voc(tmp_path / "own", train=train, val=1, objects=not plain, **names)
-    monkeypatch.setenv("LAB_VOC_ROOT", str(root))
-    monkeypatch.setenv("LAB_PROFILE", "tiny")
-    sources = [
-        cell.source.replace("source = settings.data", f"source = {str(root)!r}")  # lab 05, in which tiny has jigsaws
-        for path in LABS
-        if path.stem[:2] in labs
-        for cell in code(nbformat.read(path, as_version=4).cells)
-        if "checks." not in cell.source and not ("02" in path.stem and "NBVAL_CHECK_OUTPUT" in cell.source)
-    ]
-    path = tmp_path / f"{labs[0]}_few.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
-    command = [sys.executable, "-m", "labhelpers.course.run", str(path), "--out", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--cell-timeout", "300"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    cells = nbformat.read(tmp_path / "out" / path.name, as_version=4).cells
-    text = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
-    assert all(words in text for words in said)
-    assert not any(words in text for words in not_said)
 
 
 # --- running them all ---
