@@ -378,7 +378,9 @@ def tarred(
         for name, size in (lies or {}).items():
             info = tarfile.TarInfo(name)
             info.size = size
-            tar.addfile(info)
+            head = info.tobuf()  # Python 3.13's addfile no longer writes one without its file
+            buffer.write(head)
+            tar.offset += len(head)
     return buffer.getvalue()
 
 

@@ -149,8 +149,9 @@ def test_an_unsolved_lab_runs_to_its_end_on_few_plain_photographs(lab, released,
     named as VOC's. On the data that the labs come with, `make colab` runs them.
     """
     number = lab.stem[:2]
-    plain = {"suffix": ".JPG", "names": "my photo ({})", "objects": False} if number in ("01", "02") else {}
-    root = make_small_voc(tmp_path / "own", train=9 if number == "05" else 2, val=1, **plain)
+    plain = number in ("01", "02")
+    named = {"suffix": ".JPG", "names": "my photo ({})"} if plain else {}
+    root = make_small_voc(tmp_path / "own", train=9 if number == "05" else 2, val=1, objects=not plain, **named)
     monkeypatch.setenv("LAB_VOC_ROOT", str(root))
     monkeypatch.setenv("LAB_PROFILE", "tiny")
     monkeypatch.setenv("WANDB_MODE", "disabled")
