@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from test_fetch import make_tar, voc_files  # noqa: E402
 from test_processes import ended, fork  # noqa: E402
 from tiny_server import serve  # noqa: E402
-from training_toys import Squares, tiny_net, tiny_recipe  # noqa: E402
+from training_toys import Squares, free_port, tiny_net, tiny_recipe  # noqa: E402
 
 from labhelpers.data import VOCSegmentation, cache, class_statistics, download, scenes, statistics  # noqa: E402
 from labhelpers.evaluation import ResultsTable, evaluate  # noqa: E402
@@ -75,7 +74,7 @@ def work(folder: Path, workers: int = 0, callback: Callable[[Any], None] = lambd
 def together(folder: Path, rank: int, port: int, callback: Callable[[Any], None] = lambda event: None) -> None:
     """One of two processes that train as one."""
     os.environ |= {"LAB_HOME": str(folder), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     recipe = tiny_recipe(steps=12, save_every=2, eval_every=3)
     train_or_load("net", tiny_net(norm=False, dropout=0.0), Squares(), Squares(5, "val"), recipe, callbacks=[callback])
 
@@ -215,9 +214,7 @@ def kills_of_two(place: Path, count: Count, times: int) -> None:
     rng = np.random.default_rng(1)
 
     def both(folder: Path, callback: Callable[[Any], None] = lambda event: None) -> list[int]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         return [start(together, folder, rank, port, callback) for rank in range(2)]
 
     assert [ended(pid) for pid in both(place / "two")] == [0, 0], output(place / "two")
@@ -231,7 +228,9 @@ def kills_of_two(place: Path, count: Count, times: int) -> None:
                 os.write(writing, b".")
 
         pids = both(folder, tell)
+        os.close(writing)
         os.read(reading, 1)
+        os.close(reading)
         time.sleep(delay)
         dying = pids if trial % 3 == 2 else [pids[trial % 3]]
         for pid in dying:

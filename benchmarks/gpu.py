@@ -40,10 +40,11 @@ HEAD = """# On a GPU
 
 `make gpu` runs, on a machine with CUDA and in nine minutes, what no other machine can show: the tests marked `gpu`; the
 speed and the memory of a training step, the speed of the evaluation and of Mini-SAM; and all notebooks in the profile
-`lab`, two steps of each training, so that every cell runs and no score means anything. It needs no network and installs
-nothing: the torch that is there is used. `LAB_VOC_ROOT=folder` names some dozens of photographs in VOC layout (without
-it, synthetic scenes are drawn), `WHEELS=folder` wheels of packages that are missing there. `QUICK=1` runs a small part
-of it on a CPU. Its table takes the place of what follows.
+`lab`, two steps of each training, so that every cell runs and no score means anything. It needs no network; the torch
+that is there is used. `LAB_VOC_ROOT=folder` names some dozens of photographs in VOC layout (without
+it, synthetic scenes are drawn). `WHEELS=folder` names wheels: those of packages that are missing there are put into
+build/gpu/packages. `PYTHON=.venv/bin/python` names the Python that has torch, where it is not `python3`. The table
+takes the place of what follows. `QUICK=1` runs a small part of it on a CPU, and writes to build/gpu/gpu.md.
 
 """
 NO_RUN = "**No run on a GPU has been made yet**: how fast the course is there and what memory it needs is not known.\n"
@@ -217,8 +218,8 @@ def prepare_environment() -> None:
     shutil.rmtree(BUILD / "home", ignore_errors=True)
     os.environ |= {"LAB_HOME": str(BUILD / "home"), "LAB_PROFILE": "lab", "LAB_STEPS": str(STEPS)}
     os.environ |= {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    others = [os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others, str(PACKAGES)])
+    places = (str(ROOT), os.environ.get("PYTHONPATH"), str(PACKAGES))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     os.environ.setdefault("JUPYTER_PATH", str(PACKAGES / "share" / "jupyter"))  # templates of a nbconvert that is there
     sys.path += [str(ROOT), str(ROOT / "tests"), str(PACKAGES)]
     from labhelpers.data import make_scenes

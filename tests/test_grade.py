@@ -360,8 +360,21 @@ def test_all_that_can_be_handed_in_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["01_toy.ipynb", "all.zip", "ann", "bob", "x.zip"]
 
 
+def test_copies_by_colab_are_found_and_what_has_no_lab_in_its_name_is_told(tmp_path):
+    (tmp_path / "ann").mkdir()
+    for name in ("Copy of 01_toy", "「02_b.ipynb」的副本", "demo_minisam", "09_other"):
+        nbformat.write(notebook(RIGHT), tmp_path / "ann" / f"{name}.ipynb")
+    (ann,) = grade.submissions(tmp_path, ["01_toy", "02_b"])
+    assert list(ann.notebooks) == ["01_toy", "02_b"]
+    assert ann.notes == []
+    nbformat.write(notebook(RIGHT), tmp_path / "ann" / "2026 my notes.ipynb")
+    assert grade.submissions(tmp_path, ["01_toy"])[0].notes == [
+        "2026 my notes.ipynb was left out: its name does not tell which lab it is"
+    ]
+
+
 def test_no_name_leads_outside_and_no_zip_takes_hours(tmp_path, monkeypatch):
-    monkeypatch.setattr(grade, "ALL", 20_000)
+    monkeypatch.setattr(grade, "LARGEST_ZIP", 20_000)
     for name in ("lab05_...zip", "lab05_.zip", "lab05_ann.zip"):
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             for number in range(1, 4):

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_evaluator import SIZES, Pictures, Pooling
+from timm.layers import BatchNormAct2d
 from torch import nn
 from training_toys import Squares, free_port, run_as_script, tiny_net, tiny_recipe
 
@@ -312,8 +313,12 @@ def test_two_processes_train_as_one(folder, kind):
 def test_another_number_of_processes_continues_a_run(folder, name):
     expected, found = load_file(folder / "one-0-plain.safetensors"), load_file(folder / name / "end.safetensors")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    recipe = RUNS["plain"][1]
     (log,) = (folder / name).glob("plain/*/log.csv")
-    assert len(History.read(log).rows) == RUNS["plain"][1].steps
+    assert len(History.read(log).rows) == recipe.steps
+    micro_batch = checkpoints.read(log.parent, recipe.steps, parts=()).info["micro_batch"]
+    processes = 2 if name == "one-two" else 1  # the last ones
+    assert micro_batch == recipe.batch_size / recipe.accumulate / processes
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -330,6 +335,18 @@ def test_synchronised_batch_norm_shares_all_with_what_is_put_back():
         assert [isinstance(module, nn.SyncBatchNorm) for module in model.modules()] == [False, True, False, False, True]
         assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == state
     assert list(model.modules()) == own
+
+
+def test_synchronised_batch_norm_keeps_the_activations_of_timms_norms():
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4, act_layer=nn.ReLU6)).eval(),
+        torch.randn(2, 3, 8, 8),
+    )
+    expected = model(images)
+    with task.synchronised_batch_norm(model):
+        assert isinstance(model[1], nn.SyncBatchNorm)
+        assert torch.equal(model(images), expected)
+    assert expected.min() == 0
 
 
 def test_a_process_that_dies_ends_the_others_at_once(folder):

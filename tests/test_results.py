@@ -325,6 +325,15 @@ def test_a_failed_write_keeps_the_old_table(table, monkeypatch):
     assert {file.name for file in table.path.parent.iterdir()} == {table.path.name, "results.lock"}
 
 
+@pytest.mark.parametrize("odd", [{"minutes": "3"}, {"flops": 1e9}, {"parameters": "a"}])
+def test_a_row_that_could_not_be_read_again_is_not_written(table, odd):
+    table.add("a", evaluation())
+    before = table.path.read_bytes()
+    with pytest.raises(ValueError, match=f"{next(iter(odd))} is "):
+        table.add("b", evaluation(), **odd)
+    assert table.path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"rows": [1]}', '{"rows": [{"name": "a"}]}', '{"rows": [{"protocol": {}}]}', "[" * 10**5]
 )

@@ -81,13 +81,19 @@ class Notebook:
         return text
 
 
+def lab_of(name: str) -> str:
+    """The two digits of a notebook's lab, also of a copy by Colab, "Copy of 02_fcn.ipynb"; "" if its name has none."""
+    found = re.search(r"^\d\d(?!\d)|(?<!\d)\d\d(?=_)", name)
+    return found[0] if found else ""
+
+
 def gather(path: Path) -> Notebook:
     """Reads a notebook and finds what its exercises need.
 
     Raises:
         OSError, ValueError: the file cannot be read, or is no notebook.
     """
-    notebook = Notebook(path, path.name[:2])
+    notebook = Notebook(path, lab_of(path.name))
     titles = set(BY_LAB.get(notebook.lab, ()))
     everything: dict[str, list[Piece]] = {}
     chosen: list[Piece] = []

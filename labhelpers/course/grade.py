@@ -27,13 +27,13 @@ from typing import Any
 import nbformat
 
 from labhelpers.course import sandbox
-from labhelpers.course.gathering import UNWRITTEN
+from labhelpers.course.gathering import UNWRITTEN, lab_of
 from labhelpers.course.judging import find_tests, judge
-from labhelpers.course.run import find_notebooks, read_notebook
+from labhelpers.course.run import DEMO, find_notebooks, read_notebook
 from labhelpers.files import write_atomic
 
 LARGEST = 50_000_000  # bytes of a notebook
-ALL = 4 * LARGEST  # bytes of all notebooks and reports in a ZIP
+LARGEST_ZIP = 4 * LARGEST  # bytes of all notebooks and reports in a ZIP
 SCHEMES = Path(__file__).with_name("schemes.toml")
 REPORT = "report"  # the assignment that is no notebook: cells for the parts of the report's points
 # An answer that names one of these deserves a look: it may deal with the checks or the system, not with images.
@@ -67,7 +67,7 @@ def submissions(folder: Path, expected: Sequence[str]) -> list[Submission]:
     It arrived when its newest file was last changed, or when `timestamp.txt` says, as nbgrader writes it.
 
     Args:
-        expected: names of the instructor's notebooks, without .ipynb; the first two characters of a file decide.
+        expected: names of the instructor's notebooks, without .ipynb; `lab_of` tells which one a file is.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -117,7 +117,7 @@ def _contents(path: Path, one: Submission) -> Iterator[tuple[str, bytes]]:
     elif path.suffix == ".zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                left = ALL
+                left = LARGEST_ZIP
                 for entry in archive.infolist():
                     name = entry.filename.rpartition("/")[2]
                     if not name.endswith((".ipynb", "report.pdf")) or name.startswith("."):
@@ -125,7 +125,9 @@ def _contents(path: Path, one: Submission) -> Iterator[tuple[str, bytes]]:
                     data = archive.open(entry).read(LARGEST + 1)  # what it says of its size may be a lie
                     left -= len(data)
                     if left < 0:
-                        one.notes.append(f"{path.name} holds more than {ALL:,} bytes: what came last was not read")
+                        one.notes.append(
+                            f"{path.name} holds more than {LARGEST_ZIP:,} bytes: what came last was not read"
+                        )
                         break
                     if len(data) > LARGEST:
                         one.notes.append(f"{name} in {path.name} is larger than {LARGEST:,} bytes and was not read")
@@ -139,8 +141,10 @@ def _take(one: Submission, name: str, data: bytes, expected: Sequence[str]) -> N
     if name == "report.pdf":
         one.report = f"{name}, {len(data) / 1e3:,.0f} kB"
         return
-    known = next((stem for stem in expected if stem[:2] == name[:2] and name.endswith(".ipynb")), None)
-    if known in one.notebooks:
+    known = next((stem for stem in expected if stem[:2] == lab_of(name) and name.endswith(".ipynb")), None)
+    if name.endswith(".ipynb") and not lab_of(name) and name != DEMO:
+        one.notes.append(f"{name} was left out: its name does not tell which lab it is")
+    elif known in one.notebooks:
         one.notes.append(f"{name} is another {known}.ipynb and was left out: ask which one counts")
     elif known:
         try:

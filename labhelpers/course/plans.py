@@ -23,6 +23,7 @@ from labhelpers.course.setup import begin
 from labhelpers.data import Augmentation, SegmentationDataset, Splits
 from labhelpers.data.voc import ObjectDataset
 from labhelpers.files import read_json
+from labhelpers.models.shipped import REMEDY
 from labhelpers.prompting.task import PromptTask
 from labhelpers.training import InstanceTask, ObjectMaps, Recipe, Run, load_finished, train_or_load
 from labhelpers.training.instances import painted
@@ -417,9 +418,10 @@ def train(name: str, sync_batch_norm: bool = False) -> None:
     lab = find_plan(name).lab
     accelerator = make_accelerator()
     main = accelerator.is_main_process
-    with accelerator.main_process_first(), nullcontext() if main else redirect_stdout(io.StringIO()):
-        experiment = Experiment.open(name, begin(lab))
-    experiment.train(sync_batch_norm)
+    with nullcontext() if main else redirect_stdout(io.StringIO()):
+        with accelerator.main_process_first():
+            experiment = Experiment.open(name, begin(lab))
+        experiment.train(sync_batch_norm)
 
 
 def file_results(
@@ -458,8 +460,7 @@ def benchmark(name: str) -> dict[str, Any]:
     try:
         return read_json(BENCHMARKS)[name]
     except (ValueError, KeyError, TypeError) as error:
-        remedy = "git checkout it again, or install labhelpers again"
-        raise ValueError(f"{BENCHMARKS} is damaged, or lacks {name} ({error}): {remedy}") from error
+        raise ValueError(f"{BENCHMARKS} is damaged, or lacks {name} ({error}): {REMEDY}") from error
 
 
 def find_all(profile: Profile) -> list[tuple[Experiment, FinishedRun]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from labhelpers import config, course
 from labhelpers.course.answers import examine
 from labhelpers.course.checks import BY_LAB
-from labhelpers.course.gathering import Notebook, gather, module
+from labhelpers.course.gathering import Notebook, gather, lab_of, module
 from labhelpers.course.plans import PLANS, Experiment, find_all
 from labhelpers.course.report import unwritten
 from labhelpers.course.report.findings import listed
@@ -152,7 +152,7 @@ def ascii_name(name: str) -> str:
 def _add_notebooks(contents: Contents, folder: Path) -> None:
     gathered = []
     for lab in LABS + EXTRA:
-        paths = sorted(folder.glob(f"{lab}_*.ipynb"))
+        paths = sorted(path for path in folder.glob("*.ipynb") if lab_of(path.name) == lab)
         if not paths and lab in EXTRA:
             continue
         if not paths:

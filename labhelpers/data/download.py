@@ -128,10 +128,11 @@ def _install(key: str, root: Path, target: Path, unpack: Callable[[tarfile.TarFi
             with tarfile.open(path) as tar:
                 unpack(tar, fresh)
         except Exception as error:  # of any kind where an archive is none; the system's have a number
-            if type(error) is RuntimeError or getattr(error, "errno", None):
+            if type(error) is RuntimeError or isinstance(error, ImportError) or getattr(error, "errno", None):
                 raise
             raise RuntimeError(
-                f"{path} cannot be unpacked ({error!r}): it is another release, do not use it."
+                f"{path} cannot be unpacked ({error!r}), although its hash is the right one: please report this, with "
+                "what `labhelpers doctor` prints."
             ) from error
         files = {
             p.relative_to(fresh).as_posix(): _size_and_checksum(p) for p in sorted(fresh.rglob("*")) if p.is_file()

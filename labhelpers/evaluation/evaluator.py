@@ -172,7 +172,7 @@ def evaluate(
             if loss is not None:
                 parts = loss.parts(logits, targets, torch.ones(terms, device=device))
                 loss_parts += torch.stack([parts, loss.total(targets)]).cpu()
-    if accelerator is not None:  # each process has filled its own rows, so the sum holds them all
+    if accelerator is not None and accelerator.num_processes > 1:  # each has filled its own rows: the sum holds all
         parts = (kept, facts, near_edges, loss_parts)
         kept, facts, near_edges, loss_parts = (accelerator.reduce(part.to(device), "sum").cpu() for part in parts)
 

@@ -388,10 +388,12 @@ class ResultsTable(_Sections):
             costs: what `costs` returns: any of parameters, flops, inference_ms, memory_mb, cost_size.
 
         Raises:
-            ValueError: the scores cannot be compared with those in the table; the message names what differs.
+            ValueError: the scores cannot be compared with those in the table, or a value is of another type than its
+                column; the message names what differs.
         """
-        protocol = replace(evaluation.protocol, seed=seed, minutes=minutes)
-        row = Row(name, protocol, average_precision=None if isinstance(evaluation, Evaluation) else {}, **costs)
+        protocol = _checked(replace(evaluation.protocol, seed=seed, minutes=minutes))
+        kinds: dict[str, float | None] | None = None if isinstance(evaluation, Evaluation) else {}
+        row = _checked(Row(name, protocol, average_precision=kinds, **costs))
         if not trained or not config.profile().learns:
             self._untrained[name] = row
             return row

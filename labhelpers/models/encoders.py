@@ -346,7 +346,7 @@ def published_state(name: str, whose: str) -> dict[str, Tensor] | None:
     # torch.hub looks at the hash of what it fetches, not of what it has.
     if file.exists() and not file_hash(file).startswith(file.stem.rpartition("-")[2]):
         print(f"{file} is damaged (its SHA-256 does not begin as its name ends), so it is fetched again.")
-        file.unlink()
+        file.unlink(missing_ok=True)  # another process may have done it
     if not file.exists() and not reachable(weights.DEFAULT.url):
         print(f"No network: {name} starts from random weights instead of {whose} (looked for {file.name}).")
         return None

@@ -13,6 +13,7 @@ SHIPPED = {
     "encoder_mobilenet_v3_small.safetensors": "80482359fc855928f3e7983cac20868a284d64a6785d7e97780e84ef0ec983cc",
 }
 """The files and their SHA-256: whoever trains one anew writes its own here."""
+REMEDY = "git checkout it again, or install labhelpers again"  # for a file of the course that is missing or damaged
 
 
 def shipped_weights(file: str) -> Path:
@@ -22,16 +23,15 @@ def shipped_weights(file: str) -> Path:
         FileNotFoundError: it is in neither; the message says where it was looked for.
         ValueError: it is not the file that came with it.
     """
-    remedy = "git checkout it again, or install labhelpers again"
     package = Path(__file__).resolve().parent.parent
     places = [package.parent / "checkpoints" / file, package / "weights" / file]
     for place in places:
         if place.is_file():
             if file_hash(place) != SHIPPED[file]:
-                raise ValueError(f"{place} is damaged (its SHA-256 is not the one in {__name__}): {remedy}")
+                raise ValueError(f"{place} is damaged (its SHA-256 is not the one in {__name__}): {REMEDY}")
             return place
     raise FileNotFoundError(
-        f"{file}, which comes with the course, is missing (looked for {' and '.join(map(str, places))}): {remedy}"
+        f"{file}, which comes with the course, is missing (looked for {' and '.join(map(str, places))}): {REMEDY}"
     )
 
 

@@ -152,7 +152,7 @@ def evaluate_prompts(
                 prompt = PROMPTS[kind](item.mask, np.random.default_rng([seed, item.index, item.number]))
                 mask, predicted[kind][position] = predictor.predict(**prompt)
                 ious[kind][position] = mask_iou(mask, item.mask, item.ignore)
-    if accelerator is not None:  # each process has filled its own places, so the sum holds them all
+    if accelerator is not None and accelerator.num_processes > 1:  # each has filled its own places: the sum holds all
         for found, kind in product((ious, predicted), prompts):
             values = torch.from_numpy(found[kind]).to(accelerator.device)
             found[kind] = accelerator.reduce(values, "sum").cpu().numpy()

@@ -140,7 +140,7 @@ class PromptTask(Task):
     smallest: int = 100  # pixels: what is smaller after augmentation is not asked for
     eval_objects: int = 60  # objects of the validation set that are scored at an evaluation
 
-    leaves_out: ClassVar[bool] = True  # what only a kind of prompt needs that nobody gave
+    unused_parameters: ClassVar[bool] = True  # those of boxes, say, in a step that gives none
 
     def __post_init__(self) -> None:
         for name in ("prompts", "rounds", "smallest", "eval_objects"):
@@ -167,7 +167,7 @@ class PromptTask(Task):
 
     def step(self, run: TrainingState, x: Tensor, y: Tensor, total: Tensor, rng: np.random.Generator) -> Tensor:
         """The mean loss of one to `rounds` answers."""
-        # Each process draws for the whole batch and takes its part: so all draw what one would.
+        # Each process draws for all parts of the micro-batch and takes its own: with accumulate=1, what one would.
         prompts = sample_prompts(run.accelerator.gather(y).cpu().numpy(), self, rng)
         prompts = prompts[run.own(self.prompts * len(x))]
         rounds = int(rng.integers(1, self.rounds + 1))
@@ -235,7 +235,7 @@ class Prompts:
     boxes: list[np.ndarray] = field(default_factory=list)  # N boxes (4,), NaN for none
 
     def __getitem__(self, part: slice) -> "Prompts":
-        """Some of them."""
+        """Prompts `part` of the N; masks and clicks are the same objects, not copies."""
         return Prompts(*(values[part] for values in vars(self).values()))
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -304,7 +304,7 @@ class SemanticPromptTask(Task):
     points: tuple[int, int] = (3, 10)  # fewest and most of them, half on objects and half beside
     freeze_image_encoder: bool = False  # all of the image encoder stays as it is: another head shares it
 
-    leaves_out: ClassVar[bool] = True  # nobody gives boxes
+    unused_parameters: ClassVar[bool] = True  # nobody gives boxes
 
     def __post_init__(self) -> None:
         require(self, "prompted", "a share in 0..1", 0 <= self.prompted <= 1)

@@ -128,7 +128,11 @@ class Recipe:
         return bool(self.patience) and best_step is not None and step - best_step >= self.patience * self.eval_every
 
     def identity(self) -> dict[str, Any]:
-        """What decides about the result, as JSON: all but what is written when, and how the work is shared."""
+        """What decides about the result, as JSON: all but what is written when, and how the work is shared.
+
+        Of the sharing batch norm notices something: each process has statistics of its part of the batch, unless
+        `sync_batch_norm` makes them those of one process.
+        """
         return identity(self, without=("save_every", "workers", "sync_batch_norm", "wandb"))
 
 

@@ -46,7 +46,7 @@ class Task:
     what is scored, and the log's columns. Its fields, if it has any, are part of a run's key.
     """
 
-    leaves_out: ClassVar[bool] = False  # a step may use only some of the parameters that learn
+    unused_parameters: ClassVar[bool] = False  # a step may use only some of the parameters that learn
 
     def identity(self) -> dict[str, Any]:
         """What decides about the result, as JSON: the task's name and fields."""
@@ -168,7 +168,7 @@ class TrainingState:
         # Once: what a loss function keeps in a list may change while it trains.
         self.identity = {**recipe.identity(), **task.identity()}
         self.precision = resolve_precision(recipe.precision)
-        self.accelerator = make_accelerator(self.precision, task.leaves_out)
+        self.accelerator = make_accelerator(self.precision, task.unused_parameters)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         batch = min(recipe.batch_size, len(train_set))
         if batch % processes:
@@ -195,6 +195,7 @@ class TrainingState:
         self.optimizer = self.accelerator.prepare(optimizer)
         self.train_sample = subset(train_set, min(recipe.score_train, len(train_set))) if recipe.score_train else None
         self.micro_batch = -(-recipe.batch_size // processes // recipe.accumulate)
+        self.halved = False  # whether the memory was too small for that
         self.kept: dict[str, Any] = {}  # what the task computes only once
         self.parts: dict[str, float] = {}  # of the loss of this step, where the task logs them apart
         self.step, self.seconds, self.log_before = 0, 0.0, ""
@@ -203,25 +204,26 @@ class TrainingState:
         self._continue()
         self.wrapped_model = task.module(self)  # by accelerate, where there are several processes
         self._wrapped_frozen: bool | None = None
-        self._stack = ExitStack()
 
     # --- the run's beginning and end -------------------------------------------------------------------------------
 
     def __enter__(self) -> "TrainingState":
         devices = [self.device] if self.device.type == "cuda" else []
-        self._stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
-        if self.synchronised:
-            self._stack.enter_context(synchronised_batch_norm(self.model))
-        self._start = time.monotonic() - self.seconds
-        self._logs: list[Any] = []  # of the main process: the CSV, and W&B if it is wanted
-        self.accelerator.wait_for_everyone()  # all have read the checkpoint
-        if self.accelerator.is_main_process:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            checkpoints.discard_after(self.run_dir, self.step)
-            columns = ["step", "loss", "lr", *self.task.columns(self)]
-            self._logs.append(CsvLog(self.run_dir / checkpoints.LOG, columns, self.log_before))
-            if Wandb.wanted(self.recipe.wandb):
-                self._logs.append(Wandb(self.run_dir, self.identity))
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices))  # the caller's random numbers go on undisturbed
+            if self.synchronised:
+                stack.enter_context(synchronised_batch_norm(self.model))
+            self._start = time.monotonic() - self.seconds
+            self._logs: list[Any] = []  # of the main process: the CSV, and W&B if it is wanted
+            self.accelerator.wait_for_everyone()  # all have read the checkpoint
+            if self.accelerator.is_main_process:
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+                checkpoints.discard_after(self.run_dir, self.step)
+                columns = ["step", "loss", "lr", *self.task.columns(self)]
+                self._logs.append(CsvLog(self.run_dir / checkpoints.LOG, columns, self.log_before))
+                if Wandb.wanted(self.recipe.wandb):
+                    self._logs.append(Wandb(self.run_dir, self.identity))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -312,7 +314,7 @@ class TrainingState:
                 f"out of memory at step {self.step + 1} with {before} image(s) at once ({reason}). Lower the crop "
                 f"({self.recipe.augmentation.crop}), the backbone's size or its width, {more}."
             )
-        self.micro_batch = -(-before // 2)
+        self.micro_batch, self.halved = -(-before // 2), True
         print(
             f"out of memory at step {self.step + 1}: {before} images at once are too many, continuing with "
             f"{self.micro_batch} and gradient accumulation. The batch stays {self.recipe.batch_size}, and losses that "
@@ -368,6 +370,7 @@ class TrainingState:
             "schedule": self.schedule.state,
             "scaler": None if scaler is None else scaler.state_dict(),
             "micro_batch": self.micro_batch,
+            "halved": self.halved,
             "seconds": time.monotonic() - self._start,
             "saved_at": time.time(),
             "recipe": self.identity,
@@ -395,7 +398,9 @@ class TrainingState:
         self.schedule.state = info["schedule"]
         if info["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(info["scaler"])
-        self.micro_batch = min(self.micro_batch, info["micro_batch"])  # there may be fewer or more processes now
+        self.halved = info.get("halved", True)  # version 0.1 does not tell
+        if self.halved:  # else it is this number of processes that counts
+            self.micro_batch = min(self.micro_batch, info["micro_batch"])
         self.step, self.best_step, self.best_score = saved.step, info["best_step"], info["best_score"]
         self.seconds, self.log_before = info["seconds"], info["log"]
 
@@ -425,8 +430,10 @@ def alone(run_dir: Path) -> Iterator[None]:
 @contextmanager
 def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
     """Inside, batch norm takes its statistics from all processes' parts of a batch; parameters and names stay."""
+    from timm.layers import convert_sync_batchnorm
+
     own = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    convert_sync_batchnorm(model)  # torch's own would drop the activation that timm's norms bring along
     try:
         yield
     finally:
@@ -466,8 +473,8 @@ def explained_batch_norm() -> Iterator[None]:
         ) from error
 
 
-def make_accelerator(precision: str = "no", leaves_out: bool = False) -> "Accelerator":
-    """accelerate's view of this machine: the device, the processes, mixed precision; see `Task.leaves_out`."""
+def make_accelerator(precision: str = "no", unused_parameters: bool = False) -> "Accelerator":
+    """accelerate's view of this machine: the device, the processes, mixed precision; see `Task.unused_parameters`."""
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
@@ -475,7 +482,7 @@ def make_accelerator(precision: str = "no", leaves_out: bool = False) -> "Accele
     split = DataLoaderConfiguration(split_batches=True)  # each process takes its part of every batch
     # Without a GPU, accelerate would take processes that torchrun has started for strangers.
     on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    exchange = DistributedDataParallelKwargs(find_unused_parameters=leaves_out)
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     return Accelerator(cpu=on_cpu, mixed_precision=precision, dataloader_config=split, kwargs_handlers=[exchange])
 
 
