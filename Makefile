@@ -1,7 +1,7 @@
 # make labs   run every notebook in order (LAB_PROFILE=smoke by default on a CPU)
 # make test   lint and types, unit tests with a floor of covered lines, and the notebooks through nbval in the profile tiny
-# make story  run labs 02 to 05 and 08 in the profile smoke, and test that their scores tell the story and are those
-#             stored (14 minutes)
+# make story  run labs 02 to 05 and 08 in the profile smoke (their minutes: docs/manual.md), and test that their scores
+#             tell the story and are those stored
 # make canary the tests and the notebooks in the profile tiny with whatever torch PYTHON has: installs nothing, no lint
 # make gpu    on a machine with CUDA, in nine minutes, what no other can show, into docs/gpu.md; installs nothing, and of
 #             WHEELS=folder only what is missing; LAB_VOC_ROOT=folder of photographs; QUICK=1: a small part, on a CPU too
@@ -18,7 +18,7 @@ EXTRAS ?= course,dev,sam,monai,weights
 BIN := .venv/bin
 STAMP := .venv/installed
 
-# Threads that wait without spinning: on few cores the default makes a training step up to 30 times slower.
+# Threads that wait without spinning: on few cores the default makes a training step much slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 # Python keeps what it has compiled, also where the shell forbids it: torch alone takes seconds to compile at each start.
 unexport PYTHONDONTWRITEBYTECODE

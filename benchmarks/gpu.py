@@ -41,8 +41,8 @@ HEAD = """# On a GPU
 `make gpu` runs, on a machine with CUDA and in nine minutes, what no other machine can show: the tests marked `gpu`; the
 speed and the memory of a training step, the speed of the evaluation and of Mini-SAM; and all notebooks in the profile
 `lab`, two steps of each training, so that every cell runs and no score means anything. It needs no network; the torch
-that is there is used. `LAB_VOC_ROOT=folder` names some dozens of photographs in VOC layout (without
-it, synthetic scenes are drawn). `WHEELS=folder` names wheels: those of packages that are missing there are put into
+that is there is used. `LAB_VOC_ROOT=folder` names some dozens of photographs in VOC layout (without it, synthetic
+scenes are drawn). `WHEELS=folder` names wheels: those of packages that are missing there are put into
 build/gpu/packages. `PYTHON=.venv/bin/python` names the Python that has torch, where it is not `python3`. The table
 takes the place of what follows. `QUICK=1` runs a small part of it on a CPU, and writes to build/gpu/gpu.md.
 

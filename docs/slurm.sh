@@ -13,7 +13,11 @@ set -euo pipefail
 # Data and checkpoints must lie on a disk that all nodes see. Uncomment it if the checkout does not:
 # export LAB_HOME="$HOME/segmentation-labs"
 
-# The data first, by one process: others would give up waiting during a long download.
+# The data first, by one process: others would give up waiting during a long download. If the nodes have no internet,
+# first run this on the login node, with the same LAB_HOME; the second line fetches ResNet-50's weights. Otherwise the
+# job trains from random weights on synthetic scenes, and says so.
+#   python -m labhelpers data voc
+#   python -c "from labhelpers.models import build_encoder; build_encoder(pretrained=True)"
 python -m labhelpers data course
 
 # The processes meet on the first node, at a port that another job there does not have.

@@ -162,7 +162,7 @@ def notebooks_folder(folder: Path | None) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    here = [Path(".")] if any(Path(".").glob("0[1-9]_*.ipynb")) else []
+    here = [Path(".")] if any(Path(".").glob("*0[1-9]_*.ipynb")) else []
     places = [folder] if folder is not None else [*here, Path("notebooks"), config.home() / "notebooks"]
     for place in places:
         if place.is_dir():
