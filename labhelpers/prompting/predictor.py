@@ -171,7 +171,7 @@ class OneLook(Predictor):
     All points are given at each click; an earlier mask is not looked at.
 
     Args:
-        model: as `models.BaseMiniSAM` or `models.MiniSAM`, of one class: what it `encode`s and `decode`s.
+        model: one class, with the methods `encode` and `decode` of `models.BaseMiniSAM` or `models.MiniSAM`.
         overview: pixels of the longer side at which the image is seen, about as large as in training.
     """
 
