@@ -59,6 +59,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 html_copy_source = False
+html_sidebars = {"*": []}  # only pages of a section, in folders, have others beside them
 html_math_renderer = "mathml"
 
 
