@@ -120,6 +120,7 @@ class View {
     this.model.on("msg:custom", this.onMessage);
     this.observer = new ResizeObserver(() => this.paint());
     this.observer.observe(this.canvas);
+    this.watchDensity();
     for (const [name, action] of Object.entries({
       undo: () => this.send("undo"),
       redo: () => this.send("redo"),
@@ -160,7 +161,18 @@ class View {
     });
   }
 
+  /** The same size on a denser screen is no resize, but more pixels. */
+  watchDensity() {
+    this.density = window.matchMedia(`(resolution: ${window.devicePixelRatio}dppx)`);
+    this.onDensity = () => {
+      this.watchDensity();
+      this.paint();
+    };
+    this.density.addEventListener("change", this.onDensity, { once: true });
+  }
+
   remove() {
+    this.density.removeEventListener("change", this.onDensity);
     this.model.off("change:_sequence", this.onState);
     this.model.off("msg:custom", this.onMessage);
     window.removeEventListener("keydown", this.onKey, { capture: true });
