@@ -21,7 +21,8 @@ set -euo pipefail
 python -m labhelpers data course
 
 # The processes meet on the first node, at a port that another job there does not have.
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes%%$'\n'*} # no `head`, which would end scontrol while it still writes
 port=$((10000 + SLURM_JOB_ID % 50000))
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --rdzv-backend c10d \
   --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:$port" -m labhelpers.cli train "$@"

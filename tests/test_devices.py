@@ -73,6 +73,9 @@ def loss_of(kind, classes: int):
 def gpu(monkeypatch) -> FakeTensorMode:
     """`with gpu:` torch pretends that there is one, for `model.to("cuda")` and all that follows."""
 
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 asks for a driver even where CUDA is only pretended")
+
     def numpy(tensor: Tensor) -> np.ndarray:
         if tensor.device.type != "cpu":
             raise TypeError(f"{tensor.device} tensor to numpy: use Tensor.cpu() first")

@@ -214,7 +214,7 @@ def recorded(folder):
 
     (path,) = folder.glob("*.wandb")
     data, at, message, rows = path.read_bytes(), 7, b"", []
-    assert data[:4] == b":W&B"
+    assert data[:4] == b":W&B"[: len(data)]  # it may still be empty
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # too little for a header: the rest of a block is filled up
             at += 32768 - at % 32768

@@ -434,6 +434,8 @@ def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
 
     own = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     convert_sync_batchnorm(model)  # torch's own would drop the activation that timm's norms bring along
+    for name, module in own.items():
+        model.get_submodule(name).train(module.training)  # timm 1.0.0 forgets it
     try:
         yield
     finally:
