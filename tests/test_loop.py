@@ -336,6 +336,14 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(tmp_path, ca
     assert checkpoints.read(tmp_path / "greedy", 6, parts=()).info["micro_batch"] == 1
 
 
+def test_a_batch_that_was_halved_stays_so_when_the_run_continues(tmp_path, capsys):
+    with pytest.raises(Stop):
+        train_tiny(tmp_path, Greedy(2), callbacks=[stop_at(3)])
+    assert "continuing with 2" in capsys.readouterr().out
+    train_tiny(tmp_path, Greedy(2))
+    assert "out of memory" not in capsys.readouterr().out
+
+
 def test_out_of_memory_at_one_image_says_what_to_lower(tmp_path):
     with pytest.raises(RuntimeError, match=r"out of memory at step 1 with 1 image.*Lower the crop \(32\).*width"):
         train_tiny(tmp_path, Greedy(0))
