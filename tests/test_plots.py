@@ -336,10 +336,10 @@ def test_show_displays_a_described_picture_in_ipython_and_closes(monkeypatch):
     import IPython.display
 
     shown = []
+    figure, _ = pyplot.subplots()  # before: pyplot's first figure asks a true IPython for its events
     monkeypatch.setattr(IPython, "get_ipython", object)
     monkeypatch.setattr(IPython.display, "display", lambda data, **options: shown.append((data, options)))
     assert plots.show(FIGURES["lines"](), alt="two lines") is None
-    figure, _ = pyplot.subplots()
     plots.show(figure)
     assert pyplot.get_fignums() == []
     assert [set(data) for data, _ in shown] == [{"image/png", "text/plain"}] * 2

@@ -55,10 +55,16 @@ def object_grid(
         draw_tile(axes, picture, labels=False)
         for index, box in enumerate(boxes):
             draw_box(axes, box - [0, 0, 1, 1], _series(index, len(boxes)), 1.2, rim=len(boxes) <= _FEW)
-        for index, word in enumerate(words):
+        axes.apply_aspect()
+        for index, word in reversed(list(enumerate(words))):  # the first, as of the masks, on top
             look: dict[str, Any] = {"facecolor": _series(index, 1), "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
             place = boxes[index, :2].clip(0)
-            axes.text(*place, word, fontsize=7.5, color="white", va="top", bbox=look, clip_on=True)
+            text = axes.text(*place, word, fontsize=7.5, color="white", va="top", bbox=look, clip_on=True)
+            (_, low), (right, _) = axes.transData.inverted().transform(text.get_window_extent())
+            beyond = (
+                np.array([right / picture.shape[1], low / picture.shape[0]]) - 0.97
+            )  # 3 % for the frame around a word
+            text.set_position((place - beyond.clip(0) * picture.shape[1::-1]).clip(0))  # whole, inside of the picture
         if titles:
             sheet.title(x + width / 2, y, titles[number])
         counts.append(f"{len(boxes)} boxes")
