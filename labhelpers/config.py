@@ -175,25 +175,23 @@ class MaskRCNNConfig:
     backbone: str = "resnet18"
     width: int = 24
     pretrained: bool | str = True  # the encoder; "coco" is the whole network
-    channels: int = 48
+    channels: int = 32
     anchors: tuple[int, ...] = (16, 32, 64, 96, 128)  # pixels, at strides 4 to 64
     hidden: int = 256
     mask_layers: int = 1
     proposals: int = 150
     samples: int = 32
-    steps: int = 150
+    steps: int = 250
     batch_size: int = 8
     lr: float = 3e-3
     backbone_factor: float = 0.3
     warmup_steps: int = 20
-    eval_every: int = 75
+    eval_every: int = 125
     watched: int = 48  # validation images scored while it trains; reported is the whole set
     box_images: int = 20  # validation images in which its boxes are prompts for other networks
     smallest: int = 16  # pixels: what is smaller after augmentation is not learned
     augmentation: AugmentationConfig = AugmentationConfig(crop=128)  # whole scenes
-    precision: str = (
-        "no"  # bf16 on a CPU is slower here: the number of boxes, so every shape, differs from step to step
-    )
+    precision: str = "no"  # bf16 on a CPU is slower here: the number of boxes, so every shape, differs in each step
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -251,7 +249,7 @@ class Profile:
 _SMOKE = Profile(
     name="smoke",
     purpose="a CPU: small networks on synthetic scenes, the lessons visible",
-    minutes={"01": 0.3, "02": 1.7, "03": 1.6, "04": 2.2, "05": 2.1, "06": 3.2, "07": 0.4, "08": 3},
+    minutes={"01": 0.3, "02": 1.7, "03": 1.6, "04": 2.2, "05": 2.1, "06": 3.2, "07": 0.4, "08": 1.6},
 )
 _TINY = replace(
     _SMOKE,
@@ -389,7 +387,7 @@ _LAB = Profile(
         hidden=1024,
         mask_layers=4,
         proposals=1000,
-        box_images=200,
+        box_images=50,
         samples=256,
         steps=900,
         lr=1e-4,
@@ -433,7 +431,7 @@ _FULL = replace(
     sam=replace(
         _LAB.sam, judged_images=200, everything_images=100, box_images=1449, tuning_steps=1000, tuning_images=500
     ),
-    mask_rcnn=replace(_LAB.mask_rcnn, steps=24 * (1464 // 8), eval_every=2 * (1464 // 8), box_images=1449),
+    mask_rcnn=replace(_LAB.mask_rcnn, steps=24 * (1464 // 8), eval_every=2 * (1464 // 8), box_images=100),
 )
 PROFILES = {profile.name: profile for profile in (_TINY, _SMOKE, _LAB, _FULL)}
 # How much is scored and asked, which in a profile whose steps are cut is no more than in `tiny`.
@@ -444,7 +442,10 @@ _JUDGED = {
 # Lab 08 on photographs: at about half of their size, of which a crop is most.
 _OWN_OBJECTS = replace(
     _SMOKE.mask_rcnn,
+    channels=48,
     anchors=(24, 48, 96, 144, 192),
+    steps=150,
+    eval_every=75,
     watched=16,
     augmentation=AugmentationConfig(crop=224, scale=(0.5, 0.7)),
 )

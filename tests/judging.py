@@ -16,7 +16,7 @@ def remembered() -> Iterator[None]:
     The cases are made anew for each answer, always the same ones, so that their number tells which one it is.
     """
     outcome, memory, numbers = Exercise._outcome, {}, {}
-    known = {id(answer) for exercise in EXERCISES.values() for answer in dict(exercise.wrong)}
+    known = {id(answer) for exercise in EXERCISES.values() for answer in exercise.wrong_answers}
 
     def numbered(make):
         def cases():

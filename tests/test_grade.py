@@ -246,7 +246,7 @@ def test_what_a_right_answer_gives_is_right_again_out_here(name):
 
 @pytest.mark.parametrize("name", ["mean_iou", "step_lr", "iou_matrix", "focal_loss"])
 def test_what_wrong_answers_give_is_wrong_out_here(name):
-    for answer in dict(EXERCISES[name].wrong):
+    for answer in EXERCISES[name].wrong_answers:
         check, outcomes = core.Check(), []
         torch.default_generator.manual_seed(0)
         for case in EXERCISES[name].cases():

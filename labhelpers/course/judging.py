@@ -100,7 +100,9 @@ def find_tests(source: str, where: str) -> tuple[list[tuple[str, str]], bool]:
                 ast.Call(ast.Attribute(ast.Name("checks"), "grade"), [ast.Constant(str(exercise)), ast.Name(answer)])
             ):
                 if exercise not in EXERCISES:
-                    raise ValueError(f"{where} asks for an unknown exercise {exercise!r}; see labhelpers.course.checks")
+                    raise ValueError(
+                        f"{where} asks for an unknown exercise {exercise!r}; known: {', '.join(EXERCISES)}"
+                    )
                 calls.append((exercise, answer))
             case ast.Expr(ast.Call(ast.Attribute(ast.Name("checks"), _))):
                 raise ValueError(f'{where}: write checks.grade("exercise", answer), each a name')

@@ -126,7 +126,7 @@ def begin(lab: str) -> config.Profile:
     if profile.data == "own":
         measured = "an estimate for 2 CPU cores, from runs on 377 photographs to learn from and 41 to score"
     print(f"Profile    {profile.name}: {profile.purpose} (set LAB_PROFILE to change it)")
-    precision = resolve_precision("auto")
+    precision = resolve_precision(profile.mask_rcnn.precision if lab == "08" else "auto")
     if profile.encoder_note and lab in ("02", "03"):
         print(f"Encoder    {profile.encoder_note}")
     print(f"Device     {device}; training precision {'fp32' if precision == 'no' else precision}")

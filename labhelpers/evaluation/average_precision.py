@@ -61,9 +61,8 @@ def match_detections(
         fits = (free | crowd) & (overlap >= threshold)
         for allowed in (fits & ~ignored, fits & ignored):
             if allowed.any():
-                best = np.flatnonzero(allowed & (overlap == overlap[allowed].max()))[
-                    -1
-                ]  # COCO takes the last of equals
+                # COCO takes the last of equals.
+                best = np.flatnonzero(allowed & (overlap == overlap[allowed].max()))[-1]
                 matches[prediction], free[best] = best, False
                 break
     return matches

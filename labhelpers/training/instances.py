@@ -51,7 +51,8 @@ class InstanceTask(Task):
     """A detector learns boxes, classes and masks; the recipe's `loss` is not used, and `best_metric` is "mask_ap".
 
     It trains on `ObjectMaps` and is scored on `data.InstanceDataset`. The best evaluation is that of the highest mask
-    AP. Pixels of rims and crowds belong to no mask; an image without objects teaches what background is.
+    AP. An image without objects teaches what background is. So do rims and crowds: torchvision's detectors know no void
+    in training, only the scores leave it out.
     """
 
     smallest: int = 16  # pixels: what is smaller after augmentation is background

@@ -2,25 +2,33 @@
 
 An exercise is data: a reference, the cases in which answers are run, and wrong answers with their hints. A mistake is
 recognised by running the wrong answers on the same cases: the one that gives what the student's gives lends its hint.
+Most wrong answers are written as what differs from the source of the reference: {"> threshold": ">= threshold"}.
 """
 
 import contextlib
+import inspect
 import linecache
+import math
 import os
 import re
 import signal
+import sys
 import sysconfig
+import textwrap
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 CHECK_SECONDS = 120.0
 """What one check may take: many times what the slowest takes on a slow machine."""
@@ -88,9 +96,29 @@ def calls(name: str, *arguments: tuple) -> list[Case]:
     return [Case(args, what=f"{name}({', '.join(map(str, args))})") for args in arguments]
 
 
-def variants(make: Callable, **parts: Iterable[tuple[Any, str]]) -> list[tuple[Callable, str]]:
-    """Wrong answers that differ in one part: `variants(make, part=[(change, hint), ...])` calls make(part=change)."""
-    return [(make(**{part: change}), hint) for part, changes in parts.items() for change, hint in changes]
+def edited(reference: Any, changes: Mapping[str, str]) -> Any:
+    """The function or class `reference` with parts of its source replaced, everywhere in it (also in its signature and
+    docstring) and all at once.
+
+    The names of its module are known in it, and math, np, torch, F and nn. Its own name means the changed one.
+
+    Raises:
+        AssertionError: a part is not in the source, or overlaps another; the message names it. Or there are none.
+    """
+    assert changes, f"{reference.__qualname__}: nothing is changed"
+    longest_first = sorted(changes, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", _source(reference))
+    for old in changes:
+        assert old in pieces[1::2], f"{reference.__qualname__} has no {old!r}"
+    source = "".join(changes[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+    space = {"math": math, "np": np, "torch": torch, "F": F, "nn": nn, **vars(sys.modules[reference.__module__])}
+    exec(compile(source, f"<{reference.__qualname__}, changed>", "exec"), space)
+    return space[reference.__name__]
+
+
+@cache  # of a class the whole file is parsed each time
+def _source(reference: Any) -> str:
+    return textwrap.dedent(inspect.getsource(reference))
 
 
 class Check:
@@ -143,6 +171,7 @@ class Check:
 
 
 Run = Callable[[Check, Any, Case], Any]
+Wrong = Callable | Mapping[str, str]
 
 
 def run_function(check: Check, answer: Callable, case: Case) -> Any:
@@ -159,8 +188,9 @@ class Exercise:
         title: the name of the function or class in the notebook.
         reference: the right answer, handed on when the student's is not right yet.
         cases: makes the situations in which answers are run; the random state is the same each time.
-        wrong: answers with one thing wrong in them and what the student is told, the likely ones first: a dictionary
-            or pairs.
+        wrong: what the student is told, and the answer with that wrong in it, or a list of several; the likely ones
+            first. An answer is a function, a class, or the changes that make the reference wrong, as `edited` has them.
+        source: what is changed, where the reference itself cannot be: it says in parts, or faster, what this says.
         errors: hints for known exceptions, by a part of the exception's message.
         run: gives what is compared of an answer in a case, one value or `Parts`.
         inspect: looks, before anything is compared, at what no value shows (layers, channels); raises `Mistake`.
@@ -170,7 +200,8 @@ class Exercise:
     title: str
     reference: Callable
     cases: Callable[[], Iterable[Case]] = tuple
-    wrong: Mapping[Callable, str] | Iterable[tuple[Callable, str]] = ()
+    wrong: Mapping[str, Wrong | Sequence[Wrong]] = field(default_factory=dict)
+    source: Callable | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
     run: Run = run_function
     inspect: Callable[[Check, Any], None] | None = None
@@ -192,6 +223,15 @@ class Exercise:
             return self.reference
         print(f"{self.title}: passed ({passed} check{'s' * (passed != 1)})")
         return answer
+
+    @cached_property
+    def wrong_answers(self) -> dict[Callable, str]:
+        """The hint of each wrong answer, which are made when they are first asked for."""
+        return {
+            edited(self.source or self.reference, answer) if isinstance(answer, Mapping) else answer: hint
+            for hint, answers in self.wrong.items()
+            for answer in (answers if isinstance(answers, Sequence) else [answers])
+        }
 
     def judge(self, answer: Any) -> tuple[int, str]:
         """The number of checks passed, and the hint ("" for a right answer). The global random state is kept."""
@@ -246,11 +286,13 @@ class Exercise:
         """The hint of the first wrong answer that gives in every case what was found, "" where none does.
 
         Else of the first that gives it where the answer first went wrong (in case `number`, in the value `words`),
-        unless that is a whole number or a truth value, which agree by chance.
+        unless that is a whole number or a truth value, which agree by chance. Also "" where the wrong answers cannot be
+        made or run, as after an upgrade under a running kernel: what is wrong can still be said in general words.
         """
         unsure = ""
-        with warnings.catch_warnings(action="ignore"):  # of the wrong answers, which are not the student's
-            for answer, hint in dict(self.wrong).items():
+        # Their warnings are not the student's.
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            for answer, hint in self.wrong_answers.items():
                 given = self._outcome(Check(self.errors), answer, cases[number])
                 if not self._agree(found[number], given, words, expected):
                     continue

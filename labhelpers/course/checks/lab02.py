@@ -1,9 +1,10 @@
 """Checks of lab 02: convolutions by hand, the encoder, FCN and its layers, losses, everything that training needs."""
 
 import copy
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -28,21 +29,12 @@ from labhelpers.training.losses import dice
 # ------------------------------------------------------------- linear_to_conv
 
 
-def _read(view: Callable[[Tensor, int, int, int], Tensor]) -> Callable:
-    """The answer whose kernel is read out of the weights (out, channels * height * width) by `view`."""
-
-    def answer(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
-        conv = nn.Conv2d(channels, linear.out_features, (height, width))
-        weight = view(linear.weight, channels, height, width)
-        conv.load_state_dict({"weight": weight, "bias": linear.bias})
-        return conv
-
-    return answer
-
-
 def _linear_to_conv(linear: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
     """The convolution that gives what flattening (channels, height, width) and `linear` give."""
-    return _read(lambda weight, c, h, w: weight.view(-1, c, h, w))(linear, channels, height, width)
+    conv = nn.Conv2d(channels, linear.out_features, (height, width))
+    weight = linear.weight.view(-1, channels, height, width)
+    conv.load_state_dict({"weight": weight, "bias": linear.bias})
+    return conv
 
 
 def _linear_layers() -> Iterator[Case]:
@@ -56,22 +48,21 @@ def _linear_layers() -> Iterator[Case]:
 def _slide(check: Check, answer: Callable, case: Case) -> Tensor:
     """What the convolution gives, once its kernel, channels and bias are right."""
     linear, x = case.args
-    given, (channels, features, height, width) = copy.deepcopy(linear), (3, 5, 2, 4)
+    given, expected = copy.deepcopy(linear), (3, 5, 2, 4)
+    channels, features, height, width = expected
     conv = check.call(answer, given, channels, height, width)
     same = torch.equal(given.weight, linear.weight) and torch.equal(given.bias, linear.bias)
     check.that(same, "the linear layer itself has changed: only copy from it.")
     check.that(isinstance(conv, nn.Conv2d), f"it returns {kind_of(conv)}, expected an nn.Conv2d.")
-    layout, expected = (conv.in_channels, conv.out_channels, *conv.kernel_size), (channels, features, height, width)
+    layout = (conv.in_channels, conv.out_channels, *conv.kernel_size)
     known = {
         (channels, features, width, height): "height and width are exchanged: kernel_size is (height, width).",
         (channels * height * width, features, 1, 1): "the kernel must cover all height x width positions, not 1 x 1: "
         "only then does the layer see the map it used to flatten.",
     }
-    check.that(
-        layout == expected,
-        known.get(layout, "what the linear layer flattened is the kernel: (channels, height, width).")
-        + f" Found in channels, out channels, kernel height, kernel width = {layout}, expected {expected}.",
-    )
+    hint = known.get(layout, "what the linear layer flattened is the kernel: (channels, height, width).")
+    found = f"Found in channels, out channels, kernel height, kernel width = {layout}, expected {expected}."
+    check.that(layout == expected, f"{hint} {found}")
     unpadded = conv.padding in ((0, 0), "valid")
     plain = unpadded and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
     check.that(plain, "stride 1, no padding, no dilation, one group: a linear layer that slides, nothing else.")
@@ -85,21 +76,18 @@ linear_to_conv = Exercise(
     _linear_to_conv,
     cases=_linear_layers,
     run=_slide,
-    wrong=[
-        (
-            _read(lambda weight, c, h, w: weight.view(-1, h, w, c).permute(0, 3, 1, 2)),
-            "the weights are read in the order (height, width, channels): flatten() of (C, H, W) has the channels "
-            "first, so view(out, C, H, W).",
-        ),
-        (
-            _read(lambda weight, c, h, w: weight.view(-1, c, w, h).transpose(2, 3)),
-            "the weights are read in the order (channels, width, height): view(out, C, H, W).",
-        ),
-        (
-            _read(lambda weight, c, h, w: weight.view(-1, c, h, w).flip(2, 3)),
-            "the kernel is turned by 180 degrees: torch's convolutions do not flip their kernel, leave it as it is.",
-        ),
-    ],
+    wrong={
+        "the weights are read in the order (height, width, channels): flatten() of (C, H, W) has the channels "
+        "first, so view(out, C, H, W).": {
+            "view(-1, channels, height, width)": "view(-1, height, width, channels).permute(0, 3, 1, 2)"
+        },
+        "the weights are read in the order (channels, width, height): view(out, C, H, W).": {
+            "view(-1, channels, height, width)": "view(-1, channels, width, height).mT"
+        },
+        "the kernel is turned by 180 degrees: torch's convolutions do not flip their kernel, leave it as it is.": {
+            '"weight": weight': '"weight": weight.flip(2, 3)'
+        },
+    },
 )
 
 # ----------------------------------------------------- transposed_output_size
@@ -110,163 +98,104 @@ def _transposed_output_size(size: int, kernel: int, stride: int, padding: int = 
     return (size - 1) * stride - 2 * padding + kernel + output_padding
 
 
-_WRONG_SIZES: list[tuple[Callable, str]] = [
-    (lambda n, k, s, p=0, o=0: n * s - 2 * p + k + o, "between n pixels lie n - 1 steps: (size - 1) * stride."),
-    (lambda n, k, s, p=0, o=0: n * s, "this is size * stride: true only when kernel = stride + 2 * padding."),
-    (
-        lambda n, k, s, p=0, o=0: (n + 2 * p - k) // s + 1,
-        "this is the formula of an ordinary convolution: run it backwards.",
-    ),
-    (lambda n, k, s, p=0, o=0: (n - 1) * s - p + k + o, "padding takes pixels off both sides: - 2 * padding."),
-    (lambda n, k, s, p=0, o=0: (n - 1) * s + 2 * p + k + o, "padding takes pixels off here: - 2 * padding, not +."),
-    (lambda n, k, s, p=0, o=0: (n - 1) * s + k + o, "padding is left out: it takes 2 * padding pixels off."),
-    (
-        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + o - 1,
-        "one too few: the last pixel adds a whole kernel, + kernel.",
-    ),
-    (
-        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + o + 1,
-        "one too many: the last pixel adds one kernel, no more.",
-    ),
-    (lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k, "output_padding is left out: it adds its pixels, at one end."),
-    (
-        lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k + 2 * o,
-        "output_padding is added at one end only: once, not twice.",
-    ),
-    (lambda n, k, s, p=0, o=0: (n - 1) * s - 2 * p + k - o, "output_padding adds pixels: + output_padding, not -."),
-]
 _SIZES = [(16, 4, 2, 1), (16, 4, 2, 0), (7, 16, 8, 4), (1, 64, 32, 16), (5, 3, 1, 0), (3, 2, 3, 0), (9, 5, 2, 2)]
-
 transposed_output_size = Exercise(
     "transposed_output_size",
     _transposed_output_size,
     cases=lambda: calls("transposed_output_size", *_SIZES, (10, 2, 2), (16, 3, 2, 1, 1), (5, 5, 4, 1, 3)),
-    wrong=_WRONG_SIZES,
+    wrong={
+        "between n pixels lie n - 1 steps: (size - 1) * stride.": {"(size - 1)": "size"},
+        "this is size * stride: true only when kernel = stride + 2 * padding.": lambda n, k, s, p=0, o=0: n * s,
+        "this is the formula of an ordinary convolution: run it backwards.": (
+            lambda n, k, s, p=0, o=0: (n + 2 * p - k) // s + 1
+        ),
+        "padding takes pixels off both sides: - 2 * padding.": {"2 * padding": "padding"},
+        "padding takes pixels off here: - 2 * padding, not +.": {"- 2 * padding": "+ 2 * padding"},
+        "padding is left out: it takes 2 * padding pixels off.": {"- 2 * padding": ""},
+        "one too few: the last pixel adds a whole kernel, + kernel.": {"+ kernel": "+ kernel - 1"},
+        "one too many: the last pixel adds one kernel, no more.": {"+ kernel": "+ kernel + 1"},
+        "output_padding is left out: it adds its pixels, at one end.": {"+ output_padding": ""},
+        "output_padding is added at one end only: once, not twice.": {"+ output_padding": "+ 2 * output_padding"},
+        "output_padding adds pixels: + output_padding, not -.": {"+ output_padding": "- output_padding"},
+    },
 )
 
 # ------------------------------------------------------------ transposed_conv
 
 
-def _add_copies(add: bool = True, scaled: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Callable:
-    """The answer that adds, for each pixel, a copy of the kernel, or puts it in the place of what is there."""
-
-    def answer(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-        (height, width), k = x.shape, len(kernel)
-        out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
-        for i in range(height):
-            for j in range(width):
-                window = out[i * stride : i * stride + k, j * stride : j * stride + k]
-                window.copy_(scaled(x[i, j], kernel) + (window if add else 0))
-        return out
-
-    return answer
-
-
 def _transposed_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     """x (H, W), kernel (k, k) -> ((H - 1) stride + k, (W - 1) stride + k): each pixel adds x times the kernel."""
-    return _add_copies()(x, kernel, stride)
+    (height, width), k = x.shape, len(kernel)
+    out = x.new_zeros((height - 1) * stride + k, (width - 1) * stride + k)
+    for i in range(height):
+        for j in range(width):
+            out[i * stride : i * stride + k, j * stride : j * stride + k] += x[i, j] * kernel
+    return out
 
 
-def _too_far_apart(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    return _transposed_conv(x, kernel, stride + 1)
-
-
-def _maps() -> Iterator[Case]:
-    """Strides smaller than, equal to and larger than the kernel, on an input that is not square."""
-    for (height, width), k, stride in (((3, 4), 3, 1), ((3, 4), 3, 2), ((4, 2), 2, 2), ((2, 3), 2, 3), ((5, 3), 4, 2)):
-        when = f"for x {height}x{width}, kernel {k}x{k}, stride {stride}"
-        yield Case((torch.randn(height, width), torch.randn(k, k), stride), when, "the output")
-
-
-_WRONG_TRANSPOSED: list[tuple[Callable, str]] = [
-    (_add_copies(add=False), "where two copies overlap the later one replaces the earlier: add them (`+=`)."),
-    (
-        lambda x, kernel, stride: _transposed_conv(x, kernel.flip(0, 1), stride),
-        "the kernel is turned by 180 degrees: each pixel adds a copy of it as it is.",
-    ),
-    (
-        lambda x, kernel, stride: _transposed_conv(x, kernel.T, stride),
-        "the kernel is transposed (rows and columns exchanged): add copies of it as it is.",
-    ),
-    (
-        _too_far_apart,
-        "too many zeros are inserted: stride - 1 between neighbouring pixels, so that they lie `stride` apart.",
-    ),
-    (
-        lambda x, kernel, stride: _transposed_conv(x, kernel, stride)[: len(x) * stride, : x.shape[1] * stride],
-        "the output is cut to size * stride: its size is (size - 1) * stride + kernel, the last copy lies whole on it.",
-    ),
-    (
-        lambda x, kernel, stride: _transposed_conv(x, kernel, 1),
-        "the stride is not used: pixel (i, j) adds its copy of the kernel at (i * stride, j * stride).",
-    ),
-    (
-        lambda x, kernel, stride: _transposed_conv(x, torch.ones_like(kernel), stride),
-        "the kernel's values are not used: add x[i, j] * kernel.",
-    ),
-]
-
-transposed_conv = Exercise("transposed_conv", _transposed_conv, cases=_maps, run=run_by_hand, wrong=_WRONG_TRANSPOSED)
+transposed_conv = Exercise(
+    "transposed_conv",
+    _transposed_conv,
+    cases=lambda: [
+        Case((torch.randn(h, w), torch.randn(k, k), s), f"for x {h}x{w}, kernel {k}x{k}, stride {s}", "the output")
+        # strides smaller than, equal to and larger than the kernel
+        for h, w, k, s in ((3, 4, 3, 1), (3, 4, 3, 2), (4, 2, 2, 2), (2, 3, 2, 3), (5, 3, 4, 2))
+    ],
+    run=run_by_hand,
+    wrong={
+        "where two copies overlap the later one replaces the earlier: add them (`+=`).": {"+=": "="},
+        "the kernel is turned by 180 degrees: each pixel adds a copy of it as it is.": {
+            "* kernel": "* kernel.flip(0, 1)"
+        },
+        "the kernel is transposed (rows and columns exchanged): add copies of it as it is.": {"* kernel": "* kernel.T"},
+        "too many zeros are inserted: stride - 1 between neighbouring pixels, so that they lie `stride` apart.": {
+            "* stride": "* (stride + 1)"
+        },
+        "the output is cut to size * stride: its size is (size - 1) * stride + kernel, the last copy lies whole on "
+        "it.": {"return out": "return out[: height * stride, : width * stride]"},
+        "the stride is not used: pixel (i, j) adds its copy of the kernel at (i * stride, j * stride).": {
+            "* stride": ""
+        },
+        "the kernel's values are not used: add x[i, j] * kernel.": {"* kernel": ""},
+    },
+)
 
 # ------------------------------------------------------------ bilinear_kernel
 
 
 def _bilinear_kernel(size: int) -> Tensor:
     """float32 (size, size), the tent of bilinear interpolation by the factor size / 2."""
-    return models.bilinear_kernel(1, size)[0, 0]
+    centre = (size - 1) / 2
+    tent = 1 - (torch.arange(size) - centre).abs() / (size / 2)
+    return tent[:, None] * tent
 
-
-def _tents(centre: Callable[[int], float], reach: Callable[[int], float]) -> Callable[[int], Tensor]:
-    """The answer whose tents have another centre or fall to zero over another distance."""
-
-    def answer(size: int) -> Tensor:
-        line = (1 - (torch.arange(size) - centre(size)).abs() / reach(size)).clamp_min(0)
-        return line[:, None] * line
-
-    return answer
-
-
-_WRONG_KERNELS: list[tuple[Callable, str]] = [
-    (
-        _tents(lambda n: n / 2, lambda n: n / 2),
-        "its centre is at size / 2: the middle of the pixels 0 .. size - 1 is (size - 1) / 2, so that it is symmetric.",
-    ),
-    (
-        _tents(lambda n: n // 2 - 1, lambda n: n / 2),
-        "its centre is at size / 2 - 1: it lies between two pixels, (size - 1) / 2.",
-    ),
-    (
-        _tents(lambda n: (n - 1) / 2, lambda n: n),
-        "the tent falls off over `size` pixels: it falls to zero over the stride, size / 2.",
-    ),
-    (
-        _tents(lambda n: (n - 1) / 2, lambda n: (n - 1) / 2),
-        "the tent reaches zero at the outermost pixels: it falls off over the stride, size / 2.",
-    ),
-    (
-        lambda n: _bilinear_kernel(n) / _bilinear_kernel(n).sum(),
-        "it is normalised to sum 1: stride**2 outputs share each input, so its sum is stride**2. Do not normalise.",
-    ),
-    (
-        lambda n: _bilinear_kernel(n) / _bilinear_kernel(n).max(),
-        "its largest value is 1: do not rescale it, the centre lies between pixels.",
-    ),
-    (lambda n: _bilinear_kernel(n)[None, None], "expected one kernel (size, size), without the axes for channels."),
-    (
-        lambda n: _bilinear_kernel(n).sqrt(),
-        "it is the square root of the right kernel: multiply the two tents, one for each axis.",
-    ),
-    (
-        lambda n: _bilinear_kernel(n).diagonal().sqrt(),
-        "it is the tent of one axis: multiply two of them, tent[:, None] * tent[None, :].",
-    ),
-]
 
 bilinear_kernel = Exercise(
     "bilinear_kernel",
     _bilinear_kernel,
     cases=lambda: calls("bilinear_kernel", (4,), (16,), (2,), (64,)),
-    wrong=_WRONG_KERNELS,
+    wrong={
+        "its centre is at size / 2: the middle of the pixels 0 .. size - 1 is (size - 1) / 2, so that it is "
+        "symmetric.": {"centre = (size - 1) / 2": "centre = size / 2"},
+        "its centre is at size / 2 - 1: it lies between two pixels, (size - 1) / 2.": {
+            "centre = (size - 1) / 2": "centre = size / 2 - 1"
+        },
+        "the tent falls off over `size` pixels: it falls to zero over the stride, size / 2.": {"(size / 2)": "size"},
+        "the tent reaches zero at the outermost pixels: it falls off over the stride, size / 2.": {
+            "(size / 2)": "centre"
+        },
+        "it is normalised to sum 1: stride**2 outputs share each input, so its sum is stride**2. Do not normalise.": {
+            "* tent": "* tent / tent.sum() ** 2"
+        },
+        "its largest value is 1: do not rescale it, the centre lies between pixels.": {
+            "* tent": "* tent / tent.max() ** 2"
+        },
+        "expected one kernel (size, size), without the axes for channels.": {"[:, None]": "[None, None, :, None]"},
+        "it is the square root of the right kernel: multiply the two tents, one for each axis.": {
+            "tent[:, None] * tent": "(tent[:, None] * tent).sqrt()"
+        },
+        "it is the tent of one axis: multiply two of them, tent[:, None] * tent[None, :].": {"tent[:, None] * ": ""},
+    },
 )
 
 # ------------------------------------------------------------- ResNetFeatures
@@ -282,15 +211,14 @@ class _ResNetFeatures(nn.Module):
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
 
-    def stem(self, images: Tensor) -> Tensor:
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
-
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) -> the features of strides 4, 8, 16, 32."""
-        features = [self.stem(images)]
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features.append(stage(features[-1]))
-        return features[1:]
+            x = stage(x)
+            features.append(x)
+        return features
 
 
 def _resnets() -> Iterator[Case]:
@@ -316,24 +244,13 @@ def _run_resnet(check: Check, answer: Callable, case: Case) -> Parts:
         f"its state dict and torchvision's differ in {other}: keep each layer as an attribute of torchvision's name "
         "(self.conv1 = resnet.conv1, ... self.layer4), so that published weights load by name.",
     )
-    features = check.call(
-        model,
-        images,
-        errors={"channels, but got": "the stages follow each other: each gets what the one before it gives."},
-    )
+    errors = {"channels, but got": "the stages follow each other: each gets what the one before it gives."}
+    features = check.call(model, images, errors=errors)
     listed = isinstance(features, (list, tuple))
     check.that(listed, f"forward returns {kind_of(features)}, expected a list of four features.")
     after = "those after layer1, layer2, layer3 and layer4"
     check.that(len(features) == 4, f"forward returns {len(features)} features, expected four: {after}.")
     return Parts({f"the feature of stride {stride}": x for stride, x in zip((4, 8, 16, 32), features, strict=True)})
-
-
-def _other_stem(stem: Callable[[Any, Tensor], Tensor]) -> type:
-    return changed(_ResNetFeatures, stem=stem)
-
-
-def _other_end(change: Callable[[list[Tensor]], list[Tensor]]) -> type:
-    return changed(_ResNetFeatures, forward=lambda self, images: change(_ResNetFeatures.forward(self, images)))
 
 
 resnet_features = Exercise(
@@ -342,19 +259,15 @@ resnet_features = Exercise(
     cases=_resnets,
     run=_run_resnet,
     tolerance=rounding,
-    wrong=[
-        (_other_stem(lambda m, x: m.relu(m.bn1(m.conv1(x)))), "maxpool is left out: so all strides are half as large."),
-        (
-            _other_stem(lambda m, x: m.maxpool(m.bn1(m.conv1(x)))),
-            "ReLU is left out behind bn1: conv1, bn1, relu, maxpool.",
-        ),
-        (_other_stem(lambda m, x: m.maxpool(m.relu(m.conv1(x)))), "bn1 is not run: conv1, bn1, relu, maxpool."),
-        (_other_end(lambda features: features[::-1]), "the features come in reverse: stride 4 first, 32 last."),
-        (
-            _other_end(lambda features: [*features[:3], F.adaptive_avg_pool2d(features[3], 1)]),
-            "the last feature is pooled to 1x1: avgpool belongs to the classifier, leave it out.",
-        ),
-    ],
+    wrong={
+        "maxpool is left out: so all strides are half as large.": {"self.maxpool(": "("},
+        "ReLU is left out behind bn1: conv1, bn1, relu, maxpool.": {"self.relu(": "("},
+        "bn1 is not run: conv1, bn1, relu, maxpool.": {"self.bn1(": "("},
+        "the features come in reverse: stride 4 first, 32 last.": {"return features": "return features[::-1]"},
+        "the last feature is pooled to 1x1: avgpool belongs to the classifier, leave it out.": {
+            "return features": "return [*features[:3], F.adaptive_avg_pool2d(x, 1)]"
+        },
+    },
 )
 
 # --------------------------------- score_layer, upsample_layer, bilinear_layer, crop_like
@@ -363,10 +276,11 @@ _K = 5
 
 
 def _check_one_by_one(check: Check, layer: nn.Conv2d, name: str) -> None:
+    bias = "no" if layer.bias is None else "a"
     check.that(
-        (layer.kernel_size, layer.stride, layer.bias is not None) == ((1, 1), (1, 1), True),
+        (layer.kernel_size, layer.stride, bias) == ((1, 1), (1, 1), "a"),
         f"{name} is to be a 1x1 convolution of stride 1 with a bias; found kernel {layer.kernel_size}, stride "
-        f"{layer.stride}, {'a' if layer.bias is not None else 'no'} bias.",
+        f"{layer.stride}, {bias} bias.",
     )
 
 
@@ -409,36 +323,28 @@ def _run_upsample_layer(check: Check, answer: Callable, case: Case) -> Tensor:
     return layer(scores)
 
 
-def _upsampling(**options: Any) -> Callable[[int, int], nn.Module]:
-    """The answer with other options of nn.ConvTranspose2d."""
-
-    def answer(num_classes: int, factor: int) -> nn.Module:
-        settings = {"padding": factor // 2} | options
-        layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * factor, factor, bias=False, **settings)
-        layer.weight.data.copy_(models.bilinear_kernel(num_classes, 2 * factor))
-        return layer
-
-    return answer
-
-
 upsample_layer = Exercise(
     "upsample_layer",
     fcn.upsample_layer,
     cases=_factors,
     run=_run_upsample_layer,
     tolerance=rounding,
-    wrong=[
-        (_upsampling(padding=0), "padding is missing: the size is multiplied by the factor with padding=factor // 2."),
-        (_upsampling(output_padding=1), "output_padding makes the output one too large: leave it out."),
-    ],
+    wrong={
+        "padding is missing: the size is multiplied by the factor with padding=factor // 2.": {
+            "padding=factor // 2": "padding=0"
+        },
+        "output_padding makes the output one too large: leave it out.": {
+            "padding=factor // 2": "padding=factor // 2, output_padding=1"
+        },
+    },
 )
 
 
 def _bilinear_layer(num_classes: int, factor: int) -> nn.Module:
     """A 1x1 convolution that starts as the identity, then bilinear interpolation."""
-    layer: Any = fcn.upsample_layer(num_classes, factor, "bilinear")
-    nn.init.dirac_(layer[0].weight)
-    return layer
+    conv = fcn.score_layer(num_classes, num_classes)  # its bias starts at 0
+    nn.init.dirac_(conv.weight)
+    return nn.Sequential(conv, nn.Upsample(scale_factor=factor, mode="bilinear"))
 
 
 def _run_bilinear_layer(check: Check, answer: Callable, case: Case) -> Tensor:
@@ -452,25 +358,14 @@ def _run_bilinear_layer(check: Check, answer: Callable, case: Case) -> Tensor:
         f"its weights have the shapes {shapes}, expected those of one 1x1 convolution from num_classes to num_classes "
         f"channels, {(_K, _K, 1, 1)} and {(_K,)}.",
     )
-    weight, bias = (parameter.detach() for parameter in layer.parameters())
-    check.that(
-        torch.equal(weight[:, :, 0, 0], torch.eye(_K)) and not bias.any(),
-        "the convolution does not start as the identity: nn.init.dirac_(conv.weight) and nn.init.zeros_(conv.bias).",
-    )
+    weight, bias = layer.parameters()
+    identity = "nn.init.dirac_(conv.weight) and nn.init.zeros_(conv.bias)"
+    starts = torch.equal(weight[:, :, 0, 0], torch.eye(_K)) and not bias.any()
+    check.that(starts, f"the convolution does not start as the identity: {identity}.")
     torch.default_generator.manual_seed(1)
-    weight.normal_()
-    bias.normal_()
+    for parameter in (weight, bias):
+        nn.init.normal_(parameter)
     return check.call(layer, scores, when=f"in forward {case.when}")
-
-
-def _bilinear(**options: Any) -> Callable[[int, int], nn.Module]:
-    """The answer with other options of nn.Upsample."""
-
-    def answer(num_classes: int, factor: int) -> nn.Module:
-        layer: Any = _bilinear_layer(num_classes, factor)
-        return nn.Sequential(layer[0], nn.Upsample(**{"scale_factor": factor, "mode": "bilinear"} | options))
-
-    return answer
 
 
 bilinear_layer = Exercise(
@@ -479,58 +374,44 @@ bilinear_layer = Exercise(
     cases=_factors,
     run=_run_bilinear_layer,
     tolerance=rounding,
-    wrong=[
-        (_bilinear(mode="nearest"), 'it repeats pixels (nearest): mode="bilinear".'),
-        (_bilinear(align_corners=True), "align_corners=True stretches the map to its corner pixels: leave it False."),
-        (_bilinear(scale_factor=2), "it enlarges 2 times whatever the factor: scale_factor=factor."),
-    ],
+    wrong={
+        'it repeats pixels (nearest): mode="bilinear".': {'mode="bilinear"': 'mode="nearest"'},
+        "align_corners=True stretches the map to its corner pixels: leave it False.": {
+            'mode="bilinear"': 'mode="bilinear", align_corners=True'
+        },
+        "it enlarges 2 times whatever the factor: scale_factor=factor.": {"scale_factor=factor": "scale_factor=2"},
+    },
 )
-
-
-def _keep_top_left(x: Tensor, like: Tensor) -> Tensor:
-    return x[..., : like.shape[-2], : like.shape[-1]]
 
 
 def _keep_centre(x: Tensor, like: Tensor) -> Tensor:
     top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
-    return _keep_top_left(x[..., top:, left:], like)
-
-
-def _keep_bottom_right(x: Tensor, like: Tensor) -> Tensor:
-    return x[..., x.shape[-2] - like.shape[-2] :, x.shape[-1] - like.shape[-1] :]
-
-
-def _resize(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return fcn.crop_like(x[..., top:, left:], like)
 
 
 _WHERE = "strides round up, so what is left over lies at the bottom and at the right: crop there, x[..., :h, :w]."
-_WRONG_CROPS: list[tuple[Callable[[Tensor, Tensor], Tensor], str]] = [
-    (_keep_centre, f"you crop around the centre: {_WHERE}"),
-    (_keep_bottom_right, f"you crop at the top and at the left: {_WHERE}"),
-    (_resize, f"you resize, which shifts the scores: {_WHERE}"),
-    (partial(_resize, align_corners=True), f"you resize, which shifts the scores: {_WHERE}"),
-]
-
-
-def _sizes() -> Iterator[Case]:
-    """Both sides too long, one side, none; the reference has other channels."""
-    for height, width in ((4, 5), (6, 7), (6, 8)):
-        reference = torch.zeros(2, 9, height, width)
-        yield Case((torch.randn(2, _K, 6, 8), reference), f"for 6x8 and a reference of {height}x{width}")
-
-
-crop_like = Exercise("crop_like", fcn.crop_like, cases=_sizes, wrong=_WRONG_CROPS)
+_WRONG_CROPS: dict[str, list[Any]] = {
+    f"you crop around the centre: {_WHERE}": [_keep_centre],
+    f"you crop at the top and at the left: {_WHERE}": [lambda x, like: x[..., -like.shape[-2] :, -like.shape[-1] :]],
+    f"you resize, which shifts the scores: {_WHERE}": [
+        lambda x, like: F.interpolate(x, like.shape[-2:], mode="bilinear"),
+        lambda x, like: F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True),
+    ],
+}
+crop_like = Exercise(
+    "crop_like",
+    fcn.crop_like,
+    cases=lambda: [  # both sides too long, one side, none; the reference has other channels
+        Case((torch.randn(2, _K, 6, 8), torch.zeros(2, 9, h, w)), f"for 6x8 and a reference of {h}x{w}")
+        for h, w in ((4, 5), (6, 7), (6, 8))
+    ],
+    wrong=_WRONG_CROPS,
+)
 
 # -------------------------------------------------------- FCN32s, FCN16s, FCN8s
 
 _STAGES = {"score_fr": 3, "score_pool4": 2, "score_pool3": 1}
 """Score layers in the order in which they enter the sum, and the index of their input in the encoder's features."""
-_ERRORS = {
-    "channels, but got": "a layer meets features of another stage: encoder(images) lists them with strides 4, 8, 16, "
-    "32.",
-    "values to unpack": "encoder(images) is a list of four features, with strides 4, 8, 16, 32.",
-}
 
 
 def _images() -> Iterator[Case]:
@@ -565,19 +446,16 @@ def _check_score_layers(check: Check, model: nn.Module, names: list[str], channe
         check.that(isinstance(layer, nn.Conv2d), f"{name} is to be an nn.Conv2d, found {kind_of(layer)}.")
     found = {name: layer.in_channels for name, layer in layers.items()}
     expected = {name: channels[_STAGES[name]] for name in names}
-    check.that(
-        found == expected or sorted(found.values()) != sorted(expected.values()),
-        f"two stages are exchanged: the score layers take {found} channels, expected {expected}.",
-    )
+    exchanged = found != expected and sorted(found.values()) == sorted(expected.values())
+    hint = f"two stages are exchanged: the score layers take {found} channels, expected {expected}."
+    check.that(not exchanged, hint)
     # From the finest on: the handout's mistake sits there, and its other numbers only fit another backbone.
     for name in reversed(names):
         check.that(found[name] == expected[name], _channels_hint(name, found[name], channels))
     for name, layer in layers.items():
         by_hand = " (21 is written by hand: use num_classes)" if layer.out_channels == 21 else ""
-        check.that(
-            layer.out_channels == _K,
-            f"{name} gives {layer.out_channels} channels, expected num_classes = {_K}{by_hand}.",
-        )
+        hint = f"{name} gives {layer.out_channels} channels, expected num_classes = {_K}{by_hand}."
+        check.that(layer.out_channels == _K, hint)
         _check_one_by_one(check, layer, name)
 
 
@@ -612,22 +490,21 @@ def _check_upsampling_layer(check: Check, layer: Any, name: str, factor: int) ->
         f"{name} has kernel {layer.kernel_size} and stride {layer.stride}: to enlarge {factor} times it needs kernel "
         f"{side}, stride {factor}, padding {factor // 2}.",
     )
+    check.that(layer.bias is None or not layer.bias.any(), f"{name} has a bias that does not start at 0: bias=False.")
     weight = models.bilinear_kernel(_K, side)
-    pairs = weight[0, 0].expand(_K, _K, side, side)
+    pairs = weight[0, 0].expand_as(weight)
     own = f"{name} starts with the tent between all pairs of classes: only weight[c, c] holds it, the rest is 0."
+    general = (
+        f"{name} does not start as bilinear interpolation: under torch.no_grad(), set its weight to zero, then copy "
+        "bilinear_kernel(size) into weight[c, c] for each class c."
+    )
     known = [
         (pairs, own),
         (pairs / _K, own),
         (weight / weight[0, 0].sum(), f"{name} starts with tents of sum 1: do not normalise the bilinear kernel."),
     ]
-    general = (
-        f"{name} does not start as bilinear interpolation: under torch.no_grad(), set its weight to zero, then copy "
-        "bilinear_kernel(size) into weight[c, c] for each class c."
-    )
-    check.that(layer.bias is None or not layer.bias.any(), f"{name} has a bias that does not start at 0: bias=False.")
-    start = layer.weight.detach().float()
-    hint = next((words for wrong, words in known if torch.allclose(start, wrong, rtol=0, atol=1e-5)), general)
-    check.that(torch.allclose(start, weight, rtol=0, atol=1e-5), hint)
+    alike = partial(torch.allclose, layer.weight.detach().float(), rtol=0, atol=1e-5)
+    check.that(alike(weight), next((hint for start, hint in known if alike(start)), general))
 
 
 @torch.no_grad()
@@ -646,32 +523,25 @@ def _run_fcn(check: Check, answer: Callable, case: Case, reference: Callable, fa
     layers = [*list(_STAGES)[: len(factors)], *factors]
     model: Any = make(check, answer, copy.deepcopy(encoder), _K)
     _vary(model, layers)
-    expected = (len(images), _K, *images.shape[-2:])
-    size = f"{images.shape[-2]}x{images.shape[-1]}"
-    if images.shape[-1] % 32:
-        when, sizes = (
-            f"in forward for a {size} image",
-            (
-                "for an odd size the enlarged scores are a little larger than what they are added to, because strides "
-                "round up: crop them first, x[..., :h, :w]."
-            ),
-        )
-    else:
-        when, sizes = (
-            f"in forward for {size} images",
-            (
-                "two summands differ in size: enlarge the coarser scores before adding; an upsampling layer enlarges "
-                "exactly n times with kernel 2n, stride n, padding n / 2."
-            ),
-        )
+    height, width = images.shape[-2:]
+    odd = width % 32 > 0
+    when = f"in forward for {'a ' * odd}{height}x{width} image{'s' * (not odd)}"
+    sizes = (
+        "for an odd size the enlarged scores are a little larger than what they are added to, because strides "
+        "round up: crop them first, x[..., :h, :w]."
+        if odd
+        else "two summands differ in size: enlarge the coarser scores before adding; an upsampling layer enlarges "
+        "exactly n times with kernel 2n, stride n, padding n / 2."
+    )
     logits = check.call(model, images, when=when, errors={"must match the size": sizes})
     check.that(isinstance(logits, Tensor), f"forward returns {kind_of(logits)}, expected the logits, one tensor.")
-    check.that(tuple(logits.shape) == expected, _shape_hint(tuple(logits.shape), expected))
-    if images.shape[-1] % 32:
+    found, expected = tuple(logits.shape), (len(images), _K, height, width)
+    check.that(found == expected, _shape_hint(found, expected))
+    if odd:
         right = reference(copy.deepcopy(encoder), _K).eval()
         _vary(right, layers)
         # Padding the image to a multiple of 32 and cropping the logits is as right, and differs near the border.
-        padded = right(F.pad(images, (0, -images.shape[-1] % 32, 0, -images.shape[-2] % 32)))[..., :65, :97]
+        padded = right(F.pad(images, (0, -width % 32, 0, -height % 32)))[..., :height, :width]
         as_right = not difference(logits, padded, "", rounding(padded))
         return right(images) if as_right else logits
     unused = "{} gets no gradient: forward does not use it, or its result does not enter the sum."
@@ -697,94 +567,66 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return f"{hint}."
 
 
-def _forward(
-    model: Any,
-    images: Tensor,
-    ups: Sequence[str],
-    *,
-    fit: Callable[[Tensor, Tensor], Tensor] = _keep_top_left,
-    combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
-    unpadded: Sequence[str] = (),
-) -> Tensor:
-    """The forward pass of any of the three networks, with one thing done in another way."""
-
-    def enlarge(name: str, x: Tensor) -> Tensor:
-        layer = getattr(model, name)
-        return F.conv_transpose2d(x, layer.weight, stride=layer.stride) if name in unpadded else layer(x)
-
-    features = model.encoder(images)
-    scores = [getattr(model, name)(features[stage]) for name, stage in list(_STAGES.items())[: len(ups)]]
-    x = scores[0]
-    for name, skip in zip(ups[:-1], scores[1:], strict=True):
-        x = combine(fit(enlarge(name, x), skip), skip)
-    return fit(enlarge(ups[-1], x), images)
-
-
-def _wrong_networks(reference: type, ups: list[str]) -> list[tuple[type, str]]:
-    def differing(ups: list[str] = ups, **options: Any) -> type:
-        return changed(reference, forward=lambda self, images: _forward(self, images, ups, **options))
-
-    shifted = "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2."
-    wrong = [*activated(reference), (differing(unpadded=ups), shifted), (differing(unpadded=ups[-1:]), shifted)]
-    if len(ups) == 3:
-        hint = "upscore2 and upscore_pool4 are exchanged: upscore2 enlarges score_fr, upscore_pool4 the sum."
-        wrong.append((differing([ups[1], ups[0], ups[2]]), hint))
-    if len(ups) > 1:
-        wrong += [
-            (differing(combine=torch.mul), "the scores are multiplied: add them."),
-            (differing(combine=torch.sub), "the scores are subtracted: add them."),
-            (differing(combine=lambda x, skip: (x + skip) / 2), "the scores are averaged: add them."),
-            (
-                differing(combine=lambda x, skip: (x + skip).relu()),
-                "there is a ReLU after the sum: scores are added as they are.",
-            ),
-        ]
-    return wrong + [(differing(fit=fit), f"for an odd size {hint}") for fit, hint in _WRONG_CROPS]
-
-
-def _fcn(title: str, reference: type, **factors: int) -> Exercise:
+def _fcn(title: str, reference: Any, wrong: Mapping[str, Mapping[str, str]], **factors: int) -> Exercise:
     """Layers, bilinear start, output size, gradients, and the same numbers from the same weights, odd sizes too."""
+    # What a factory gives is changed as soon as it is made.
+    unpadded = "upsampling).apply(lambda layer: setattr(layer, 'padding', (0, 0)))"
+    last = [*factors.values()][-1]
+
+    def fitting(crop: Callable) -> type:  # the network with `crop` in the place of `crop_like`
+        forward = FunctionType(reference.forward.__code__, vars(fcn) | {"crop_like": crop})
+        return changed(reference, forward=forward)
+
     return Exercise(
         title,
         reference,
         cases=_images,
-        errors=_ERRORS,
+        errors={
+            "channels, but got": "a layer meets features of another stage: encoder(images) lists them with strides 4, "
+            "8, 16, 32.",
+            "values to unpack": "encoder(images) is a list of four features, with strides 4, 8, 16, 32.",
+        },
         run=partial(_run_fcn, reference=reference, factors=factors),
         inspect=partial(_inspect_fcn, factors=factors),
         tolerance=rounding,
-        wrong=_wrong_networks(reference, list(factors)),
+        wrong={
+            **activated(reference),
+            "the logits are shifted to the bottom right: an upsampling layer of factor n needs padding n / 2.": [
+                {"upsampling)": unpadded},
+                {f"{last}, upsampling)": f"{last}, {unpadded}"},
+            ],
+            **wrong,
+            **{f"for an odd size {hint}": list(map(fitting, crops)) for hint, crops in _WRONG_CROPS.items()},
+        },
     )
 
 
-fcn32s = _fcn("FCN32s", models.FCN32s, upscore32=32)
-fcn16s = _fcn("FCN16s", models.FCN16s, upscore2=2, upscore16=16)
-fcn8s = _fcn("FCN8s", models.FCN8s, upscore2=2, upscore_pool4=2, upscore8=8)
+_SUMS = {
+    "the scores are multiplied: add them.": {" + self.": " * self."},
+    "the scores are subtracted: add them.": {" + self.": " - self."},
+    "the scores are averaged: add them.": {"x = ": "x = 0.5 * ", " + self.": " + 0.5 * self."},
+    "there is a ReLU after the sum: scores are added as they are.": {"(x)": "(x.relu())"},
+}
+_EXCHANGED = {
+    "upscore2 and upscore_pool4 are exchanged: upscore2 enlarges score_fr, upscore_pool4 the sum.": {
+        "self.upscore2(": "self.upscore_pool4(",
+        "self.upscore_pool4(": "self.upscore2(",
+    }
+}
+
+fcn32s = _fcn("FCN32s", models.FCN32s, {}, upscore32=32)
+fcn16s = _fcn("FCN16s", models.FCN16s, _SUMS, upscore2=2, upscore16=16)
+fcn8s = _fcn("FCN8s", models.FCN8s, _EXCHANGED | _SUMS, upscore2=2, upscore_pool4=2, upscore8=8)
 
 # --------------------------------------------------------------------- shares
 
 
 def _shares(target: Tensor, stride: int, num_classes: int) -> Tensor:
     """target (H, W), void 255 -> float (K, cells, cells): a class's share of a cell's valid pixels, 0 without any."""
-    return _pooled()(target, stride, num_classes)
-
-
-def _pooled(ceil: bool = True, void: int = 255, normalised: bool = True) -> Callable:
-    def answer(target: Tensor, stride: int, num_classes: int) -> Tensor:
-        labels = torch.where(target == 255, void, target)
-        truth = (labels == torch.arange(num_classes)[:, None, None]).float()
-        covered = F.avg_pool2d(truth[None], stride, ceil_mode=ceil)[0]
-        return covered / covered.sum(0).clamp(min=1e-6) if normalised else covered
-
-    return answer
-
-
-def _nearest(target: Tensor, stride: int, num_classes: int) -> Tensor:
-    return (target[::stride, ::stride] == torch.arange(num_classes)[:, None, None]).float()
-
-
-def _majority(target: Tensor, stride: int, num_classes: int) -> Tensor:
-    covered = _shares(target, stride, num_classes)
-    return (covered == covered.max(0).values).float() * (covered > 0)
+    truth = (target == torch.arange(num_classes)[:, None, None]).float()
+    covered = F.avg_pool2d(truth[None], stride, ceil_mode=True)[0]
+    valid = covered.sum(0).clamp(min=1e-6)
+    return covered / valid
 
 
 def _labels() -> Iterator[Case]:
@@ -799,16 +641,21 @@ shares = Exercise(
     "shares",
     _shares,
     cases=_labels,
-    wrong=[
-        (
-            _pooled(ceil=False),
-            "the cells at the border are cut off: strides round up, avg_pool2d(..., ceil_mode=True).",
-        ),
-        (_pooled(void=0), "void pixels are counted as background: 255 is no class, leave them out."),
-        (_pooled(normalised=False), "void pixels count in the size of a cell: divide by the sum over the classes."),
-        (_nearest, "it looks at one pixel of each cell: average over all of its pixels."),
-        (_majority, "it gives the most frequent class alone: a share for each class is wanted."),
-    ],
+    wrong={
+        "the cells at the border are cut off: strides round up, avg_pool2d(..., ceil_mode=True).": {
+            "ceil_mode=True": "ceil_mode=False"
+        },
+        "void pixels are counted as background: 255 is no class, leave them out.": {
+            "(target ==": "(torch.where(target == 255, 0, target) =="
+        },
+        "void pixels count in the size of a cell: divide by the sum over the classes.": {"/ valid": ""},
+        "it looks at one pixel of each cell: average over all of its pixels.": {
+            "F.avg_pool2d(truth[None], stride, ceil_mode=True)[0]": "truth[:, ::stride, ::stride]"
+        },
+        "it gives the most frequent class alone: a share for each class is wanted.": {
+            "covered / valid": "(covered == covered.amax(0)).float() * (covered > 0)"
+        },
+    },
     errors=dict.fromkeys(
         ("255", "one_hot is only applicable to index tensor"),
         "void (255) is used as a class: compare with each class, (target == k), and 255 drops out.",
@@ -835,99 +682,22 @@ def _batches() -> Iterator[Case]:
 def _run_dice(check: Check, answer: Callable, case: Case) -> Any:
     found = check.call(answer, *case.args, when=case.when, **case.kwargs)
     if case.what == "the gradient":
-        check.that(
-            getattr(found, "requires_grad", False),
-            "no gradient comes back: is there an argmax, a detach or an `.item()`? Soft Dice uses the probabilities.",
-        )
+        lost = "no gradient comes back: is there an argmax, a detach or an `.item()`? Soft Dice uses the probabilities."
+        check.that(getattr(found, "requires_grad", False), lost)
     return found
 
 
-def _soft_dice(
-    formula: Callable[[Tensor, Tensor, float], Tensor] = lambda overlap, areas, smooth: (
-        (2 * overlap + smooth) / (areas + smooth)
-    ),
-    activation: Callable[[Tensor], Tensor] = lambda x: x.softmax(1),
-    areas: Callable[[Tensor, Tensor], Tensor] = torch.add,
-    mean: Callable[[Tensor, Tensor], Tensor] = lambda values, present: values[present].mean(),
-    masked: bool = True,
-) -> Callable:
-    """The answer with another `formula` of overlap and areas (K,), other probabilities, areas or mean over classes."""
-
-    def answer(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
-        valid = (target != ignore_index)[:, None]
-        truth = F.one_hot(torch.where(valid[:, 0], target, 0), 4).permute(0, 3, 1, 2) * valid
-        p = activation(logits) * (valid if masked else 1)
-        overlap, both = ((x).sum((0, 2, 3)) for x in (p * truth, areas(p, truth)))
-        return 1 - mean(formula(overlap, both, smooth), truth.sum((0, 2, 3)) > 0)
-
-    return answer
-
-
-def _per_image(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
-    pairs = zip(logits, target, strict=True)
-    return torch.stack([dice(x[None], y[None], ignore_index, smooth) for x, y in pairs]).mean()
-
-
-def _void_as_background(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
-    return dice(logits, torch.where(target == ignore_index, 0, target), -1, smooth)
+def _soft_dice(logits: Tensor, target: Tensor, ignore_index: int = 255, smooth: float = 1.0) -> Tensor:
+    """What students write; wrong answers are changes of it, not of the reference, which writes its gradient out."""
+    valid = (target != ignore_index)[:, None]
+    truth = F.one_hot(torch.where(valid[:, 0], target, 0), logits.shape[1]).movedim(-1, 1) * valid
+    p, present = logits.softmax(1), truth.sum((0, 2, 3)) > 0
+    overlap, areas = (p * truth).sum((0, 2, 3)), (p * valid + truth).sum((0, 2, 3))
+    losses = 1 - (2 * overlap + smooth) / (areas + smooth)
+    return losses[present].mean()
 
 
 _FRACTION = "2 overlap + smooth, over the areas + smooth."
-_WRONG_DICE: list[tuple[Callable, str]] = [
-    (
-        lambda *given, **named: 1 - dice(*given, **named),
-        "this is the Dice score, which grows with overlap: the loss is 1 - it.",
-    ),
-    (
-        lambda *given, **named: dice(*given, **named) - 1,
-        "this is minus the Dice score: the loss is 1 - it, 0 when all is right.",
-    ),
-    (_soft_dice(activation=lambda x: x), "softmax is missing: Dice needs probabilities, not logits."),
-    (
-        _soft_dice(activation=torch.sigmoid),
-        "it uses sigmoid: classes exclude each other here, softmax over the channels.",
-    ),
-    (
-        _soft_dice(activation=lambda x: x.softmax(2)),
-        "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W).",
-    ),
-    (
-        _soft_dice(activation=lambda x: x.log_softmax(1)),
-        "it uses log-probabilities: Dice needs probabilities, softmax.",
-    ),
-    (_soft_dice(masked=False), "void pixels are counted in the predicted area: mask the probabilities as well."),
-    (_void_as_background, "void pixels are counted as background: leave them out of target and prediction."),
-    (_soft_dice(lambda o, a, s: 2 * o / (a + s)), f"`smooth` is missing in the numerator: {_FRACTION}"),
-    (_soft_dice(lambda o, a, s: (2 * o + s) / a), f"`smooth` is missing in the denominator: {_FRACTION}"),
-    (_soft_dice(lambda o, a, s: 2 * o / a), "`smooth` is missing: add it above and below the fraction bar."),
-    (_per_image, "it is averaged over images: sum overlap and areas over the whole batch first, then divide."),
-    (
-        _soft_dice(mean=lambda values, present: values.mean()),
-        "classes absent from the target enter the mean: average only over those present.",
-    ),
-    (_soft_dice(lambda o, a, s: (o + s) / (a + s)), "the 2 is missing: 2 overlap over the sum of both areas."),
-    (
-        _soft_dice(areas=lambda p, truth: p**2 + truth),
-        "the areas are sums of squares: this definition sums the probabilities themselves.",
-    ),
-    (
-        _soft_dice(lambda o, a, s: (o + s) / (a - o + s)),
-        "this is the soft Jaccard loss (overlap over union): Dice is 2 overlap over both areas.",
-    ),
-    (
-        _soft_dice(lambda o, a, s: ((2 * o.sum() + s) / (a.sum() + s)).expand_as(o)),
-        "it sums over the classes before dividing: one fraction for each class, then their mean.",
-    ),
-    (
-        lambda logits, target, ignore_index=255, smooth=1.0: dice(logits, target, ignore_index),
-        "it does not use its argument smooth: add that number, not 1.",
-    ),
-    (
-        lambda logits, target, ignore_index=255, smooth=1.0: dice(logits, target, 255, smooth),
-        "it does not use its argument ignore_index: leave out the pixels with that label, not 255.",
-    ),
-]
-
 dice_loss = Exercise(
     "dice_loss",
     dice,
@@ -938,50 +708,68 @@ dice_loss = Exercise(
         "void pixels out first, or replace them and multiply by a mask.",
         "index 255 is out of bounds": "void (255) is used as a class index: leave void pixels out first.",
     },
-    wrong=_WRONG_DICE,
+    source=_soft_dice,
+    wrong={
+        "this is the Dice score, which grows with overlap: the loss is 1 - it.": {"losses = 1 - ": "losses = "},
+        "this is minus the Dice score: the loss is 1 - it, 0 when all is right.": {"losses = 1 - ": "losses = -"},
+        "softmax is missing: Dice needs probabilities, not logits.": {"logits.softmax(1)": "logits"},
+        "it uses sigmoid: classes exclude each other here, softmax over the channels.": {"softmax(1)": "sigmoid()"},
+        "the softmax runs over the wrong axis: over the classes, dim=1 of (B, K, H, W).": {"softmax(1)": "softmax(2)"},
+        "it uses log-probabilities: Dice needs probabilities, softmax.": {"softmax(1)": "log_softmax(1)"},
+        "void pixels are counted in the predicted area: mask the probabilities as well.": {"p * valid": "p"},
+        "void pixels are counted as background: leave them out of target and prediction.": {" * valid": ""},
+        f"`smooth` is missing in the numerator: {_FRACTION}": {"2 * overlap + smooth": "2 * overlap"},
+        f"`smooth` is missing in the denominator: {_FRACTION}": {"areas + smooth": "areas"},
+        "`smooth` is missing: add it above and below the fraction bar.": {" + smooth": ""},
+        "classes absent from the target enter the mean: average only over those present.": {"[present]": ""},
+        "the 2 is missing: 2 overlap over the sum of both areas.": {"2 * overlap": "overlap"},
+        "the areas are sums of squares: this definition sums the probabilities themselves.": {
+            "p * valid": "p**2 * valid"
+        },
+        "this is the soft Jaccard loss (overlap over union): Dice is 2 overlap over both areas.": {
+            "2 * overlap": "overlap",
+            "areas + smooth": "areas - overlap + smooth",
+        },
+        "it sums over the classes before dividing: one fraction for each class, then their mean.": {"(0, 2, 3)": ""},
+        "it does not use its argument smooth: add that number, not 1.": {"+ smooth": "+ 1"},
+        "it does not use its argument ignore_index: leave out the pixels with that label, not 255.": {
+            "!= ignore_index": "!= 255"
+        },
+        "it is averaged over images: sum overlap and areas over the whole batch first, then divide.": (
+            lambda logits, target, **settings: torch.stack(
+                [dice(x[None], y[None], **settings) for x, y in zip(logits, target, strict=True)]
+            ).mean()
+        ),
+    },
 )
 
 # ----------------------------------------------------------------- train_step
 
 
-class _TinyNet(nn.Module):
-    """Two convolutions with batch norm between; remembers in which mode it was run."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
-        self.modes: list[bool] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.modes.append(self.training)
-        return self.layers(images)
-
-
 def _two_steps() -> Iterator[Case]:
     """A network in evaluation mode, and two batches with void."""
-    network = _TinyNet().eval()
+    layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
     batches = [(torch.randn(2, 3, 6, 7), torch.randint(0, 4, (2, 6, 7))) for _ in range(2)]
     for _, targets in batches:
         targets[:, :2] = 255
-    yield Case((network, *batches))
+    yield Case((nn.Sequential(OrderedDict(layers=layers)).eval(), *batches))
 
 
 def _run_steps(check: Check, answer: Callable, case: Case) -> Parts:
     """Loss and weights after each step."""
     start, *batches = case.args
-    model = copy.deepcopy(start)
+    model, modes, found = copy.deepcopy(start), [], Parts()
+    model.layers.register_forward_pre_hook(lambda layers, _: modes.append(layers.training))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    found = Parts()
-    for number, (images, targets) in enumerate(batches, 1):
-        step = ("", "the first step", "the second step")[number]
-        before = copy.deepcopy(model.state_dict())
+    evaluating = "the model runs in evaluation mode, so batch norm and dropout do not train: call model.train()."
+    missing = "is backward() or optimizer.step() missing, or does zero_grad() come between them?"
+    for step, (images, targets) in zip(("the first step", "the second step"), batches, strict=True):
+        before, passes = copy.deepcopy(model.state_dict()), len(modes)
         loss = check.call(answer, model, images, targets, optimizer, when=f"in {step}")
-        check.that(bool(model.modes), "the model is not run: start with logits = model(images).")
-        evaluating = "the model runs in evaluation mode, so batch norm and dropout do not train: call model.train()."
-        check.that(all(model.modes), evaluating)
-        once = "the model is run more than once in a step: one forward pass is enough."
-        check.that(len(model.modes) == number, once)
-        missing = "is backward() or optimizer.step() missing, or does zero_grad() come between them?"
+        check.that(len(modes) > passes, "the model is not run: start with logits = model(images).")
+        check.that(all(modes), evaluating)
+        once = len(modes) == passes + 1
+        check.that(once, "the model is run more than once in a step: one forward pass is enough.")
         moved = any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
         check.that(moved, f"the weights are the same after {step}: {missing}")
         found[f"the loss of {step}"] = loss
@@ -990,66 +778,15 @@ def _run_steps(check: Check, answer: Callable, case: Case) -> Parts:
     return found
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits, targets, ignore_index=255)
-
-
-def _step(
-    loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
-    zero: bool = True,
-    steps: int = 1,
-) -> Callable:
-    """The answer with another loss of logits and targets, without zero_grad() or with several steps."""
-
-    def answer(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        model.train()
-        if zero:
-            optimizer.zero_grad()
-        value = loss(model(images), targets)
-        value.backward()
-        for _ in range(steps):
-            optimizer.step()
-        return value.item()
-
-    return answer
-
-
 def _train_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
     """One step of cross-entropy that ignores 255; images (B, 3, H, W) float, targets (B, H, W) int64 -> the loss."""
-    return _step()(model, images, targets, optimizer)
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), targets, ignore_index=255)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
-
-_WRONG_STEPS = [
-    (
-        _step(zero=False),
-        "the gradients of the step before are still there: call optimizer.zero_grad() before backward().",
-    ),
-    (
-        _step(lambda logits, targets: _cross_entropy(logits.softmax(1), targets)),
-        "there is a softmax before cross_entropy, which applies its own: give it the logits.",
-    ),
-    (
-        _step(lambda logits, targets: _cross_entropy(logits.sigmoid(), targets)),
-        "there is a sigmoid before cross_entropy, which applies softmax itself: give it the logits.",
-    ),
-    (
-        _step(lambda logits, targets: F.cross_entropy(logits, torch.where(targets == 255, 0, targets))),
-        "void pixels (255) are trained as background: leave them out with ignore_index=255.",
-    ),
-    (
-        _step(lambda logits, targets: F.cross_entropy(logits, targets.clamp_max(3))),
-        "void pixels (255) are trained as the last class: leave them out with ignore_index=255.",
-    ),
-    (
-        _step(partial(F.cross_entropy, ignore_index=255, reduction="sum")),
-        "the loss is the sum over pixels: take the mean, else the step grows with the image.",
-    ),
-    (
-        _step(lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255, reduction="none").mean()),
-        "void pixels enter the mean (as zeros): divide by the number of valid pixels, as ignore_index=255 does.",
-    ),
-    (_step(steps=2), "optimizer.step() is called twice: once a batch."),
-]
 
 train_step = Exercise(
     "train_step",
@@ -1061,49 +798,55 @@ train_step = Exercise(
         "backward through the graph a second time": "the graph of an earlier step is kept: compute the loss anew "
         "each time.",
     },
-    wrong=_WRONG_STEPS,
+    wrong={
+        "the gradients of the step before are still there: call optimizer.zero_grad() before backward().": {
+            "optimizer.zero_grad()": ""
+        },
+        "there is a softmax before cross_entropy, which applies its own: give it the logits.": {
+            "model(images)": "model(images).softmax(1)"
+        },
+        "there is a sigmoid before cross_entropy, which applies softmax itself: give it the logits.": {
+            "model(images)": "model(images).sigmoid()"
+        },
+        "void pixels (255) are trained as background: leave them out with ignore_index=255.": {
+            "targets, ignore_index=255": "torch.where(targets == 255, 0, targets)"
+        },
+        "void pixels (255) are trained as the last class: leave them out with ignore_index=255.": {
+            "targets, ignore_index=255": "targets.clamp_max(3)"
+        },
+        "the loss is the sum over pixels: take the mean, else the step grows with the image.": {
+            "ignore_index=255": 'ignore_index=255, reduction="sum"'
+        },
+        "void pixels enter the mean (as zeros): divide by the number of valid pixels, as ignore_index=255 does.": {
+            "ignore_index=255)": 'ignore_index=255, reduction="none").mean()'
+        },
+        "optimizer.step() is called twice: once a batch.": {"optimizer.step()": "optimizer.step(), optimizer.step()"},
+    },
 )
 
 # ----------------------------------------------------------- parameter_groups
 
 
-def _groups(
-    encoder_rate: Callable[[float, float], float] = lambda lr, factor: lr * factor,
-    rest_rate: Callable[[float, float], float] = lambda lr, factor: lr,
-    is_encoder: Callable[[str], bool] = lambda name: name.startswith("encoder."),
-) -> Callable[..., list[dict]]:
-    """Two groups, with rates from `lr` and `backbone_factor`, divided by the parameters' names."""
-
-    def answer(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
-        named = list(model.named_parameters())
-        return [
-            {"params": [p for name, p in named if is_encoder(name)], "lr": encoder_rate(lr, backbone_factor)},
-            {"params": [p for name, p in named if not is_encoder(name)], "lr": rest_rate(lr, backbone_factor)},
-        ]
-
-    return answer
+def _parameter_groups(model: nn.Module, lr: float, backbone_factor: float = 0.1) -> list[dict]:
+    """Groups for an optimizer: the parameters of `model.encoder` at lr * backbone_factor, all others at lr."""
+    named = list(model.named_parameters())
+    encoder = [p for name, p in named if name.startswith("encoder.")]
+    rest = [p for name, p in named if not name.startswith("encoder.")]
+    return [{"params": encoder, "lr": lr * backbone_factor}, {"params": rest, "lr": lr}]
 
 
-_parameter_groups = _groups()
-"""Groups for an optimizer: the parameters of `model.encoder` at lr * backbone_factor, all others at lr."""
-
-
-class _Net(nn.Module):
+def _net() -> nn.Module:
     """An encoder, and other layers and parameters of which two have "encoder" in their names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1))
-        )
-        self.head = nn.ModuleDict({"encoder_projection": nn.Conv2d(4, 4, 1), "classifier": nn.Conv2d(4, 2, 1)})
-        self.encoder_scale = nn.Parameter(torch.ones(4))
-        self.offset = nn.Parameter(torch.zeros(4))
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1)))
+    head = nn.ModuleDict({"encoder_projection": nn.Conv2d(4, 4, 1), "classifier": nn.Conv2d(4, 2, 1)})
+    model = nn.ModuleDict({"encoder": encoder, "head": head})
+    model.encoder_scale, model.offset = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+    return model
 
 
 def _run_groups(check: Check, answer: Callable, case: Case) -> Parts:
     """The rate of each parameter of a network: every parameter once, left as it is; an optimizer takes the groups."""
-    model = _Net()
+    model = _net()
     groups = _listed(check, check.call(answer, model, *case.args, **case.kwargs))
     _check_membership(check, model, groups)
     kept = all(parameter.requires_grad for parameter in model.parameters())
@@ -1122,46 +865,42 @@ def _listed(check: Check, groups: Any) -> list[dict]:
     for number, group in enumerate(groups):
         for key in ("params", "lr"):
             check.that(key in group, f'group {number} has no "{key}": {expected}.')
-        parameters = group["params"]
+        parameters, rate = group["params"], group["lr"]
         several = isinstance(parameters, Iterable) and not isinstance(parameters, (set, frozenset, str, nn.Module))
         if isinstance(parameters, Tensor):
             parameters = [parameters]
         elif several or isinstance(parameters, nn.ParameterList):  # as optimizers do
             parameters = list(parameters)
-        is_list = isinstance(parameters, list)
-        other = next((p for p in parameters if not isinstance(p, Tensor)), None) if is_list else None
-        found = kind_of(parameters) if other is None else f"a list that holds {kind_of(other)}"
+        others = [kind_of(parameters)]
+        if isinstance(parameters, list):
+            others = [f"a list that holds {kind_of(p)}" for p in parameters if not isinstance(p, Tensor)]
         hint = "expected a list of parameters: parameters(), not named_parameters(), and no set."
-        check.that(is_list and other is None, f'the "params" of group {number} are {found}; {hint}')
-        rate = group["lr"]
+        check.that(not others, f'the "params" of group {number} are {"".join(others[:1])}; {hint}')
         check.that(isinstance(rate, float), f'the "lr" of group {number} is {kind_of(rate)}, expected a Python float.')
         listed.append({**group, "params": parameters})
     return listed
 
 
-def _check_membership(check: Check, model: _Net, groups: list[dict]) -> None:
+def _check_membership(check: Check, model: nn.Module, groups: list[dict]) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    encoder = {name for name in names.values() if name.startswith("encoder.")}
     held = [id(parameter) for group in groups for parameter in group["params"]]
-    own = all(parameter in names for parameter in held)
+    own = names.keys() >= set(held)
     check.that(own, "a group holds something that is no parameter of the model: a copy, or a buffer of batch norm?")
-    counts = Counter(names[parameter] for parameter in held)
-    twice = next((name for name in counts if counts[name] > 1), "")
+    twice = next((names[parameter] for parameter in held if held.count(parameter) > 1), "")
     rest = "is model.parameters() taken for the rest? It holds the encoder's, too"
     check.that(not twice, f"{twice} occurs in the groups more than once: {rest}.")
-    missing = [name for name in names.values() if name not in counts]
-    if encoder <= set(missing):
+    missing = [name for parameter, name in names.items() if parameter not in held]
+    hint = f"{next(iter(missing), '')} is in no group: "
+    if all(name in missing for name in names.values() if name.startswith("encoder.")):
         hint = "no parameter of model.encoder is in a group (is a generator read twice? It is empty the second time)."
-    elif missing and all("encoder" in name and name not in encoder for name in missing):
-        hint = f"{missing[0]} is in no group: it has `encoder` in its name, but is no part of model.encoder."
+    elif all("encoder" in name and not name.startswith("encoder.") for name in missing):
+        hint += "it has `encoder` in its name, but is no part of model.encoder."
     else:
-        hint = f"{missing[:1]} is in no group: take all of model.encoder.parameters(), and all that are not among them."
-    check.that(not missing, hint.replace("['", "").replace("']", ""))
+        hint += "take all of model.encoder.parameters(), and all that are not among them."
+    check.that(not missing, hint)
 
 
 _IN_LIST = "`in` a list compares values, not objects: compare with `is`, or look for id(parameter) in a set of ids."
-_NAMED = "it has `encoder` in its name, but is no part of model.encoder. Take model.encoder.parameters()."
-
 parameter_groups = Exercise(
     "parameter_groups",
     _parameter_groups,
@@ -1173,18 +912,21 @@ parameter_groups = Exercise(
     tolerance=1e-9,
     errors={"must match the size": _IN_LIST, "value of Tensor with more than one value is ambiguous": _IN_LIST},
     wrong={
-        _groups(lambda lr, factor: lr, lambda lr, factor: lr * factor): "the factor is on the wrong part: the encoder, "
-        "pretrained, learns slower.",
-        _groups(lambda lr, factor: lr): "all parts have the same rate: the encoder's is lr * backbone_factor.",
-        _groups(rest_rate=lambda lr, factor: lr * factor): "all parts have the encoder's rate: only the encoder's is "
-        "multiplied by backbone_factor.",
-        _groups(lambda lr, factor: factor): "the encoder's rate is the factor itself: it is lr * backbone_factor.",
-        _groups(lambda lr, factor: lr / factor): "the encoder's rate is divided by the factor: it is lr * "
-        "backbone_factor.",
-        _groups(lambda lr, factor: lr * 0.1): "backbone_factor is not used, 0.1 is written by hand: lr * "
-        "backbone_factor.",
-        _groups(is_encoder=lambda name: name.startswith("encoder")): _NAMED,
-        _groups(is_encoder=lambda name: "encoder" in name): _NAMED,
+        "the factor is on the wrong part: the encoder, pretrained, learns slower.": {
+            '"params": encoder': '"params": rest',
+            '"params": rest': '"params": encoder',
+        },
+        "all parts have the same rate: the encoder's is lr * backbone_factor.": {" * backbone_factor": ""},
+        "all parts have the encoder's rate: only the encoder's is multiplied by backbone_factor.": {
+            '"lr": lr}': '"lr": lr * backbone_factor}'
+        },
+        "the encoder's rate is the factor itself: it is lr * backbone_factor.": {"lr * backbone": "backbone"},
+        "the encoder's rate is divided by the factor: it is lr * backbone_factor.": {"* backbone": "/ backbone"},
+        "backbone_factor is not used, 0.1 is written by hand: lr * backbone_factor.": {"* backbone_factor": "* 0.1"},
+        "it has `encoder` in its name, but is no part of model.encoder. Take model.encoder.parameters().": [
+            {'"encoder."': '"encoder"'},
+            {'name.startswith("encoder.")': '"encoder" in name'},
+        ],
     },
 )
 
@@ -1195,100 +937,49 @@ def _warmup_poly(step: int, steps: int, warmup: int, power: float = 0.9) -> floa
     """By what the rates are multiplied in a step (0 to steps - 1): up to 1 in `warmup` steps, then down to 0."""
     if step < warmup:
         return (step + 1) / warmup
-    return (1 - (step - warmup) / (steps - warmup)) ** power
+    progress = (step - warmup) / (steps - warmup)
+    return (1 - progress) ** power
 
 
-_PLAIN = [(0, 100, 10), (4, 100, 10), (9, 100, 10), (10, 100, 10), (55, 100, 10), (99, 100, 10)]
-_OTHERS = [(0, 7, 0), (6, 7, 0), (20, 50, 5, 2.0), (3, 50, 5, 2.0)]
-
-
-def _either(warm: Callable, fall: Callable) -> Callable:
-    """The answer with one of its two branches written otherwise, as functions of step, steps, warmup and power."""
-    return lambda s, n, w, p=0.9: warm(s, n, w, p) if s < w else fall(s, n, w, p)
-
-
-def _warm(s: int, n: int, w: int, p: float) -> float:
-    return (s + 1) / w
-
-
-def _fall(s: int, n: int, w: int, p: float) -> float:
-    return (1 - (s - w) / (n - w)) ** p
-
-
+_STEPS = [*((step, 100, 10) for step in (0, 4, 9, 10, 55, 99)), (0, 7, 0), (6, 7, 0), (20, 50, 5, 2.0), (3, 50, 5, 2.0)]
 warmup_poly = Exercise(
     "warmup_poly",
     _warmup_poly,
-    cases=lambda: calls("warmup_poly", *_PLAIN, *_OTHERS),
+    cases=lambda: calls("warmup_poly", *_STEPS),
     tolerance=1e-6,
     errors={"division by zero": "without warm-up (warmup=0) there is nothing to divide by: go straight to the fall."},
-    wrong=[
-        (
-            _either(lambda s, n, w, p: s / w, _fall),
-            "the first step has rate 0: steps count from 0, (step + 1) / warmup.",
-        ),
-        (
-            _either(_warm, lambda s, n, w, p: (1 - s / n) ** p),
-            "the fall counts from step 0, so the rate jumps after the warm-up: (step - warmup) / (steps - warmup).",
-        ),
-        (
-            _either(_warm, lambda s, n, w, p: (1 - (s - w) / n) ** p),
-            "the fall is divided by all steps: steps - warmup are left for it.",
-        ),
-        (lambda s, n, w, p=0.9: (1 - s / n) ** p, "the warm-up is left out: step < warmup rises, (step + 1) / warmup."),
-        (_either(_warm, lambda s, n, w, p: 1 - (s - w) / (n - w)), "the power is left out: (1 - progress) ** power."),
-        (_either(_warm, lambda s, n, w, p: _fall(s, n, w, 0.9)), "0.9 is written by hand: use `power`."),
-        (
-            _either(_warm, lambda s, n, w, p: ((s - w) / (n - w)) ** p),
-            "it rises after the warm-up: 1 - progress falls.",
-        ),
-        (
-            _either(_warm, lambda s, n, w, p: 1 - ((s - w) / (n - w)) ** p),
-            "the exponent belongs on the whole bracket: (1 - progress) ** power.",
-        ),
-        (
-            lambda s, n, w, p=0.9: _warm(s, n, w, p) if s <= w and w else _fall(s, n, w, p),
-            "the warm-up is one step too long: step < warmup, not <=.",
-        ),
-    ],
+    wrong={
+        "the first step has rate 0: steps count from 0, (step + 1) / warmup.": {"(step + 1)": "step"},
+        "the fall counts from step 0, so the rate jumps after the warm-up: (step - warmup) / (steps - warmup).": {
+            "(step - warmup) / (steps - warmup)": "step / steps"
+        },
+        "the fall is divided by all steps: steps - warmup are left for it.": {"(steps - warmup)": "steps"},
+        "the warm-up is left out: step < warmup rises, (step + 1) / warmup.": lambda s, n, w, p=0.9: (1 - s / n) ** p,
+        "the power is left out: (1 - progress) ** power.": {" ** power": ""},
+        "0.9 is written by hand: use `power`.": {"** power": "** 0.9"},
+        "it rises after the warm-up: 1 - progress falls.": {"(1 - progress)": "progress"},
+        "the exponent belongs on the whole bracket: (1 - progress) ** power.": {"(1 - progress)": "1 - progress"},
+        "the warm-up is one step too long: step < warmup, not <=.": {"step < warmup": "step <= warmup"},
+    },
 )
-
-
-def _loop(
-    factor: Callable[..., float] = _warmup_poly,
-    groups: Callable[..., list[dict]] = _parameter_groups,
-    compound: bool = False,
-    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-    step_first: bool = False,
-) -> Callable:
-    """The answer with one of its parts in another way."""
-
-    def answer(model: nn.Module, batches: Iterable, recipe: Recipe) -> list[float]:
-        rates = groups(model, recipe.lr, recipe.backbone_factor)
-        optimizer = optimizer_class(rates, weight_decay=recipe.weight_decay)
-        full = [group["lr"] for group in optimizer.param_groups]
-        losses = []
-        for step, (images, targets) in enumerate(batches):
-            if step_first:
-                losses.append(_train_step(model, images, targets, optimizer))
-            for group, lr in zip(optimizer.param_groups, full, strict=True):
-                before = group["lr"] if compound else lr
-                group["lr"] = before * factor(step, recipe.steps, recipe.warmup_steps)
-            if not step_first:
-                losses.append(_train_step(model, images, targets, optimizer))
-        return losses
-
-    return answer
 
 
 def _train_loop(model: nn.Module, batches: Iterable, recipe: Recipe) -> list[float]:
     """AdamW with the recipe's rates, a step for each of `batches` (images, targets) -> the losses."""
-    return _loop()(model, batches, recipe)
+    groups = _parameter_groups(model, recipe.lr, recipe.backbone_factor)
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+    full = [group["lr"] for group in optimizer.param_groups]
+    losses = []
+    for step, (images, targets) in enumerate(batches):
+        for group, lr in zip(optimizer.param_groups, full, strict=True):
+            group["lr"] = lr * _warmup_poly(step, recipe.steps, recipe.warmup_steps)
+        losses.append(_train_step(model, images, targets, optimizer))
+    return losses
 
 
 def _six_batches() -> Iterator[Case]:
-    model = nn.Sequential()
-    model.add_module("encoder", nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU()))
-    model.add_module("head", nn.Conv2d(6, 4, 1))
+    encoder = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+    model = nn.Sequential(OrderedDict(encoder=encoder, head=nn.Conv2d(6, 4, 1)))
     batches = [(torch.randn(2, 3, 8, 9), torch.randint(0, 4, (2, 6, 7))) for _ in range(6)]
     recipe = Recipe(steps=8, lr=0.05, backbone_factor=0.3, warmup_steps=3, weight_decay=2.0)
     yield Case((model, batches, recipe))
@@ -1305,48 +996,33 @@ def _run_loop(check: Check, answer: Callable, case: Case) -> Parts:
     return Parts(found | weights)
 
 
-def _all_alike(model: nn.Module, lr: float, backbone_factor: float) -> list[dict]:
-    return [{"params": list(model.parameters()), "lr": lr}]
-
-
 train_loop = Exercise(
     "train_loop",
     _train_loop,
     cases=_six_batches,
     run=_run_loop,
     tolerance=1e-4,
-    wrong=[
-        (_loop(factor=lambda *numbers: 1.0), 'the rates do not follow the schedule: set group["lr"] before each step.'),
-        (
-            _loop(compound=True),
-            "the factor is applied to a rate that was multiplied before: keep the full rates, and multiply those.",
-        ),
-        (
-            _loop(step_first=True),
-            "the rates are set after the step: each step needs its own before, the first one too.",
-        ),
-        (
-            _loop(groups=_all_alike),
-            "encoder and head have the same rate: parameter_groups(model, recipe.lr, recipe.backbone_factor).",
-        ),
-        (
-            _loop(factor=lambda s, n, w: _warmup_poly(s, n, 0)),
-            "the warm-up is left out: warmup_poly(step, recipe.steps, recipe.warmup_steps).",
-        ),
-        (
-            _loop(factor=lambda s, n, w: _warmup_poly(s, 6, w)),
-            "the schedule ends with the batches: it is recipe.steps long.",
-        ),
-        (_loop(optimizer_class=torch.optim.SGD), "this is SGD: take AdamW."),
-        (_loop(optimizer_class=torch.optim.Adam), "this is Adam: take AdamW."),
-        (
-            _loop(optimizer_class=lambda groups, weight_decay: torch.optim.AdamW(groups)),
-            "the weight decay is forgotten: weight_decay=recipe.weight_decay.",
-        ),
-        (_loop(factor=lambda s, n, w: _warmup_poly(s + 1, n, w)), "the steps are counted from 1: the first one is 0."),
-        (
-            _loop(groups=lambda model, lr, factor: _parameter_groups(model, lr)),
-            "the encoder's factor is left at its default: parameter_groups(model, recipe.lr, recipe.backbone_factor).",
-        ),
-    ],
+    wrong={
+        'the rates do not follow the schedule: set group["lr"] before each step.': {
+            " * _warmup_poly(step, recipe.steps, recipe.warmup_steps)": ""
+        },
+        "the factor is applied to a rate that was multiplied before: keep the full rates, and multiply those.": {
+            "= lr * _warmup_poly": "*= _warmup_poly"
+        },
+        "the rates are set after the step: each step needs its own before, the first one too.": {
+            "_warmup_poly(step,": "_warmup_poly(step - 1 if step else recipe.warmup_steps,"  # full in the first step
+        },
+        "encoder and head have the same rate: parameter_groups(model, recipe.lr, recipe.backbone_factor).": {
+            "recipe.backbone_factor": "1.0"
+        },
+        "the warm-up is left out: warmup_poly(step, recipe.steps, recipe.warmup_steps).": {"recipe.warmup_steps": "0"},
+        "the schedule ends with the batches: it is recipe.steps long.": {"recipe.steps": "len(batches)"},
+        "this is SGD: take AdamW.": {"AdamW": "SGD"},
+        "this is Adam: take AdamW.": {"AdamW": "Adam"},
+        "the weight decay is forgotten: weight_decay=recipe.weight_decay.": {", weight_decay=recipe.weight_decay": ""},
+        "the steps are counted from 1: the first one is 0.": {"_warmup_poly(step,": "_warmup_poly(step + 1,"},
+        "the encoder's factor is left at its default: parameter_groups(model, recipe.lr, recipe.backbone_factor).": {
+            ", recipe.backbone_factor": ""
+        },
+    },
 )

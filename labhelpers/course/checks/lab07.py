@@ -4,19 +4,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, kind_of, run_function, variants
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, edited, kind_of, run_function
+from labhelpers.prompting import mask_iou, next_click
+from labhelpers.prompting.grabcut import BoxEllipse
+from labhelpers.prompting.predictor import Predictor, Prompt
 
 _SIZE = (18, 26)
+_rows, _columns = np.mgrid[: _SIZE[0], : _SIZE[1]]
 _VOID = 255
+_NO_MASKS = {"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."}
 
 
 def _boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
     """Masks bool (N, H, W) of rectangles (x0, y0, x1, y1), the last row and column excluded."""
-    masks = np.zeros((len(corners), *_SIZE), dtype=bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, corners, strict=True):
-        mask[y0:y1, x0:x1] = True
-    return masks
+    inside = [(_columns >= x0) & (_columns < x1) & (_rows >= y0) & (_rows < y1) for x0, y0, x1, y1 in corners]
+    return np.array(inside, dtype=bool).reshape(-1, *_SIZE)
+
+
+def _random_boxes(rng: np.random.Generator, count: int, least: int, most: int) -> np.ndarray:
+    """Masks bool (count, H, W) of rectangles whose sides are `least` to `most - 1`, some cut off by the image."""
+    low = rng.integers(0, 12, (count, 2))
+    return _boxes(*np.hstack([low, low + rng.integers(least, most, (count, 2))]).tolist())
+
+
+def _hills(*places: tuple[float, float, float, float]) -> np.ndarray:
+    """Logits float64 (N, H, W) that fall from a centre: (y, x, radius of the mask, slope)."""
+    return np.stack([slope * (radius - np.hypot(_rows - y, _columns - x)) for y, x, radius, slope in places])
 
 
 def _as_double(found: Any) -> Any:
@@ -24,98 +39,68 @@ def _as_double(found: Any) -> Any:
     return found.astype(np.float64) if isinstance(found, np.ndarray) and found.dtype.kind == "f" else found
 
 
+def _run_array(check: Check, answer: Callable, case: Case) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _as_double(run_function(check, answer, case))
+
+
+def _run_tuple(expected: str, *names: str) -> Callable[[Check, Callable, Case], Parts]:
+    """Compares the parts of the tuple that the answer returns, by their names; `expected` is that tuple in words."""
+
+    def run(check: Check, answer: Callable, case: Case) -> Parts:
+        found = check.call(answer, *case.args, when=case.when)
+        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
+        right = isinstance(found, tuple) and len(found) == len(names)
+        check.that(right, f"{case.when} it returns {what}, expected {expected}.")
+        return Parts({f"{name} {case.when}": value for name, value in zip(names, found, strict=True)})
+
+    return run
+
+
 # --------------------------------------------------------------- click_grid
 
 
 def _click_grid(height: int, width: int, grid: int) -> np.ndarray:
     """float64 (grid * grid, 2): pixels (x, y) of the centres of equal cells, row by row from the top left."""
-    return _grid(height, width, grid)
-
-
-def _grid(
-    height: int,
-    width: int,
-    grid: int,
-    share: Callable = lambda k, n: (k + 0.5) / n,
-    shift: float = 0.5,
-    indexing: Any = "xy",
-    order: Callable = lambda x, y: (x, y),
-) -> np.ndarray:
-    shares = share(np.arange(grid), grid)
-    x, y = np.meshgrid(shares * width - shift, shares * height - shift, indexing=indexing)
-    return np.stack([axis.ravel() for axis in order(x, y)], axis=1)
-
-
-def _other_grid(**changes: Any) -> Callable:
-    return lambda height, width, grid: _grid(height, width, grid, **changes)
+    share = (np.arange(grid) + 0.5) / grid
+    x, y = (share * side - 0.5 for side in (width, height))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
 click_grid = Exercise(
     "click_grid",
     _click_grid,
     lambda: calls("click_grid", (8, 8, 1), (30, 40, 2), (128, 96, 5), (7, 9, 3)),
-    run=lambda check, answer, case: _as_double(run_function(check, answer, case)),
+    run=_run_array,
     tolerance=1e-4,  # what single precision leaves
-    wrong=[
-        (_other_grid(order=lambda x, y: (y, x)), "these are (y, x): a point is (x, y)."),
-        (
-            lambda height, width, grid: _grid(width, height, grid),
-            "x goes over the height and y over the width: x belongs to the width.",
-        ),
-        (
-            _other_grid(shift=0),
-            "all points lie half a pixel too far to the right and below: the first pixel's centre is (0, 0), its edge "
-            "-0.5.",
-        ),
-        (_other_grid(indexing="ij"), "the points go column by column: go row by row, x the faster."),
-        (
-            _other_grid(share=lambda k, n: k / n),
-            "these are the corners of the cells: their centres lie half a cell further.",
-        ),
-        (
-            lambda height, width, grid: _grid(height - 1, width - 1, grid, lambda k, n: k / max(n - 1, 1), shift=0),
-            "the grid reaches from the first to the last pixel: its points are the centres of equal cells.",
-        ),
-        (
-            lambda height, width, grid: _grid(height, width, grid, lambda k, n: k / max(n - 1, 1)),
-            "the grid reaches from one edge of the image to the other: its points are the centres of equal cells.",
-        ),
-        (
-            lambda height, width, grid: _grid(height - 1, width - 1, grid, shift=0),
-            "the cells divide width - 1 pixels: the image is `width` wide, from -0.5 to width - 0.5.",
-        ),
-        (
-            lambda height, width, grid: (
-                _grid(height // grid * grid, width // grid * grid, grid, lambda k, n: k / n, shift=0)
-                + [width // grid // 2, height // grid // 2]
-            ),
-            "the cells have whole sides: divide with `/`, and put the point half a cell further, minus 0.5.",
-        ),
-        (
-            lambda height, width, grid: _grid(height, width, grid)[:: grid + 1],
-            "these are the points of the diagonal: put each x together with each y, `np.meshgrid`.",
-        ),
-        (
-            lambda height, width, grid: _grid(height, width, grid, lambda k, n: (k + 1) / (n + 1)),
-            "these are the lines between grid + 1 cells: there are `grid` cells, and a point in each centre.",
-        ),
-        (
-            lambda height, width, grid: _grid(height, width, grid).reshape(grid, grid, 2),
-            "this is (grid, grid, 2): put all points in one list, `.reshape(-1, 2)`.",
-        ),
-        (
-            lambda height, width, grid: _grid(height, width, grid).T,
-            "this is (2, grid * grid): a point is a row, so stack along axis 1.",
-        ),
-        (
-            lambda height, width, grid: np.round(_grid(height, width, grid)),
-            "these are whole pixels: a point may lie between two, do not round it.",
-        ),
-        (
-            lambda height, width, grid: _grid(1, 1, grid, shift=0),
-            "these are shares of the image: multiply by width and height, and subtract 0.5.",
-        ),
-    ],
+    wrong={
+        "these are (y, x): a point is (x, y).": {"meshgrid(x, y)": "meshgrid(x, y)[::-1]"},
+        "x goes over the height and y over the width: x belongs to the width.": {"(width, height)": "(height, width)"},
+        "all points lie half a pixel too far to the right and below: the first pixel's centre is (0, 0), its edge "
+        "-0.5.": {" - 0.5": ""},
+        "the points go column by column: go row by row, x the faster.": {"grid(x, y)": "grid(x, y, indexing='ij')"},
+        "these are the corners of the cells: their centres lie half a cell further.": {" + 0.5": ""},
+        "the grid reaches from the first to the last pixel: its points are the centres of equal cells.": {
+            "share * side - 0.5": "np.linspace(0, side - 1, grid)"
+        },
+        "the grid reaches from one edge of the image to the other: its points are the centres of equal cells.": {
+            "share * side": "np.linspace(0, side, grid)"
+        },
+        "the cells divide width - 1 pixels: the image is `width` wide, from -0.5 to width - 0.5.": {
+            "share * side - 0.5": "share * (side - 1)"
+        },
+        "the cells have whole sides: divide with `/`, and put the point half a cell further, minus 0.5.": {
+            "share * side - 0.5": "np.arange(grid) * (side // grid) + side // grid // 2"
+        },
+        "these are the points of the diagonal: put each x together with each y, `np.meshgrid`.": {"np.meshgrid": ""},
+        "these are the lines between grid + 1 cells: there are `grid` cells, and a point in each centre.": {
+            "+ 0.5) / grid": "+ 1) / (grid + 1)"
+        },
+        "this is (grid, grid, 2): put all points in one list, `.reshape(-1, 2)`.": {".reshape(-1, 2)": ""},
+        "this is (2, grid * grid): a point is a row, so stack along axis 1.": {".reshape(-1, 2)": ".reshape(-1, 2).T"},
+        "these are whole pixels: a point may lie between two, do not round it.": {"(x, y)": "(x.round(), y.round())"},
+        "these are shares of the image: multiply by width and height, and subtract 0.5.": {" * side - 0.5": ""},
+    },
 )
 
 
@@ -124,22 +109,15 @@ click_grid = Exercise(
 
 def _iou_matrix(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """masks bool (N, H, W), others bool (M, H, W) -> float64 (N, M): IoU of each with each, 0 for two empty ones."""
-    both, first, second = _shared(masks, others)
-    return both / np.maximum(first[:, None] + second - both, 1)
-
-
-def _shared(masks: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of both (N, M), of the masks (N,) and of the others (M,)."""
-    pixels = masks.shape[1] * masks.shape[2]
-    a, b = masks.reshape(len(masks), pixels).astype(np.float64), others.reshape(len(others), pixels)
-    return a @ b.T.astype(np.float64), a.sum(1), b.sum(1)
+    both = np.tensordot(masks.astype(float), others.astype(float), axes=((1, 2), (1, 2)))
+    a, b = masks.sum((1, 2))[:, None], others.sum((1, 2))
+    union = a + b - both
+    return both / np.maximum(union, 1)
 
 
 def _matrix_cases() -> Iterator[Case]:
     """Not as many of the one as of the other, none, empty ones, equal ones, parts."""
-    rng = np.random.default_rng(3)
-    low = rng.integers(0, 12, (9, 2))
-    chance = _boxes(*np.concatenate([low, low + rng.integers(3, 14, (9, 2))], axis=1).tolist())
+    chance = _random_boxes(np.random.default_rng(3), 9, 3, 14)
     whole, part, empty = (1, 1, 20, 16), (4, 4, 8, 9), (0, 0, 0, 0)
     for words, masks, others in (
         ("4 masks and 5 others", chance[:4], chance[4:]),
@@ -151,79 +129,39 @@ def _matrix_cases() -> Iterator[Case]:
         yield Case((masks, others), f"for {words}", "the matrix")
 
 
-def _run_matrix(check: Check, answer: Callable, case: Case) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _as_double(check.call(answer, *case.args, when=case.when))
+def _over_both(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return edited(_iou_matrix, {"a + b - both": "a + b"})(masks, others)
 
 
-def _over(denominator: Callable) -> Callable:
-    """What two masks share over another number: `denominator(shared, first, second, pixels)`."""
-
-    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-        both, first, second = _shared(masks, others)
-        return both / np.maximum(denominator(both, first[:, None], second[None], _SIZE[0] * _SIZE[1]), 1)
-
-    return answer
-
-
-def _counted_as(dtype: Any) -> Callable:
-    """The IoUs where the matrix product is that of another type."""
-
-    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-        a, b = (of.reshape(len(of), _SIZE[0] * _SIZE[1]) for of in (masks, others))
-        both = a.astype(dtype) @ b.T.astype(dtype)
-        return both / np.maximum(a.sum(1)[:, None] + b.sum(1) - both, 1)
-
-    return answer
-
-
-def _of_two_empty(value: float) -> Callable:
-    def answer(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-        both, first, second = _shared(masks, others)
-        union = first[:, None] + second - both
-        return np.where(union > 0, both / np.maximum(union, 1), value)
-
-    return answer
+def _over_smaller(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return edited(_iou_matrix, {"a + b - both": "np.minimum(a, b)"})(masks, others)
 
 
 iou_matrix = Exercise(
     "iou_matrix",
     _iou_matrix,
     _matrix_cases,
-    run=_run_matrix,
-    errors={"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."},
-    wrong=[
-        (lambda masks, others: _iou_matrix(others, masks), "rows and columns are exchanged: a row belongs to a mask."),
-        (_over(lambda both, a, b, pixels: a + b), "it divides by both areas: the union counts what both share once."),
-        (
-            lambda masks, others: 2 * _over(lambda both, a, b, pixels: a + b)(masks, others),
-            "this is Dice, 2 intersection / both areas: IoU divides by the union.",
-        ),
-        (
-            _over(lambda both, a, b, pixels: np.minimum(a, b)),
-            "it divides by the smaller area: IoU divides by the union.",
-        ),
-        (_over(lambda both, a, b, pixels: a + 0 * b), "it divides by the mask's own area: IoU divides by the union."),
-        (_over(lambda both, a, b, pixels: b + 0 * a), "it divides by the other's area: IoU divides by the union."),
-        (
-            _over(lambda both, a, b, pixels: np.full_like(both, pixels)),
-            "it divides by all pixels of the image: IoU divides by the union.",
-        ),
-        (lambda masks, others: _shared(masks, others)[0], "these are the pixels of both: divide by the union."),
-        (
-            _counted_as(bool),
-            "a product of booleans is True or False, no count: `astype(float)` makes numbers of them.",
-        ),
-        (_counted_as(np.uint8), "counts above 255 start again from 0 in uint8: `astype(float)` holds them."),
-        *(
-            (_of_two_empty(value), "where both are empty, 0 is divided by 0: that IoU is 0 here.")
-            for value in (np.nan, 1.0)
-        ),
-        (
-            lambda masks, others: _iou_matrix(masks, others).max(1, initial=0),
-            "this is the best of each mask, one number: return the whole matrix (N, M).",
-        ),
-    ],
+    run=_run_array,
+    errors=_NO_MASKS,
+    wrong={
+        "rows and columns are exchanged: a row belongs to a mask.": lambda masks, others: _iou_matrix(others, masks),
+        "it divides by both areas: the union counts what both share once.": _over_both,
+        "this is Dice, 2 intersection / both areas: IoU divides by the union.": {"a + b - both": "(a + b) / 2"},
+        "it divides by the smaller area: IoU divides by the union.": _over_smaller,
+        "it divides by the mask's own area: IoU divides by the union.": {"a + b - both": "a"},
+        "it divides by the other's area: IoU divides by the union.": {"a + b - both": "b"},
+        "it divides by all pixels of the image: IoU divides by the union.": {"a + b - both": "others[0].size"},
+        "these are the pixels of both: divide by the union.": {" / np.maximum(union, 1)": ""},
+        "a product of booleans is True or False, no count: `astype(float)` makes numbers of them.": {"float": "bool"},
+        "counts above 255 start again from 0 in uint8: `astype(float)` holds them.": {"float": "np.uint8"},
+        "where both are empty, 0 is divided by 0: that IoU is 0 here.": [
+            {"np.maximum(union, 1)": "union"},
+            {"both / np.maximum(union, 1)": "np.where(union > 0, both / union, 1)"},
+        ],
+        "this is the best of each mask, one number: return the whole matrix (N, M).": {
+            "both / np.maximum(union, 1)": "(both / np.maximum(union, 1)).max(1, initial=0)"
+        },
+    },
 )
 
 
@@ -232,103 +170,59 @@ iou_matrix = Exercise(
 
 def _stability_score(logits: np.ndarray, offset: float = 1.0) -> np.ndarray:
     """logits (N, H, W) -> float64 (N,): IoU of the masks above `offset` and above `-offset`; 0 without a pixel."""
-    larger = _above(logits, -offset)  # it holds all of the smaller one
-    return _above(logits, offset) / np.maximum(larger, 1)
-
-
-def _above(logits: np.ndarray, threshold: float) -> np.ndarray:
-    return (logits > threshold).sum((1, 2))
+    smaller = (logits > offset).sum((1, 2))
+    larger = (logits > -offset).sum((1, 2))  # it holds all of the smaller one
+    return smaller / np.maximum(larger, 1)
 
 
 def _stability_cases() -> Iterator[Case]:
     """Logits that fall off at different rates from a centre; one is high everywhere, one is low everywhere."""
-    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
-    centres, radii, slopes = ((6, 7), (9, 14), (11, 18), (8, 10)), (4.6, 6.2, 5.1, 2.7), (3.1, 0.83, 0.37, 0.57)
-    hills = [
-        slope * (radius - np.hypot(y - cy, x - cx))
-        for (cy, cx), radius, slope in zip(centres, radii, slopes, strict=True)
-    ]
-    logits = np.stack([*hills, np.full(_SIZE, 7.0)])
+    hills = _hills((6, 7, 4.6, 3.1), (9, 14, 6.2, 0.83), (11, 18, 5.1, 0.37), (8, 10, 2.7, 0.57))
+    logits = np.concatenate([hills, np.full((1, *_SIZE), 7.0)])
     for offset in (1.0, 0.25):
         yield Case((logits, offset), f"for five masks and offset {offset:g}", "the stability")
     yield Case((logits,), "without an offset", "the stability")
     yield Case((np.stack([np.full(_SIZE, -9.0), logits[0]]), 1.0), "of a mask without a pixel", "the stability")
 
 
-def _run_stability(check: Check, answer: Callable, case: Case) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _as_double(check.call(answer, *case.args, when=case.when))
-
-
-def _ratio(upper: Callable[[float], float], lower: Callable[[float], float]) -> Callable:
-    """The area above one threshold over that above another; both depend on the offset."""
-    return lambda logits, offset=1.0: _above(logits, upper(offset)) / np.maximum(_above(logits, lower(offset)), 1)
-
-
-def _of_nothing(value: float) -> Callable:
-    """The right stability, but for another value where there is no pixel."""
-
-    def answer(logits: np.ndarray, offset: float = 1.0) -> np.ndarray:
-        return np.where(_above(logits, -offset) > 0, _stability_score(logits, offset), value)
-
-    return answer
-
-
 stability_score = Exercise(
     "stability_score",
     _stability_score,
     _stability_cases,
-    run=_run_stability,
-    wrong=[
-        (
-            lambda z, d=1.0: np.array(_stability_score(z, d).mean()),
-            "this is one number: return one for each mask, an array (N,).",
-        ),
-        (
-            lambda z, d=1.0: float((z > d).sum() / max((z > -d).sum(), 1)),
-            "this is one number for all masks together: return one for each, sum over axes 1 and 2.",
-        ),
-        (
-            lambda z, d=1.0: _above(z, d) / np.maximum(_above(z, d) + _above(z, -d), 1),
-            "it divides by both areas: the larger mask holds the smaller, so it is the union.",
-        ),
-        (
-            lambda z, d=1.0: _above(z, d) / np.maximum((z < -d).sum((1, 2)), 1),
-            "it divides by what lies below -offset: the larger mask is what lies above it.",
-        ),
-        (
-            lambda z, d=1.0: _above(z, d) // np.maximum(_above(z, -d), 1),
-            "`//` leaves whole numbers: divide with `/`.",
-        ),
-        (_ratio(lambda d: -d, lambda d: d), "this is the inverse: the smaller mask (above +offset) is on top."),
-        (_ratio(lambda d: d, lambda d: 0), "it compares with the mask above 0: compare with the one above -offset."),
-        (_ratio(lambda d: 0, lambda d: -d), "it compares the mask above 0: take the one above +offset."),
-        (
-            lambda z, d=1.0: _above(z, d).astype(float),
-            "this is the area of the smaller mask: divide by that of the larger.",
-        ),
-        (lambda z, d=1.0: (z > d).mean((1, 2)), "it divides by the area of the image: take the mask above -offset."),
-        (lambda z, d=1.0: 1 - _stability_score(z, d), "this is 1 minus the IoU: a stable mask has a stability near 1."),
-        (_ratio(lambda d: d / 2, lambda d: -d / 2), "the thresholds are +offset and -offset, not half of that."),
-        (
-            lambda z, d=1.0: _stability_score(1 / (1 + np.exp(-z)), d),
-            "it thresholds probabilities: the offset belongs to the logits, without a sigmoid.",
-        ),
-        (
-            lambda z, d=1.0: (abs(z) > d).mean((1, 2)),
-            "this is the share of the image that is sure of itself, background included: compare two masks.",
-        ),
-        (_ratio(lambda d: d, lambda d: d), "it is 1 for every mask: are both thresholds the same?"),
-        (lambda z, d=1.0: _stability_score(z), "it ignores `offset` and takes 1."),
-        (lambda z, d=0.5: _stability_score(z, d), "the default of `offset` is 1, not 0.5."),
-        *(
-            (
-                _of_nothing(value),
-                "where no logit is above -offset, 0 is divided by 0: the stability of no mask at all is 0.",
-            )
-            for value in (np.nan, np.inf, 1.0)
-        ),
-    ],
+    run=_run_array,
+    wrong={
+        "this is one number: return one for each mask, an array (N,).": {
+            "smaller / np.maximum(larger, 1)": "np.array((smaller / np.maximum(larger, 1)).mean())"
+        },
+        "this is one number for all masks together: return one for each, sum over axes 1 and 2.": {"(1, 2)": ""},
+        "it divides by both areas: the larger mask holds the smaller, so it is the union.": {
+            "np.maximum(larger, 1)": "np.maximum(smaller + larger, 1)"
+        },
+        "it divides by what lies below -offset: the larger mask is what lies above it.": {"> -offset": "< -offset"},
+        "`//` leaves whole numbers: divide with `/`.": {"smaller / np": "smaller // np"},
+        "this is the inverse: the smaller mask (above +offset) is on top.": {
+            "smaller / np.maximum(larger, 1)": "larger / np.maximum(smaller, 1)"
+        },
+        "it compares with the mask above 0: compare with the one above -offset.": {"> -offset": "> 0"},
+        "it compares the mask above 0: take the one above +offset.": {"> offset": "> 0"},
+        "this is the area of the smaller mask: divide by that of the larger.": {" / np.maximum(larger, 1)": ""},
+        "it divides by the area of the image: take the mask above -offset.": {"> -offset": "> -np.inf"},
+        "this is 1 minus the IoU: a stable mask has a stability near 1.": {"smaller / np": "1 - smaller / np"},
+        "the thresholds are +offset and -offset, not half of that.": {"offset)": "offset / 2)"},
+        "it thresholds probabilities: the offset belongs to the logits, without a sigmoid.": {
+            "(logits >": "(1 / (1 + np.exp(-logits)) >"
+        },
+        "this is the share of the image that is sure of itself, background included: compare two masks.": {
+            "smaller / np.maximum(larger, 1)": "(abs(logits) > offset).mean((1, 2))"
+        },
+        "it is 1 for every mask: are both thresholds the same?": {"> -offset": "> offset"},
+        "it ignores `offset` and takes 1.": {"offset)": "1)"},
+        "the default of `offset` is 1, not 0.5.": {"offset: float = 1.0": "offset: float = 0.5"},
+        "where no logit is above -offset, 0 is divided by 0: the stability of no mask at all is 0.": [
+            {"smaller / np.maximum(larger, 1)": f"np.where(larger > 0, smaller / larger, {value})"}
+            for value in ("np.nan", "np.inf", "1")
+        ],
+    },
 )
 
 
@@ -340,7 +234,7 @@ def _non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: f
     ious = _iou_matrix(masks, masks)
     kept: list[int] = []
     for index in np.argsort(-scores):
-        if all(ious[index, other] <= threshold for other in kept):
+        if (ious[index, kept] <= threshold).all():
             kept.append(int(index))
     return kept
 
@@ -348,17 +242,16 @@ def _non_maximum_suppression(masks: np.ndarray, scores: np.ndarray, threshold: f
 def _nms_cases() -> Iterator[Case]:
     """A chain, a part in a whole, an IoU of just the threshold, one box, rectangles by chance; no two scores equal."""
     rng = np.random.default_rng(5)
-    low = rng.integers(0, 12, (40, 2))
-    chance = _boxes(*np.concatenate([low, low + rng.integers(4, 12, (40, 2))], axis=1).tolist())
+    chance = _random_boxes(rng, 40, 4, 12)
     chain = _boxes((0, 2, 10, 8), (3, 2, 13, 8), (6, 2, 16, 8))  # IoUs 7/13, 7/13, 4/16
-    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
-    half = (x < 16) & (y < 16) & ((x > y) | (x == 0) | (y == 15))  # both halves touch all sides of the box
+    box = (_columns < 16) & (_rows < 16)
+    half = box & ((_columns > _rows) | (_columns == 0) | (_rows == 15))  # both halves touch all sides of the box
     for words, masks, scores, threshold in (
         ("two masks that are nearly the same", _boxes((2, 2, 12, 10), (2, 2, 12, 11)), [0.6, 0.9], 0.7),
         ("a chain: the middle one overlaps both others", chain, [0.9, 0.8, 0.7], 0.5),
         ("a small mask inside a large one", _boxes((1, 1, 20, 16), (4, 4, 8, 8)), [0.7, 0.8], 0.7),
         ("an IoU of exactly the threshold", _boxes((0, 0, 4, 4), (0, 0, 4, 8)), [0.9, 0.8], 0.5),
-        ("two halves of one box", np.stack([half, (x < 16) & (y < 16) & ~half]), [0.8, 0.9], 0.5),
+        ("two halves of one box", np.stack([half, box & ~half]), [0.8, 0.9], 0.5),
     ):
         yield Case((masks, np.array(scores), threshold), f"for {words} (scores {scores})", "what it keeps")
     yield Case((chance, rng.permutation(40) / 40, 0.3), "for 40 rectangles", "what it keeps")
@@ -389,101 +282,49 @@ def _run_nms(check: Check, answer: Callable, case: Case) -> list[int]:
     return array.tolist()
 
 
-def _nms(
-    order: Callable = lambda scores: np.argsort(-scores),
-    over: Callable = lambda both, a, b: both / max(a + b - both, 1),
-    beaten: Callable = lambda overlap, threshold: overlap > threshold,
-    against_all: bool = False,
-) -> Callable[..., list[int]]:
-    """Suppression with one thing wrong in it."""
-
-    def keep(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
-        kept: list[int] = []
-        seen: list[int] = []
-        for index in order(scores):
-            overlaps = [
-                over(int((masks[index] & masks[k]).sum()), int(masks[index].sum()), int(masks[k].sum()))
-                for k in (seen if against_all else kept)
-            ]
-            if not any(beaten(overlap, threshold) for overlap in overlaps):
-                kept.append(int(index))
-            seen.append(index)
-        return kept
-
-    return keep
-
-
-def _of_boxes(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
-    filled = np.zeros_like(masks)
-    for mask, box in zip(masks, filled, strict=True):
-        y, x = np.nonzero(mask)
-        box[y.min() : y.max() + 1, x.min() : x.max() + 1] = True
-    return _non_maximum_suppression(filled, scores, threshold)
-
-
-def _apart_from_one(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
-    ious, kept = _iou_matrix(masks, masks), []
-    for index in np.argsort(-scores):
-        if not kept or any(ious[index, other] <= threshold for other in kept):
-            kept.append(int(index))
-    return kept
-
-
-def _of_high_score(masks: np.ndarray, scores: np.ndarray, threshold: float = 0.7) -> list[int]:
-    high = np.flatnonzero(scores > threshold)
-    return high[_non_maximum_suppression(masks[high], scores[high], threshold)].tolist()
-
-
 non_maximum_suppression = Exercise(
     "non_maximum_suppression",
     _non_maximum_suppression,
     _nms_cases,
     run=_run_nms,
-    errors={"cannot reshape array of size 0": "for no masks at all `reshape(0, -1)` does not know the -1: say H * W."},
-    wrong=[
-        (_nms(beaten=lambda overlap, threshold: False), "nothing is suppressed: leave out what overlaps a kept mask."),
-        (
-            lambda masks, scores, threshold=0.7: _non_maximum_suppression(masks, scores, threshold)[:1],
-            "only the best mask is kept: go on with the others.",
-        ),
-        (_nms(order=np.argsort), "it begins with the lowest score: begin with the highest."),
-        (_nms(order=lambda s: range(len(s))), "it takes the masks as they come: sort them by score, best first."),
-        (_nms(against_all=True), "a mask is dropped because of one that was dropped itself: compare with those kept."),
-        (
-            _nms(over=lambda both, a, b: both / min(a, b)),
-            "it divides by the smaller area, so a part is dropped for its whole: IoU divides by the union.",
-        ),
-        (
-            _nms(over=lambda both, a, b: both / (a + b)),
-            "it divides by both areas: the union counts what both share once.",
-        ),
-        (
-            lambda masks, scores, threshold=0.7: [],
-            "nothing is kept: the IoU of a mask with itself is 1, so compare it only with those that were kept before.",
-        ),
-        (
-            lambda masks, scores, threshold=0.7: np.argsort(np.argsort(-scores))[
-                _non_maximum_suppression(masks, scores, threshold)
-            ].tolist(),
-            "these are places in the sorted list: return the indices that the masks had before.",
-        ),
-        (_of_boxes, "it compares boxes: two masks of one box may share nothing, take the IoU of the masks."),
-        (_apart_from_one, "one kept mask that it hardly overlaps is enough for it to stay: it has to be all, not any."),
-        (_of_high_score, "masks of a low score are left out: the threshold is one of the IoU."),
-        (_nms(beaten=lambda iou, t: iou >= t), "an IoU of exactly the threshold is not above it: both stay."),
-        (_nms(beaten=lambda iou, t: iou < t), "it drops what overlaps little: drop what overlaps."),
-        (
-            lambda masks, scores, threshold=0.7: sorted(_non_maximum_suppression(masks, scores, threshold)),
-            "the right masks in another order: the one with the highest score first.",
-        ),
-        *(
-            (
-                lambda masks, scores, threshold=other: _non_maximum_suppression(masks, scores, threshold),
-                f"without a threshold it does not use 0.7: is its default {other}?",
-            )
+    errors=_NO_MASKS,
+    wrong={
+        "nothing is suppressed: leave out what overlaps a kept mask.": {"<= threshold": "<= 1"},
+        "only the best mask is kept: go on with the others.": {"return kept": "return kept[:1]"},
+        "it begins with the lowest score: begin with the highest.": {"argsort(-scores)": "argsort(scores)"},
+        "it takes the masks as they come: sort them by score, best first.": {"np.argsort(-scores)": "range(len(ious))"},
+        "a mask is dropped because of one that was dropped itself: compare with those kept.": {
+            "ious[index, kept]": "ious[index, scores > scores[index]]"
+        },
+        "it divides by the smaller area, so a part is dropped for its whole: IoU divides by the union.": {
+            "_iou_matrix": "_over_smaller"
+        },
+        "it divides by both areas: the union counts what both share once.": {"_iou_matrix": "_over_both"},
+        "nothing is kept: the IoU of a mask with itself is 1, so compare it only with those that were kept before.": {
+            "return kept": "return []"
+        },
+        "these are places in the sorted list: return the indices that the masks had before.": {
+            "return kept": "return np.argsort(np.argsort(-scores))[kept].tolist()"
+        },
+        "it compares boxes: two masks of one box may share nothing, take the IoU of the masks.": {
+            "_iou_matrix(masks, masks)": "_iou_matrix(boxes := masks.any(1)[:, None] & masks.any(2)[:, :, None], boxes)"
+        },
+        "one kept mask that it hardly overlaps is enough for it to stay: it has to be all, not any.": {
+            "(ious[index, kept] <= threshold).all()": "not kept or (ious[index, kept] <= threshold).any()"
+        },
+        "masks of a low score are left out: the threshold is one of the IoU.": {
+            "np.argsort(-scores)": "[index for index in np.argsort(-scores) if scores[index] > threshold]"
+        },
+        "an IoU of exactly the threshold is not above it: both stay.": {"<= threshold": "< threshold"},
+        "it drops what overlaps little: drop what overlaps.": {"<= threshold": ">= threshold"},
+        "the right masks in another order: the one with the highest score first.": {
+            "return kept": "return sorted(kept)"
+        },
+        **{
+            f"without a threshold it does not use 0.7: is its default {other}?": {"= 0.7": f"= {other}"}
             for other in (0.5, 0.6, 0.9)
-        ),
-    ],
+        },
+    },
 )
 
 
@@ -492,44 +333,19 @@ non_maximum_suppression = Exercise(
 
 def _good_masks(logits: np.ndarray, ious: np.ndarray, min_stability: float) -> np.ndarray:
     """logits (N, H, W), predicted IoUs (N,) -> bool (M, H, W): the stable masks without doubles, the best first."""
-    return _filtered(logits, ious, min_stability)
-
-
-def _filtered(
-    logits: np.ndarray,
-    ious: np.ndarray,
-    min_stability: float,
-    stable: Callable = lambda logits, least: _stability_score(logits) >= least,
-    kept: Callable = _non_maximum_suppression,
-    mask: Callable = lambda logits: logits > 0,
-) -> np.ndarray:
-    good = stable(logits, min_stability)
-    masks = mask(logits[good])
-    return masks[kept(logits[good] > 0, ious[good])]
-
-
-def _other_filter(**changes: Any) -> Callable:
-    return lambda logits, ious, min_stability: _filtered(logits, ious, min_stability, **changes)
+    stable = _stability_score(logits) >= min_stability
+    masks, scores = logits[stable] > 0, ious[stable]
+    kept = _non_maximum_suppression(masks, scores)
+    return masks[kept]
 
 
 def _good_cases() -> Iterator[Case]:
     """Hills in three places, of different slopes; the best is not stable, one is just as stable as asked for."""
-    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
-    places = ((5, 6, 4.6, 3.0), (5, 6, 4.9, 0.4), (12, 16, 5.2, 2.0), (12, 17, 5.3, 5.0), (8, 21, 3.4, 1.5))
-    logits = np.stack([slope * (radius - np.hypot(y - cy, x - cx)) for cy, cx, radius, slope in places])
+    logits = _hills((5, 6, 4.6, 3.0), (5, 6, 4.9, 0.4), (12, 16, 5.2, 2.0), (12, 17, 5.3, 5.0), (8, 21, 3.4, 1.5))
     ious = np.array([0.81, 0.97, 0.74, 0.86, 0.9])
     for least in (0.0, 0.5, 0.7, float(np.sort(_stability_score(logits))[1]), 0.999):
         yield Case((logits, ious, least), f"for five candidates and a stability of at least {least:g}", "the masks")
     yield Case((logits[:0], ious[:0], 0.7), "for no candidates", "the masks")
-
-
-def _stable_of_kept(logits: np.ndarray, ious: np.ndarray, least: float) -> np.ndarray:
-    kept = logits[_non_maximum_suppression(logits > 0, ious)]
-    return kept[_stability_score(kept) >= least] > 0
-
-
-def _of(chosen: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
-    return [array[chosen] for array in arrays]
 
 
 good_masks = Exercise(
@@ -537,66 +353,36 @@ good_masks = Exercise(
     _good_masks,
     _good_cases,
     errors={"out of bounds": "masks and scores must belong together: `ious[stable]` goes with `masks[stable]`."},
-    wrong=[
-        *variants(
-            _other_filter,
-            stable=[
-                (
-                    lambda logits, least: np.ones(len(logits), dtype=bool),
-                    "masks that are not stable stay: leave out those whose stability is below `min_stability`.",
-                ),
-                (
-                    lambda logits, least: _stability_score(logits) < least,
-                    "the stable masks are left out: keep those whose stability is at least `min_stability`.",
-                ),
-            ],
-            kept=[
-                (lambda masks, ious: np.argsort(-ious), "doubles stay: `non_maximum_suppression` tells which to keep."),
-                (
-                    lambda masks, ious: sorted(_non_maximum_suppression(masks, ious)),
-                    "the right masks in another order: the best first, as the indices come.",
-                ),
-                (
-                    lambda masks, ious: _non_maximum_suppression(masks, -ious),
-                    "the worst of two stays: suppress by the predicted IoUs, the highest first.",
-                ),
-            ],
-            mask=[(lambda logits: logits, "these are logits: a mask is what lies above 0.")],
+    wrong={
+        "masks that are not stable stay: leave out those whose stability is below `min_stability`.": {"[stable]": ""},
+        "the stable masks are left out: keep those whose stability is at least `min_stability`.": {">=": "<"},
+        "doubles stay: `non_maximum_suppression` tells which to keep.": {"masks[kept]": "masks[np.argsort(-scores)]"},
+        "the right masks in another order: the best first, as the indices come.": {"[kept]": "[sorted(kept)]"},
+        "the worst of two stays: suppress by the predicted IoUs, the highest first.": {", scores)": ", -scores)"},
+        "these are logits: a mask is what lies above 0.": {"masks[kept]": "logits[stable][kept]"},
+        "a mask that is just as stable as asked for is left out: keep those of *at least* `min_stability`.": {
+            ">=": ">"
+        },
+        "`min_stability` is handed over as the offset of the stability: the offset stays 1.": {
+            "_stability_score(logits)": "_stability_score(logits, min_stability)"
+        },
+        "doubles are suppressed by their stability: the scores are the predicted IoUs.": {
+            "ious[stable]": "_stability_score(logits[stable])"
+        },
+        "the indices count the stable masks: take them from `masks[stable]`, not from all masks.": {
+            "masks[kept]": "(logits > 0)[kept]"
+        },
+        "`min_stability` is handed over as the threshold of the IoU: that one stays 0.7.": {
+            "(masks, scores)": "(masks, scores, min_stability)"
+        },
+        "it filters by predicted IoU as well: here only by stability, and doubles.": {
+            "_stability_score(logits) >= min_stability": "(_stability_score(logits) >= min_stability) & (ious >= 0.88)"
+        },
+        "what is not stable suppresses what is: leave it out first, then the doubles.": lambda logits, ious, least: (
+            _good_masks(logits[kept := _non_maximum_suppression(logits > 0, ious)], ious[kept], least)
         ),
-        (
-            _other_filter(stable=lambda logits, least: _stability_score(logits) > least),
-            "a mask that is just as stable as asked for is left out: keep those of *at least* `min_stability`.",
-        ),
-        (
-            _other_filter(stable=lambda logits, least: _stability_score(logits, least) >= least),
-            "`min_stability` is handed over as the offset of the stability: the offset stays 1.",
-        ),
-        (
-            lambda logits, ious, least: _good_masks(logits, _stability_score(logits), least),
-            "doubles are suppressed by their stability: the scores are the predicted IoUs.",
-        ),
-        (
-            lambda logits, ious, least: (logits > 0)[
-                _non_maximum_suppression(*_of(_stability_score(logits) >= least, logits > 0, ious))
-            ],
-            "the indices count the stable masks: take them from `masks[stable]`, not from all masks.",
-        ),
-        (
-            lambda logits, ious, least: _filtered(
-                logits, ious, least, kept=lambda masks, scores: _non_maximum_suppression(masks, scores, least)
-            ),
-            "`min_stability` is handed over as the threshold of the IoU: that one stays 0.7.",
-        ),
-        (
-            lambda logits, ious, least: _good_masks(*_of(ious >= 0.88, logits, ious), least),
-            "it filters by predicted IoU as well: here only by stability, and doubles.",
-        ),
-        (_stable_of_kept, "what is not stable suppresses what is: leave it out first, then the doubles."),
-        (
-            lambda logits, ious, least: np.array(_non_maximum_suppression(logits > 0, ious)),
-            "these are indices: return the masks themselves.",
-        ),
-    ],
+        "these are indices: return the masks themselves.": {"masks[kept]": "np.array(kept)"},
+    },
 )
 
 
@@ -605,7 +391,7 @@ good_masks = Exercise(
 
 def _label_masks(masks: np.ndarray, guide: np.ndarray) -> np.ndarray:
     """masks bool (N, H, W), guide uint8 (H, W), 255 void -> class map uint8 (H, W), small masks on top of large."""
-    labels = np.zeros(guide.shape, dtype=np.uint8)
+    labels = np.zeros_like(guide)
     for mask in sorted(masks, key=np.count_nonzero, reverse=True):
         inside = guide[mask & (guide != _VOID)]
         if len(inside):
@@ -636,313 +422,163 @@ def _label_cases() -> Iterator[Case]:
         yield Case((_boxes(*masks), truth), f"for {words}", "the class map")
 
 
-def _painted(
-    order: Callable = lambda masks: sorted(masks, key=np.count_nonzero, reverse=True),
-    name: Callable = lambda inside: np.bincount(inside).argmax(),
-    seen: Callable = lambda inside: inside[inside != _VOID],
-    ground: int = 0,
-    where: Callable = lambda mask, labels, guide: mask,
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A class map with one thing wrong in it."""
-
-    def answer(masks: np.ndarray, guide: np.ndarray) -> np.ndarray:
-        labels = np.full(guide.shape, ground, dtype=np.uint8)
-        for mask in order(masks):
-            inside = seen(guide[mask])
-            if len(inside):
-                labels[where(mask, labels, guide)] = int(name(inside))
-        return labels
-
-    return answer
-
-
-def _most_frequent_object(inside: np.ndarray) -> int:
-    counts = np.bincount(inside, minlength=2)
-    return int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
-
-
 _ON_TOP = "small masks belong on top of large ones: paint the largest first."
-_NAMES = "labels are names; count them."
+_ORDER, _LABEL = "sorted(masks, key=np.count_nonzero, reverse=True)", "np.bincount(inside).argmax()"
 
 label_masks = Exercise(
     "label_masks",
     _label_masks,
     _label_cases,
     errors={"argmax of an empty sequence": "a mask on void alone has no label to count: leave it out."},
-    wrong=[
-        (_painted(order=lambda masks: sorted(masks, key=np.count_nonzero)), f"large masks cover small ones: {_ON_TOP}"),
-        (_painted(order=lambda masks: masks), f"masks are painted in the order in which they come: {_ON_TOP}"),
-        (_painted(order=lambda masks: masks[::-1]), f"masks are painted from the last to the first: {_ON_TOP}"),
-        (_painted(seen=lambda inside: inside), "void is counted as a class: leave 255 out before you count."),
-        (
-            _painted(seen=lambda inside: np.where(inside == _VOID, 0, inside)),
-            "void is counted as background: leave 255 out before you count.",
-        ),
-        (
-            _painted(seen=lambda inside: inside[inside != _VOID] if (inside != _VOID).any() else np.zeros(1, np.uint8)),
-            "a mask on void alone is painted as background: leave it out, what is below it stays.",
-        ),
-        (
-            _painted(where=lambda mask, labels, guide: mask & (labels == 0)),
-            f"what is painted already stays: {_ON_TOP[:-1]}, and the others over it.",
-        ),
-        (
-            _painted(where=lambda mask, labels, guide: mask & (guide != _VOID)),
-            "void is cut out of the masks: the whole mask gets its class, void has only no vote.",
-        ),
-        (_painted(name=_most_frequent_object), "background is not counted: a mask mostly on background is background."),
-        (_painted(name=np.max), f"this is the largest label: {_NAMES}"),
-        (_painted(name=lambda inside: round(inside.mean())), f"this is the mean of labels: {_NAMES}"),
-        (_painted(name=np.median), f"this is the median label: {_NAMES}"),
-        (lambda m, guide: np.where(m.any(0), guide, 0), "it copies the guide into the masks: a mask gets one class."),
-        (
-            lambda masks, guide: np.where(masks.any(0), _label_masks(masks, guide), guide),
-            "pixels without a mask have the guide's class: they are background, 0.",
-        ),
-        (_painted(ground=_VOID), "pixels without a mask are void: they are background, 0, and count."),
-    ],
+    wrong={
+        f"large masks cover small ones: {_ON_TOP}": {", reverse=True": ""},
+        f"masks are painted in the order in which they come: {_ON_TOP}": {_ORDER: "masks"},
+        f"masks are painted from the last to the first: {_ON_TOP}": {_ORDER: "masks[::-1]"},
+        "void is counted as a class: leave 255 out before you count.": {" & (guide != _VOID)": ""},
+        "void is counted as background: leave 255 out before you count.": {
+            "guide[mask & (guide != _VOID)]": "np.where(guide == _VOID, 0, guide)[mask]"
+        },
+        "a mask on void alone is painted as background: leave it out, what is below it stays.": {
+            "len(inside)": "mask.any()",
+            "bincount(inside)": "bincount(inside, minlength=1)",
+        },
+        f"what is painted already stays: {_ON_TOP[:-1]}, and the others over it.": {"[mask]": "[mask & (labels == 0)]"},
+        "void is cut out of the masks: the whole mask gets its class, void has only no vote.": {
+            "[mask]": "[mask & (guide != _VOID)]"
+        },
+        "background is not counted: a mask mostly on background is background.": {
+            "bincount(inside)": "bincount(inside[inside > 0], minlength=1)"
+        },
+        "this is the largest label: labels are names; count them.": {_LABEL: "inside.max()"},
+        "this is the mean of labels: labels are names; count them.": {_LABEL: "round(inside.mean())"},
+        "this is the median label: labels are names; count them.": {_LABEL: "np.median(inside)"},
+        "it copies the guide into the masks: a mask gets one class.": lambda masks, guide: guide * masks.any(0),
+        "pixels without a mask have the guide's class: they are background, 0.": {"zeros_like": "copy"},
+        "pixels without a mask are void: they are background, 0, and count.": {"np.zeros": "_VOID * np.ones"},
+    },
 )
 
 
 # -------------------------------------------------------- classes_from_boxes
 
 
-class _Ellipses:
-    """A predictor whose answer to a box is the ellipse in it; `set_image` must have been called before."""
-
-    def __init__(self) -> None:
-        self.image: np.ndarray | None = None
-
-    def set_image(self, image: np.ndarray) -> None:
-        self.image = image
-
-    def predict(self, points: Any = None, labels: Any = None, box: Any = None) -> tuple[np.ndarray, float]:
-        if self.image is None:
-            raise RuntimeError("no image yet: call set_image first")
-        if box is None or np.shape(box) != (4,):
-            raise ValueError(f"box must be x0, y0, x1, y1, four numbers, got {box!r}")
-        x0, y0, x1, y1 = (float(value) for value in box)
-        y, x = np.mgrid[: self.image.shape[0], : self.image.shape[1]]
-        across, down = (x1 - x0) / 2 + 0.6, (y1 - y0) / 2 + 0.6
-        mask = ((x - (x0 + x1) / 2) / across) ** 2 + ((y - (y0 + y1) / 2) / down) ** 2 <= 1
-        return mask, 0.9
-
-
-def _from_boxes(
-    box: Callable = lambda x, y: (x.min(), y.min(), x.max(), y.max()),
-    left_out: tuple[int, ...] = (0, _VOID),
-    order: Callable = lambda masks, objects: np.argsort([-mask.sum() for mask in masks], kind="stable"),
-    voters: Callable = lambda target, inside, mask, number: target[inside],
-    name: Callable = lambda labels: np.bincount(labels[labels != _VOID], minlength=1).argmax(),
-    where: Callable = lambda mask, target: mask,
-    copied: bool = False,
-) -> Callable:
-    """A class map from boxes, with at most one thing wrong in it."""
-
-    def answer(predictor: Any, image: np.ndarray, target: np.ndarray, instances: np.ndarray) -> np.ndarray:
-        predictor.set_image(image)
-        numbers = [number for number in np.unique(instances) if number not in left_out]
-        masks, objects, classes = [], [], []
-        for number in numbers:
-            inside = instances == number
-            y, x = np.nonzero(inside)
-            mask = predictor.predict(box=np.array(box(x, y)))[0]
-            masks.append(inside if copied else mask)
-            objects.append(inside)
-            classes.append(int(name(voters(target, inside, mask, number))))
-        class_map = np.zeros(target.shape, dtype=np.uint8)
-        for index in order(masks, objects):
-            class_map[where(masks[index], target)] = classes[index]
-        return class_map
-
-    return answer
+def _run_prompted(check: Check, answer: Callable, case: Case) -> Any:
+    """What the answer returns, given a new predictor and an image beside the arguments of the case."""
+    predictor, truth, *others = case.args
+    image = np.zeros((*truth.shape, 3), dtype=np.uint8)
+    return check.call(answer, predictor(), image, truth, *others, when=case.when)
 
 
 def _classes_from_boxes(predictor: Any, image: np.ndarray, target: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """Class map uint8 (H, W): the answers to the boxes of the true objects, each with its object's class."""
-    return _from_boxes()(predictor, image, target, instances)
+    predictor.set_image(image)
+    answers = []
+    for number in np.setdiff1d(instances, [0, 255]):
+        inside = instances == number
+        y, x = np.nonzero(inside)
+        mask, _ = predictor.predict(box=np.array([x.min(), y.min(), x.max(), y.max()]))
+        label = np.bincount(target[inside & (target != 255)], minlength=1).argmax()
+        answers.append((mask.sum(), mask, label))
+    class_map = np.zeros(target.shape, dtype=np.uint8)
+    for _, mask, label in sorted(answers, key=lambda answer: -answer[0]):
+        class_map[mask] = label
+    return class_map
 
 
 def _box_cases() -> Iterator[Case]:
     """No two objects of an image have boxes of one size; rims of void belong to no object."""
-    target, instances = np.zeros(_SIZE, dtype=np.uint8), np.zeros(_SIZE, dtype=np.uint8)
-    target[2:14, 2:20], instances[2:14, 2:20] = 7, 2
-    target[5:9, 6:11], instances[5:9, 6:11] = 12, 1
-    target[11:17, 15:24], instances[11:17, 15:24] = 7, 3
-    yield Case((_Ellipses, target, instances), "for three objects, two of one class", "the class map")
-    rimmed, objects = target.copy(), instances.copy()
-    rimmed[11:16, 15:24] = rimmed[5:9, 9:11] = _VOID
-    objects[5:9, 9:11] = _VOID
-    yield Case((_Ellipses, rimmed, objects), "for objects with rims of void", "the class map")
-    nothing = np.zeros(_SIZE, dtype=np.uint8)
-    yield Case((_Ellipses, nothing, nothing), "for an image without objects", "the class map")
-    ring, hole = np.full((11, 17), 9, dtype=np.uint8), np.ones((11, 17), dtype=np.uint8)
-    ring[4:8, 6:12] = hole[4:8, 6:12] = 0
-    yield Case((_Ellipses, ring, hole), "for an object with a hole", "the class map")
-    thin, corner = (np.zeros(_SIZE, dtype=np.uint8) for _ in range(2))
-    thin[15:17, 2:23] = thin[2:17, 2:4] = 5
-    corner[thin == 5] = 1
-    thin[4:13, 8:18], corner[4:13, 8:18] = 9, 2  # of more pixels than the other, in a smaller box
-    yield Case((_Ellipses, thin, corner), "for a thin object around a compact one", "the class map")
-
-
-def _run_boxes(check: Check, answer: Callable, case: Case) -> Any:
-    predictor, target, instances = case.args
-    image = np.zeros((*target.shape, 3), dtype=np.uint8)
-    return check.call(answer, predictor(), image, target, instances, when=case.when)
+    apart = [(2, 14, 2, 20, 7, 2), (5, 9, 6, 11, 12, 1), (11, 17, 15, 24, 7, 3)]
+    corner = [(15, 17, 2, 23, 5, 1), (2, 17, 2, 4, 5, 1), (4, 13, 8, 18, 9, 2)]  # more pixels in the smaller box
+    for words, size, areas in (
+        ("three objects, two of one class", _SIZE, apart),
+        ("objects with rims of void", _SIZE, [*apart, (11, 16, 15, 24, _VOID, 3), (5, 9, 9, 11, _VOID, _VOID)]),
+        ("an image without objects", _SIZE, []),
+        ("an object with a hole", (11, 17), [(0, 11, 0, 17, 9, 1), (4, 8, 6, 12, 0, 0)]),
+        ("a thin object around a compact one", _SIZE, corner),
+    ):
+        target, instances = np.zeros((2, *size), dtype=np.uint8)
+        for top, bottom, left, right, label, number in areas:
+            target[top:bottom, left:right], instances[top:bottom, left:right] = label, number
+        yield Case((BoxEllipse, target, instances), f"for {words}", "the class map")
 
 
 classes_from_boxes = Exercise(
     "classes_from_boxes",
     _classes_from_boxes,
     _box_cases,
-    run=_run_boxes,
+    run=_run_prompted,
     errors={
         "no image yet": "the predictor has no image: call `predictor.set_image(image)` once, before the first box.",
         "four numbers": "a box is x0, y0, x1, y1, four numbers, and `predict(box=...)` takes one box.",
     },
-    wrong=[
-        *variants(
-            _from_boxes,
-            box=[
-                (
-                    lambda x, y: (y.min(), x.min(), y.max(), x.max()),
-                    "the boxes have x and y exchanged: `np.nonzero` gives rows (y) first.",
-                ),
-                (
-                    lambda x, y: (x.min(), y.min(), x.max() + 1, y.max() + 1),
-                    "the boxes are a pixel too large: x1 and y1 are the last pixels of the object, no `+ 1`.",
-                ),
-                (
-                    lambda x, y: (x.min(), y.min(), np.ptp(x), np.ptp(y)),
-                    "these boxes are (x, y, width, height): a box is x0, y0, x1, y1.",
-                ),
-            ],
-            left_out=[
-                ((0,), "void is taken for an object: in `instances` 255 is void, leave it out."),
-                ((_VOID,), "the background is taken for an object: in `instances` 0 is none, leave it out."),
-            ],
-            order=[
-                (
-                    lambda masks, objects: np.argsort([mask.sum() for mask in masks], kind="stable"),
-                    "large masks cover small ones: paint the largest first, and the others over it.",
-                ),
-                (
-                    lambda masks, objects: range(len(masks)),
-                    "the answers are painted in the order of their numbers: paint the largest first.",
-                ),
-                (
-                    lambda masks, objects: np.argsort([-inside.sum() for inside in objects], kind="stable"),
-                    "the objects are sorted, not the answers: paint the largest *answer* first.",
-                ),
-            ],
-            name=[
-                (
-                    lambda labels: np.bincount(labels).argmax(),
-                    "void is counted as a class: leave 255 out before you count.",
-                ),
-            ],
-            voters=[
-                (
-                    lambda target, inside, mask, number: target[mask],
-                    "the labels are counted inside the answer: the class is that of the object, `target[inside]`.",
-                ),
-                (
-                    lambda target, inside, mask, number: np.array([number]),
-                    "it paints the numbers of the objects: their classes stand in `target`.",
-                ),
-            ],
-            where=[
-                (
-                    lambda mask, target: mask & (target != _VOID),
-                    "void is cut out of the answers: paint the whole mask.",
-                ),
-            ],
-            copied=[(True, "it copies the true object into the map: what counts is the mask that is answered.")],
-        ),
-        (
-            lambda predictor, image, target, instances: _classes_from_boxes(predictor, image, target, instances).astype(
-                np.int64
-            ),
-            "the class map is of another integer type: make it uint8, as targets are.",
-        ),
-    ],
+    wrong={
+        "the boxes have x and y exchanged: `np.nonzero` gives rows (y) first.": {"y, x =": "x, y ="},
+        "the boxes are a pixel too large: x1 and y1 are the last pixels of the object, no `+ 1`.": {
+            "x.max(), y.max()": "x.max() + 1, y.max() + 1"
+        },
+        "these boxes are (x, y, width, height): a box is x0, y0, x1, y1.": {"x.max(), y.max()": "np.ptp(x), np.ptp(y)"},
+        "void is taken for an object: in `instances` 255 is void, leave it out.": {"[0, 255]": "[0]"},
+        "the background is taken for an object: in `instances` 0 is none, leave it out.": {"[0, 255]": "[255]"},
+        "large masks cover small ones: paint the largest first, and the others over it.": {"-answer[0]": "answer[0]"},
+        "the answers are painted in the order of their numbers: paint the largest first.": {
+            "sorted(answers, key=lambda answer: -answer[0])": "answers"
+        },
+        "the objects are sorted, not the answers: paint the largest *answer* first.": {"(mask.sum()": "(inside.sum()"},
+        "void is counted as a class: leave 255 out before you count.": {" & (target != 255)": ""},
+        "the labels are counted inside the answer: the class is that of the object, `target[inside]`.": {
+            "target[inside &": "target[mask &"
+        },
+        "it paints the numbers of the objects: their classes stand in `target`.": {"mask, label))": "mask, number))"},
+        "void is cut out of the answers: paint the whole mask.": {"[mask]": "[mask & (target != 255)]"},
+        "it copies the true object into the map: what counts is the mask that is answered.": {
+            "(mask.sum(), mask,": "(inside.sum(), inside,"
+        },
+        "the class map is of another integer type: make it uint8, as targets are.": {"np.uint8": "np.int64"},
+    },
 )
 
 
 # ---------------------------------------------------------------- click_ious
 
 
-class _Discs:
-    """A predictor that marks a disc around each foreground click, a larger one if it is given an earlier mask."""
+class _Discs(Predictor):
+    """Marks a disc around each foreground click, a larger one if it is given an earlier mask."""
 
     def __init__(self) -> None:
-        self.image: np.ndarray | None = None
+        super().__init__(nn.Identity(), "discs")
 
-    def set_image(self, image: np.ndarray) -> None:
-        self.image = image
+    def encode(self, image: np.ndarray) -> None:
+        self.rows, self.columns = np.mgrid[: image.shape[0], : image.shape[1]]
 
-    def predict(
-        self, points: Any = None, labels: Any = None, box: Any = None, mask_input: Any = None
-    ) -> tuple[np.ndarray, float]:
-        if self.image is None:
-            raise RuntimeError("no image yet: call set_image first")
-        xy, kinds = np.asarray(points, dtype=np.float64), np.asarray(labels)
-        if xy.ndim != 2 or xy.shape[1:] != (2,) or kinds.shape != (len(xy),):
-            raise ValueError(f"points must be (N, 2) and labels (N,), got {xy.shape} and {kinds.shape}")
-        y, x = np.mgrid[: self.image.shape[0], : self.image.shape[1]]
-        mask = np.zeros(y.shape, dtype=bool)
-        for (px, py), kind in zip(xy, kinds, strict=True):
-            mask[np.hypot(x - px, y - py) <= (2.2 if mask_input is None else 3.1)] = kind == 1
-        return mask, 0.123
-
-
-def _clicked(
-    first: Callable = np.zeros_like,
-    given: Callable = lambda clicks: clicks,
-    earlier: Callable = lambda mask, count: mask if count else None,
-    kept: Callable = lambda before, after, predicted: after,
-    stop: bool = False,
-    void: tuple[bool, bool] = (True, True),
-    noted: Callable = np.array,
-) -> Callable:
-    """The IoUs after each click, with at most one thing wrong in them."""
-    from labhelpers.prompting import mask_iou, next_click
-
-    def answer(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, most: int) -> np.ndarray:
-        predictor.set_image(image)
-        of_click, of_score = (ignore if heeded else np.zeros_like(ignore) for heeded in void)
-        mask, clicks, ious = first(truth), [], []
-        for count in range(most):
-            click = next_click(mask, truth, of_click)
-            if click is None and stop:
-                break
-            before, predicted = mask_iou(mask, truth, of_score), 1.0
-            if click is not None:
-                clicks.append(click)
-                points, labels = zip(*given(clicks), strict=True)
-                mask, predicted = predictor.predict(
-                    points=np.stack(points), labels=np.array(labels), mask_input=earlier(mask, count)
-                )
-            ious.append(kept(before, mask_iou(mask, truth, of_score), predicted))
-        return noted(ious)
-
-    return answer
+    def answer(self, prompt: Prompt, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros(self.rows.shape, dtype=bool)
+        for (x, y), kind in zip(prompt.points, prompt.labels, strict=True):
+            mask[np.hypot(self.columns - x, self.rows - y) <= (2.2 if prompt.mask is None else 3.1)] = kind == 1
+        return mask[None], np.array([0.123])
 
 
 def _click_ious(predictor: Any, image: np.ndarray, truth: np.ndarray, ignore: np.ndarray, clicks: int) -> np.ndarray:
     """IoUs float64 (clicks,) after 1, 2, ... clicks into the middle of the largest error; void is none."""
-    return _clicked()(predictor, image, truth, ignore, clicks)
+    predictor.set_image(image)
+    ious: list[float] = []
+    mask, points, labels = np.zeros_like(truth), [], []
+    for _ in range(clicks):
+        click = next_click(mask, truth, ignore)
+        if click is not None:
+            points.append(click[0])
+            labels.append(click[1])
+            earlier = mask if ious else None
+            mask, score = predictor.predict(points=np.stack(points), labels=np.array(labels), mask_input=earlier)
+        ious.append(mask_iou(mask, truth, ignore))
+    return np.array(ious)
 
 
 def _user_cases() -> Iterator[Case]:
     """Two objects that take several clicks of both kinds, one that the first click gets right, one beside void."""
-    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
-    disc = np.hypot(x - 9, y - 8) <= 2.2
     for words, truth in (
         ("a long object", _boxes((3, 4, 22, 9))[0]),
-        ("an object with a corner", _boxes((2, 2, 9, 16))[0] | _boxes((2, 11, 20, 16))[0]),
-        ("an object that one click gets right", disc),
+        ("an object with a corner", _boxes((2, 2, 9, 16), (2, 11, 20, 16)).any(0)),
+        ("an object that one click gets right", np.hypot(_columns - 9, _rows - 8) <= 2.2),
         ("an object beside void", _boxes((3, 4, 10, 9))[0]),
     ):
         ignore = np.zeros_like(truth)
@@ -950,60 +586,45 @@ def _user_cases() -> Iterator[Case]:
         yield Case((_Discs, truth, ignore, 6), f"for {words} and 6 clicks", "the IoUs")
 
 
-def _run_user(check: Check, answer: Callable, case: Case) -> Any:
-    predictor, truth, ignore, clicks = case.args
-    image = np.zeros((*_SIZE, 3), dtype=np.uint8)
-    return _as_double(check.call(answer, predictor(), image, truth, ignore, clicks, when=case.when))
-
-
-_ALL = "give all clicks so far"
-
 click_ious = Exercise(
     "click_ious",
     _click_ious,
     _user_cases,
-    run=_run_user,
+    run=lambda check, answer, case: _as_double(_run_prompted(check, answer, case)),
     errors={
         "no image yet": "the predictor has no image: call `predictor.set_image(image)` once, before the first click.",
         "points must be (N, 2)": "points are (N, 2) and labels (N,), also for one click: stack all clicks so far.",
         "cannot unpack non-iterable NoneType": "`next_click` returns None when nothing is wrong: then do not click.",
         "'NoneType' object is not": "`next_click` returns None when nothing is wrong: then do not click.",
     },
-    wrong=variants(
-        _clicked,
-        earlier=[
-            (lambda mask, count: None, "the earlier mask is not handed over: give it as `mask_input`."),
-            (
-                lambda mask, count: mask,
-                "the empty mask is handed over with the first click: there is no answer yet, `mask_input=None`.",
-            ),
-        ],
-        given=[
-            (lambda clicks: clicks[-1:], f"only the newest click is given: {_ALL}."),
-            (
-                lambda clicks: [(point[::-1], label) for point, label in clicks],
-                "the points have x and y exchanged: `next_click` gives (x, y), as `predict` takes it.",
-            ),
-            (
-                lambda clicks: [(point, 1) for point, _ in clicks],
-                "every click says foreground: give the labels that `next_click` gives with the points.",
-            ),
-        ],
-        noted=[
-            (np.maximum.accumulate, "these are the best IoUs so far: a click may make it worse, note each as it is.")
-        ],
-        kept=[
-            (lambda before, after, predicted: before, "these are the IoUs before each click: measure after it."),
-            (lambda before, after, predicted: predicted, "these are predicted IoUs: compare the mask with the truth."),
-        ],
-        stop=[(True, "it ends where nothing is wrong: one IoU for each of `clicks`, the last one repeated.")],
-        first=[(np.ones_like, "it begins with a full mask: nothing is marked before the first click.")],
-        void=[
-            ((True, False), "void counts in the IoU: give `ignore` to `mask_iou` as well."),
-            ((False, True), "it clicks on void: give `ignore` to `next_click` as well."),
-            ((False, False), "void counts as an error: give `ignore` to `next_click` and to `mask_iou`."),
-        ],
-    ),
+    wrong={
+        "the earlier mask is not handed over: give it as `mask_input`.": {"mask_input=earlier": "mask_input=None"},
+        "the empty mask is handed over with the first click: there is no answer yet, `mask_input=None`.": {
+            " if ious else None": ""
+        },
+        "only the newest click is given: give all clicks so far.": {
+            "stack(points)": "stack(points[-1:])",
+            "array(labels)": "array(labels[-1:])",
+        },
+        "the points have x and y exchanged: `next_click` gives (x, y), as `predict` takes it.": {"[0]": "[0][::-1]"},
+        "every click says foreground: give the labels that `next_click` gives with the points.": {"click[1]": "1"},
+        "these are the best IoUs so far: a click may make it worse, note each as it is.": {
+            "np.array(ious)": "np.maximum.accumulate(ious)"
+        },
+        "these are the IoUs before each click: measure after it.": {"np.array(ious)": "np.array([0.0, *ious[:-1]])"},
+        "these are predicted IoUs: compare the mask with the truth.": {"mask_iou(mask, truth, ignore)": "score"},
+        "it ends where nothing is wrong: one IoU for each of `clicks`, the last one repeated.": {
+            "click = next_click(mask, truth, ignore)": "if (click := next_click(mask, truth, ignore)) is None: break"
+        },
+        "it begins with a full mask: nothing is marked before the first click.": {"zeros_like": "ones_like"},
+        "void counts in the IoU: give `ignore` to `mask_iou` as well.": {
+            "mask_iou(mask, truth, ignore)": "mask_iou(mask, truth)"
+        },
+        "it clicks on void: give `ignore` to `next_click` as well.": {
+            "next_click(mask, truth, ignore)": "next_click(mask, truth)"
+        },
+        "void counts as an error: give `ignore` to `next_click` and to `mask_iou`.": {"truth, ignore)": "truth)"},
+    },
 )
 
 
@@ -1036,95 +657,40 @@ def _click_cases() -> Iterator[Case]:
             yield Case((ious[rows], threshold), words)
 
 
-def _run_clicks(check: Check, answer: Callable, case: Case) -> Parts:
-    found = check.call(answer, *case.args, when=case.when)
-    what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
-    pair = isinstance(found, tuple) and len(found) == 2
-    check.that(pair, f"{case.when} it returns {what}, expected the pair (clicks, failures).")
-    return Parts(
-        {f"the number of {name} {case.when}": n for name, n in zip(("clicks", "failures"), found, strict=True)}
-    )
-
-
-def _counted(
-    failed: Callable[[int], int] = lambda allowed: allowed, first: int = 1, reached: Callable = np.greater_equal
-) -> Callable[[np.ndarray, float], tuple[float, int]]:
-    """The mean number of clicks with one thing wrong in it; `failed` is what an object counts that fails."""
-
-    def answer(ious: np.ndarray, threshold: float) -> tuple[float, int]:
-        there = reached(ious, threshold)
-        clicks = np.where(there.any(1), there.argmax(1) + first, failed(ious.shape[1]))
-        return float(clicks.mean()), int((~there.any(1)).sum())
-
-    return answer
-
-
-def _with_failures(clicks: Callable[[np.ndarray, float], float]) -> Callable[[np.ndarray, float], tuple[float, int]]:
-    """The right number of failures beside another number of clicks."""
-    return lambda ious, threshold: (clicks(ious, threshold), _number_of_clicks(ious, threshold)[1])
-
-
-def _of_those_that_get_there(ious: np.ndarray, threshold: float) -> float:
-    there = ious[(ious >= threshold).any(1)]
-    return _number_of_clicks(there, threshold)[0] if len(there) else float("nan")
-
-
-_FROM_0 = "clicks are counted from 0: column 0 is the IoU after one click."
-
 number_of_clicks = Exercise(
     "number_of_clicks",
     _number_of_clicks,
     _click_cases,
-    run=_run_clicks,
+    run=_run_tuple("the pair (clicks, failures)", "the number of clicks", "the number of failures"),
     tolerance=1e-8,
-    wrong=[
-        (_counted(first=0), _FROM_0),
-        (_counted(first=0, failed=lambda allowed: allowed - 1), _FROM_0),
-        (
-            _with_failures(_of_those_that_get_there),
-            "objects that never get there are left out: each counts as many clicks as were allowed.",
-        ),
-        (
-            _counted(failed=lambda allowed: 1),
-            "an object that never gets there counts 1: argmax of a row without True is 0. It counts all clicks "
-            "allowed.",
-        ),
-        (
-            _counted(failed=lambda allowed: 0),
-            "an object that never gets there counts 0: it counts as many as were allowed.",
-        ),
-        (
-            _counted(failed=lambda allowed: allowed + 1),
-            "a failure counts one click more than were allowed: it counts as many as were allowed.",
-        ),
-        (_counted(reached=np.greater), "an IoU of exactly the threshold counts as reached (>=)."),
-        (
-            _with_failures(lambda ious, t: float(np.minimum((ious < t).sum(1) + 1, ious.shape[1]).mean())),
-            "it counts the clicks below the threshold; an IoU may fall again. Take the first click that gets there.",
-        ),
-        (
-            _with_failures(lambda ious, t: _number_of_clicks(ious.mean(0, keepdims=True), t)[0]),
-            "this is when the mean curve gets there: count for each object, then take the mean.",
-        ),
-        (
-            _with_failures(lambda ious, t: float(np.median([_number_of_clicks(row[None], t)[0] for row in ious]))),
-            "this is the median: take the mean.",
-        ),
-        (
-            lambda ious, threshold: (
-                _number_of_clicks(ious, threshold)[0],
-                sum(_number_of_clicks(row[None], threshold)[0] == ious.shape[1] for row in ious),
-            ),
-            "an object that gets there with the last click is counted as a failure: it is none.",
-        ),
-        (
-            lambda ious, threshold: (
-                _number_of_clicks(ious, threshold)[0],
-                len(ious) - _number_of_clicks(ious, threshold)[1],
-            ),
-            "these are the objects that get there: return how many do not.",
-        ),
-    ],
+    wrong={
+        "clicks are counted from 0: column 0 is the IoU after one click.": [
+            {"argmax(1) + 1": "argmax(1)"},
+            {"argmax(1) + 1": "argmax(1)", "ious.shape[1]": "ious.shape[1] - 1"},
+        ],
+        "objects that never get there are left out: each counts as many clicks as were allowed.": {
+            "clicks.mean()": "clicks[reached.any(1)].mean() if reached.any() else 'nan'"
+        },
+        "an object that never gets there counts 1: argmax of a row without True is 0. It counts all clicks allowed.": {
+            "ious.shape[1]": "1"
+        },
+        "an object that never gets there counts 0: it counts as many as were allowed.": {"ious.shape[1]": "0"},
+        "a failure counts one click more than were allowed: it counts as many as were allowed.": {
+            "ious.shape[1]": "ious.shape[1] + 1"
+        },
+        "an IoU of exactly the threshold counts as reached (>=).": {">= threshold": "> threshold"},
+        "it counts the clicks below the threshold; an IoU may fall again. Take the first click that gets there.": {
+            "reached.argmax(1) + 1": "(~reached).sum(1) + 1"
+        },
+        "this is when the mean curve gets there: count for each object, then take the mean.": {
+            "clicks.mean()": "next((i for i, iou in enumerate(ious.mean(0), 1) if iou >= threshold), ious.shape[1])"
+        },
+        "this is the median: take the mean.": {"clicks.mean()": "np.median(clicks)"},
+        "an object that gets there with the last click is counted as a failure: it is none.": {
+            "~reached.any(1)": "clicks == ious.shape[1]"
+        },
+        "these are the objects that get there: return how many do not.": {"~reached.any(1)": "reached.any(1)"},
+    },
 )
 
 
@@ -1133,34 +699,10 @@ number_of_clicks = Exercise(
 
 def _paired_difference(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
     """Scores (N,) of the same objects, draws int (R, N) -> mean of a - b, 2.5 and 97.5 % points of its resamples."""
-    return _paired(a, b, draws)
-
-
-def _paired(
-    a: np.ndarray,
-    b: np.ndarray,
-    draws: np.ndarray,
-    gain: Callable = lambda a, b: a - b,
-    middle: Callable = np.mean,
-    bounds: tuple[float, float] = (2.5, 97.5),
-    resampled: Callable = lambda gains, draws: gains[draws].mean(1),
-) -> tuple[float, float, float]:
-    gains = gain(a, b)
-    low, high = np.percentile(resampled(gains, draws), bounds)
-    return float(middle(gains)), float(low), float(high)
-
-
-def _otherwise(**changes: Any) -> Callable:
-    return lambda a, b, draws: _paired(a, b, draws, **changes)
-
-
-def _as_if_normal(middle: Callable) -> Callable:
-    def answer(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
-        means = (a - b)[draws].mean(1)
-        centre = middle(a - b, means)
-        return float((a - b).mean()), float(centre - 1.96 * means.std()), float(centre + 1.96 * means.std())
-
-    return answer
+    gains = a - b
+    means = gains[draws].mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(gains.mean()), float(low), float(high)
 
 
 def _difference_cases() -> Iterator[Case]:
@@ -1173,84 +715,45 @@ def _difference_cases() -> Iterator[Case]:
         yield Case((a, b, draws), f"for {objects} objects and {times} resamples")
 
 
-def _run_difference(check: Check, answer: Callable, case: Case) -> Parts:
-    found = check.call(answer, *case.args, when=case.when)
-    three = isinstance(found, tuple) and len(found) == 3
-    what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
-    check.that(three, f"{case.when} it returns {what}, expected (difference, low, high).")
-    names = ("the difference", "the lower end", "the upper end")
-    return Parts(
-        {f"{name} {case.when}": float(value) if isinstance(value, np.floating) else value
-         for name, value in zip(names, found, strict=True)}
-    )  # fmt: skip
-
+_ENDS = "np.percentile(means, (2.5, 97.5))"
 
 paired_difference = Exercise(
     "paired_difference",
     _paired_difference,
     _difference_cases,
-    run=_run_difference,
+    run=_run_tuple("(difference, low, high)", "the difference", "the lower end", "the upper end"),
     tolerance=1e-8,
-    wrong=[
-        (_otherwise(gain=lambda a, b: b - a), "this is b - a: the difference is a - b, above 0 where a is better."),
-        (
-            _otherwise(gain=lambda a, b: np.abs(a - b)),
-            "this is the size of the differences: keep their signs, b is better on some objects.",
-        ),
-        (
-            _otherwise(resampled=lambda gains, draws: gains[draws].mean(keepdims=True)),
-            "both ends are the mean of all resamples together: take the mean of each, axis 1.",
-        ),
-        (
-            lambda a, b, draws: (
-                float((a - b).mean()),
-                *(float(np.percentile(a[draws].mean(1), p) - np.percentile(b[draws].mean(1), p)) for p in (2.5, 97.5)),
-            ),
-            "it subtracts the ends of two intervals: take the differences first, then the interval of their means.",
-        ),
-        *(
-            (
-                _as_if_normal(middle),
-                "this is the mean plus and minus 1.96 standard deviations: take the percentiles of the resamples.",
-            )
-            for middle in (lambda gains, means: means.mean(), lambda gains, means: gains.mean())
-        ),
-        (
-            lambda a, b, draws: (
-                float((a - b).mean()),
-                *map(float, np.percentile(a[draws].mean(1) - b[draws[::-1]].mean(1), (2.5, 97.5))),
-            ),
-            "a and b are resampled apart: a pair stays together, resample the differences.",
-        ),
-        (_otherwise(bounds=(5, 95)), "the interval holds 90 %: take the 2.5 and 97.5 % points."),
-        (_otherwise(bounds=(0.025, 0.975)), "`np.percentile` wants percent: 2.5 and 97.5, not 0.025 and 0.975."),
-        (_otherwise(bounds=(97.5, 2.5)), "the ends are exchanged: the lower one comes first."),
-        (_otherwise(bounds=(0, 100)), "these are the least and the greatest: take the 2.5 and 97.5 % points."),
-        (
-            _otherwise(resampled=lambda gains, draws: gains),
-            "this is the spread of single objects: take the mean of each resample first.",
-        ),
-        (
-            _otherwise(resampled=lambda gains, draws: gains[draws].mean(0)),
-            "the mean is over the resamples: take it over the objects of each, axis 1.",
-        ),
-        (
-            _otherwise(middle=np.median, resampled=lambda gains, draws: np.median(gains[draws], axis=1)),
-            "this is the median: take the mean, of the objects and of each resample.",
-        ),
-        (
-            lambda a, b, draws: (float((a - b)[draws].mean()), *_paired(a, b, draws)[1:]),
-            "the difference is the mean of the resamples: take that of the objects themselves.",
-        ),
-        (
-            lambda a, b, draws: (
-                (mean := float((a - b).mean())),
-                mean - 1.96 * float((a - b).std() / len(a) ** 0.5),
-                mean + 1.96 * float((a - b).std() / len(a) ** 0.5),
-            ),
-            "this is the mean plus and minus 1.96 standard errors: take the percentiles of the resamples.",
-        ),
-    ],
+    wrong={
+        "this is b - a: the difference is a - b, above 0 where a is better.": {"a - b": "b - a"},
+        "this is the size of the differences: keep their signs, b is better on some objects.": {"a - b": "abs(a - b)"},
+        "both ends are the mean of all resamples together: take the mean of each, axis 1.": {"mean(1)": "mean()"},
+        "it subtracts the ends of two intervals: take the differences first, then the interval of their means.": {
+            _ENDS: "np.subtract(*(np.percentile(of[draws].mean(1), (2.5, 97.5)) for of in (a, b)))"
+        },
+        "this is the mean plus and minus 1.96 standard deviations: take the percentiles of the resamples.": [
+            {_ENDS: "means.mean() + np.array([-1.96, 1.96]) * means.std()"},
+            {_ENDS: "gains.mean() + np.array([-1.96, 1.96]) * means.std()"},
+        ],
+        "a and b are resampled apart: a pair stays together, resample the differences.": {
+            "gains[draws].mean(1)": "a[draws].mean(1) - b[draws[::-1]].mean(1)"
+        },
+        "the interval holds 90 %: take the 2.5 and 97.5 % points.": {"(2.5, 97.5)": "(5, 95)"},
+        "`np.percentile` wants percent: 2.5 and 97.5, not 0.025 and 0.975.": {"(2.5, 97.5)": "(0.025, 0.975)"},
+        "the ends are exchanged: the lower one comes first.": {"low, high =": "high, low ="},
+        "these are the least and the greatest: take the 2.5 and 97.5 % points.": {"(2.5, 97.5)": "(0, 100)"},
+        "this is the spread of single objects: take the mean of each resample first.": {"[draws].mean(1)": ""},
+        "the mean is over the resamples: take it over the objects of each, axis 1.": {"mean(1)": "mean(0)"},
+        "this is the median: take the mean, of the objects and of each resample.": {
+            "gains[draws].mean(1)": "np.median(gains[draws], axis=1)",
+            "gains.mean()": "np.median(gains)",
+        },
+        "the difference is the mean of the resamples: take that of the objects themselves.": {
+            "gains.mean()": "means.mean()"
+        },
+        "this is the mean plus and minus 1.96 standard errors: take the percentiles of the resamples.": {
+            _ENDS: "gains.mean() + np.array([-1.96, 1.96]) * gains.std() / len(gains) ** 0.5"
+        },
+    },
 )
 
 
@@ -1261,7 +764,7 @@ class _Watch:
     """A clock in seconds that only goes on while something runs, so many milliseconds at each call."""
 
     def __init__(self, durations: tuple[float, ...]):
-        self.left, self.now, self.calls, self.looks = list(durations), 3.0, 0, 0
+        self.durations, self.now, self.calls, self.looks = iter(durations), 3.0, 0, 0
 
     def clock(self) -> float:
         self.looks += 1
@@ -1269,26 +772,18 @@ class _Watch:
 
     def run(self) -> None:
         self.calls += 1
-        self.now += (self.left.pop(0) if self.left else 1000.0) / 1000
+        self.now += next(self.durations, 1000.0) / 1000
 
 
 def _median_time(action: Callable, runs: int, clock: Callable) -> float:
     """The median duration of `runs` calls in milliseconds, after one that is not counted."""
-    return _timed()(action, runs, clock)
-
-
-def _timed(middle: Callable = np.median, unit: float = 1000, warm: int = 1) -> Callable:
-    def answer(action: Callable, runs: int, clock: Callable) -> float:
-        for _ in range(warm):
-            action()
-        times = []
-        for _ in range(runs):
-            start = clock()
-            action()
-            times.append(unit * (clock() - start))
-        return float(middle(times))
-
-    return answer
+    action()  # cold
+    times = []
+    for _ in range(runs):
+        start = clock()
+        action()
+        times.append(1000 * (clock() - start))
+    return float(np.median(times))
 
 
 def _run_timing(check: Check, answer: Callable, case: Case) -> Any:
@@ -1300,7 +795,7 @@ def _run_timing(check: Check, answer: Callable, case: Case) -> Any:
         watch.calls in (runs, runs + 1),
         f"{case.when} it calls `action` {watch.calls} times, expected {runs + 1}: once to warm up, then {runs} times.",
     )
-    return float(found) if isinstance(found, np.floating) else found
+    return found
 
 
 median_time = Exercise(
@@ -1312,25 +807,19 @@ median_time = Exercise(
     ],
     run=_run_timing,
     tolerance=1e-6,
-    wrong=variants(
-        _timed,
-        middle=[
-            (
-                lambda times: sorted(times)[len(times) // 2],
-                "of an even number of runs the median is the mean of the two in the middle: `statistics.median`.",
-            ),
-            (np.mean, "this is the mean: take the median, which one slow run does not move."),
-            (np.min, "this is the fastest run: take the median."),
-            (np.max, "this is the slowest run: take the median."),
-            (np.sum, "this is the time of all runs together: take the median of single ones."),
-        ],
-        unit=[(1, "these are seconds: return milliseconds, 1000 times as many.")],
-        warm=[(0, "the first call counts, which is slower: call `action` once before you measure.")],
-    )
-    + [
-        (
-            lambda action, runs, clock: _timed(warm=0)(action, runs + 1, clock),
-            "the first call counts among the others: call `action` once without a look at the clock.",
-        )
-    ],
+    wrong={
+        "of an even number of runs the median is the mean of the two in the middle: `statistics.median`.": {
+            "np.median(times)": "sorted(times)[len(times) // 2]"
+        },
+        "this is the mean: take the median, which one slow run does not move.": {"np.median": "np.mean"},
+        "this is the fastest run: take the median.": {"np.median": "np.min"},
+        "this is the slowest run: take the median.": {"np.median": "np.max"},
+        "this is the time of all runs together: take the median of single ones.": {"np.median": "np.sum"},
+        "these are seconds: return milliseconds, 1000 times as many.": {"1000 * ": ""},
+        "the first call counts, which is slower: call `action` once before you measure.": {"action()  # cold": "pass"},
+        "the first call counts among the others: call `action` once without a look at the clock.": {
+            "action()  # cold": "pass",
+            "range(runs)": "range(runs + 1)",
+        },
+    },
 )

@@ -2,30 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from labhelpers import evaluation
-from labhelpers.course.checks.core import Case, Check, Exercise, Parts, run_function, variants
-from labhelpers.course.checks.layers import detached, rounding, run_loss
+from labhelpers.course.checks.core import Case, Check, Exercise, Parts, Run, run_function
+from labhelpers.course.checks.layers import NO_GRADIENT, rounding, run_loss
 from labhelpers.data.instances import Instances
-
-
-def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper left and lower right corners, (N, 2) each."""
-    return boxes[:, :2], boxes[:, 2:]
-
-
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of each with each, (N, M)."""
-    low, high = torch.max(boxes[:, None, :2], others[:, :2]), torch.min(boxes[:, None, 2:], others[:, 2:])
-    both = (high - low).clamp_min(0).prod(2)
-    area, other = ((b - a).prod(1) for a, b in map(_corners, (boxes, others)))
-    return both / (area[:, None] + other - both)
 
 
 def _random_boxes(count: int, size: float, least: float, most: float) -> Tensor:
@@ -33,47 +19,30 @@ def _random_boxes(count: int, size: float, least: float, most: float) -> Tensor:
     return torch.cat([low, (low + least + torch.rand(count, 2) * (most - least)).clamp_max(size)], dim=1)
 
 
+def _run_pair(first: str, second: str, both: str) -> Run:
+    """Compares the two tensors that the answer returns, by their names."""
+
+    def run(check: Check, answer: Callable, case: Case) -> Parts:
+        found = run_function(check, answer, case)
+        check.that(isinstance(found, (tuple, list)) and len(found) == 2, f"return two {both}.")
+        return Parts({f"{first} {case.when}": found[0], f"{second} {case.when}": found[1]})
+
+    return run
+
+
 # ---------------------------------------------------------------------- nms
 
 
 def _nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """boxes (N, 4), scores (N,) -> int64 (M,): the kept, best first; no two of them have an IoU above `threshold`."""
-    return _suppression()(boxes, scores, threshold)
+    from torchvision.ops import box_iou
 
-
-def _kept(seen: list[int], kept: list[int]) -> list[int]:
-    return kept
-
-
-def _suppression(
-    order: Callable[[Tensor], Tensor] = lambda scores: scores.argsort(descending=True),
-    beaten: Callable[[Tensor, float], Tensor] = lambda iou, threshold: iou > threshold,
-    rivals: Callable[[list[int], list[int]], list[int]] = _kept,
-    handed_on: Callable[[list[int], Tensor, Tensor], Any] = lambda kept, boxes, scores: torch.tensor(
-        kept, dtype=torch.int64
-    ),
-) -> Callable[..., Any]:
-    """Suppression made of its parts, one of which is wrong.
-
-    Args:
-        order: in which boxes are visited.
-        beaten: whether a box goes, from its IoUs with its rivals.
-        rivals: of the boxes seen before and of those kept.
-        handed_on: from the kept, the boxes and the scores.
-    """
-
-    def answer(boxes: Tensor, scores: Tensor, threshold: float) -> Any:
-        iou = _iou(boxes, boxes)
-        kept: list[int] = []
-        seen: list[int] = []
-        for index in order(scores).tolist():
-            others = rivals(seen, kept)
-            if not (others and beaten(iou[index, others], threshold).any()):
-                kept.append(index)
-            seen.append(index)
-        return handed_on(kept, boxes, scores)
-
-    return answer
+    iou = box_iou(boxes, boxes)
+    kept: list[int] = []
+    for index in scores.argsort(descending=True).tolist():
+        if not (iou[index, kept] > threshold).any():
+            kept.append(index)
+    return torch.tensor(kept, dtype=torch.int64)
 
 
 def _nms_cases() -> Iterator[Case]:
@@ -86,9 +55,9 @@ def _nms_cases() -> Iterator[Case]:
         ("an IoU of exactly the threshold", [[0, 0, 4, 4], [0, 0, 4, 8]], [0.9, 0.8], 0.5),
     ):  # fmt: skip
         yield Case((torch.tensor(boxes).float(), torch.tensor(scores), threshold), f"for {words}", "what it keeps")
-    chance, scores = _random_boxes(40, 40, 8, 25), torch.randperm(40) / 40
+    chance, order = _random_boxes(40, 40, 8, 25), torch.randperm(40) / 40
     for threshold in (0.2, 0.6):
-        yield Case((chance, scores, threshold), f"for 40 boxes and threshold {threshold}", "what it keeps")
+        yield Case((chance, order, threshold), f"for 40 boxes and threshold {threshold}", "what it keeps")
     yield Case((torch.zeros(0, 4), torch.zeros(0), 0.5), "for no boxes at all", "what it keeps")
 
 
@@ -97,63 +66,41 @@ nms = Exercise(
     _nms,
     _nms_cases,
     errors={"only integer tensors of a single element": "an index is a whole number: `.tolist()` or `.item()`."},
-    wrong=[
-        *variants(
-            _suppression,
-            order=[
-                (
-                    lambda scores: torch.arange(len(scores)),
-                    "the boxes are visited in the order in which they come: begin with the highest score.",
-                ),
-                (lambda scores: scores.argsort(), "it begins with the lowest score: `argsort(descending=True)`."),
-            ],
-            beaten=[
-                (
-                    lambda iou, threshold: iou >= threshold,
-                    "an IoU of exactly the threshold is suppressed: only a greater one is.",
-                ),
-                (lambda iou, threshold: iou < threshold, "it keeps what overlaps and drops the rest: turn it around."),
-                (lambda iou, threshold: iou > 0, "each overlap suppresses: only one above `threshold` does."),
-                (lambda iou, threshold: iou > 0.5, "0.5 is written by hand: take `threshold`."),
-                (lambda iou, threshold: iou > 1, "nothing is suppressed: compare each box with the kept ones."),
-            ],
-            rivals=[
-                (lambda seen, kept: seen, "a box that was suppressed still suppresses others: only kept ones do."),
-                (
-                    lambda seen, kept: kept[:1],
-                    "each box is compared with the best one only: compare it with all that are kept.",
-                ),
-                (
-                    lambda seen, kept: kept[-1:],
-                    "each box is compared with the last kept one only: compare it with all that are kept.",
-                ),
-            ],
-            handed_on=[
-                (
-                    lambda kept, boxes, scores: torch.tensor(kept),
-                    "an empty list becomes a float tensor: `torch.tensor(kept, dtype=torch.int64)`.",
-                ),
-                (lambda kept, boxes, scores: boxes[kept], "these are the boxes: return their indices."),
-                (lambda kept, boxes, scores: scores[kept], "these are the scores: return the indices of the kept."),
-                (
-                    lambda kept, boxes, scores: torch.tensor(sorted(kept)),
-                    "the indices are in the order of the boxes: return the best first.",
-                ),
-                (
-                    lambda kept, boxes, scores: torch.tensor(kept[:1]),
-                    "it keeps the best box alone: go on with the next that is left.",
-                ),
-                (
-                    lambda kept, boxes, scores: torch.isin(torch.arange(len(boxes)), torch.tensor(kept).long()),
-                    "this is True or False for each box: return the indices of the kept, best first.",
-                ),
-                (
-                    lambda kept, boxes, scores: scores.argsort(descending=True).argsort()[kept],
-                    "these are places in the sorted list: return indices into `boxes`, `order[place]`.",
-                ),
-            ],
-        ),
-    ],
+    wrong={
+        "the boxes are visited in the order in which they come: begin with the highest score.": {
+            "scores.argsort(descending=True)": "torch.arange(len(scores))"
+        },
+        "it begins with the lowest score: `argsort(descending=True)`.": {"descending=True": ""},
+        "an IoU of exactly the threshold is suppressed: only a greater one is.": {"> threshold": ">= threshold"},
+        "it keeps what overlaps and drops the rest: turn it around.": {"> threshold": "< threshold"},
+        "each overlap suppresses: only one above `threshold` does.": {"> threshold": "> 0"},
+        "0.5 is written by hand: take `threshold`.": {"> threshold": "> 0.5"},
+        "nothing is suppressed: compare each box with the kept ones.": {"> threshold": "> 1"},
+        "a box that was suppressed still suppresses others: only kept ones do.": {
+            "iou[index, kept]": "iou[index, scores > scores[index]]"
+        },
+        "each box is compared with the best one only: compare it with all that are kept.": {"kept]": "kept[:1]]"},
+        "each box is compared with the last kept one only: compare it with all that are kept.": {"kept]": "kept[-1:]]"},
+        "an empty list becomes a float tensor: `torch.tensor(kept, dtype=torch.int64)`.": {", dtype=torch.int64": ""},
+        "the overlap is divided by the area of one box: by that of the union, `box_iou`.": {
+            "box_iou(boxes, boxes)": "box_iou(boxes, boxes)\n"
+            "    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)\n"
+            "    both = iou / (1 + iou) * (area[:, None] + area)\n"
+            "    iou = both / area.minimum(area[:, None])"
+        },
+        "these are the boxes: return their indices.": {"torch.tensor(kept, dtype=torch.int64)": "boxes[kept]"},
+        "these are the scores: return the indices of the kept.": {
+            "torch.tensor(kept, dtype=torch.int64)": "scores[kept]"
+        },
+        "the indices are in the order of the boxes: return the best first.": {"tensor(kept": "tensor(sorted(kept)"},
+        "it keeps the best box alone: go on with the next that is left.": {"tensor(kept": "tensor(kept[:1]"},
+        "this is True or False for each box: return the indices of the kept, best first.": {
+            "torch.tensor(kept, dtype=torch.int64)": "torch.isin(torch.arange(len(boxes)), torch.tensor(kept).long())"
+        },
+        "these are places in the sorted list: return indices into `boxes`, `order[place]`.": {
+            "torch.tensor(kept, dtype=torch.int64)": "scores.argsort(descending=True).argsort()[kept]"
+        },
+    },
 )
 
 
@@ -162,49 +109,20 @@ nms = Exercise(
 
 def _bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """features (C, H, W), x and y (...) in cells, 0 the centre of the first -> (C, ...); edges go on outside."""
-    return _interpolated()(features, x, y)
-
-
-def _cell_weights(distance: Tensor) -> tuple[Tensor, Tensor]:
-    return 1 - distance, distance
-
-
-def _interpolated(
-    clamp: Callable[[Tensor, int], Tensor] = lambda x, n: x.clamp(0, n - 1),
-    weights: Callable[[Tensor], tuple[Any, Any]] = _cell_weights,
-    exchanged: bool = False,
-    step: int = 1,
-) -> Callable[..., Tensor]:
-    """Bilinear interpolation made of its parts, one of which is wrong; what lies outside is read at the edge.
-
-    Args:
-        clamp: keeps coordinates inside, from them and the number of cells.
-        weights: of the nearer and the farther cell, from the distance to the one before.
-        exchanged: x counts rows.
-        step: from a cell to the other of the pair.
-    """
-
-    def answer(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        if exchanged:
-            x, y = y, x
-        height, width = features.shape[1:]
-        total: Any = 0
-        x, y = clamp(x, width), clamp(y, height)
-        left, top = x.floor().long(), y.floor().long()
-        for dy, of_row in zip((0, step), weights(y - top), strict=True):
-            for dx, of_column in zip((0, step), weights(x - left), strict=True):
-                rows, columns = (top + dy).clamp(0, height - 1), (left + dx).clamp(0, width - 1)
-                total = total + features[:, rows, columns] * of_row * of_column
-        return total
-
-    return answer
-
-
-def _wrapped(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Left of and above the first cell index -1 reads the last one."""
     height, width = features.shape[1:]
-    around = features[:, torch.arange(-1, height)][:, :, torch.arange(-1, width)]
-    return _bilinear(around, x.clamp(-1, width - 1) + 1, y.clamp(-1, height - 1) + 1)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor().long(), y.floor().long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    of_right, of_bottom = x - left, y - top
+    of_left, of_top = 1 - of_right, 1 - of_bottom
+    above = of_left * features[:, top, left] + of_right * features[:, top, right]
+    below = of_left * features[:, bottom, left] + of_right * features[:, bottom, right]
+    return of_top * above + of_bottom * below
+
+
+_CLAMPED = "x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)"
+_OF_SECOND = "of_right, of_bottom = x - left, y - top"
+_OF_FIRST = "of_left, of_top = 1 - of_right, 1 - of_bottom"
 
 
 def _extrapolated(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -218,12 +136,6 @@ def _extrapolated(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return _bilinear(around, x.clamp(-1, width) + 1, y.clamp(-1, height) + 1)
 
 
-def _zero_outside(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    height, width = features.shape[1:]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return _bilinear(features, x, y) * inside
-
-
 def _bilinear_cases() -> Iterator[Case]:
     """Centres, midway, anywhere in a grid of points, and up to half a cell outside."""
     features = torch.randn(3, 5, 7)
@@ -232,6 +144,7 @@ def _bilinear_cases() -> Iterator[Case]:
         ("midway between cells", [0.5, 2, 5.5], [2.0, 1.5, 3.5]),
         ("anywhere inside", [[0.2, 3.7], [5.1, 1.4]], [[2.6, 0.3], [3.9, 1.8]]),
         ("up to half a cell outside", [-0.4, 6.3, 2.2, -0.5], [1.3, 2.7, 4.4, -0.3]),
+        ("far outside", [-3.6, 11.2, 2.5], [1.4, 8.0, -4.1]),
     ):
         yield Case((features, torch.tensor(x), torch.tensor(y)), words, "the features")
 
@@ -245,103 +158,74 @@ bilinear = Exercise(
         "0 ... H - 1, and so the index of the next cell.",
         "tensors used as indices must be": "an index is whole: `.long()` after `.floor()`.",
     },
-    wrong=[
-        (_interpolated(exchanged=True), "x and y are exchanged: features are indexed `[:, y, x]`."),
-        *variants(
-            _interpolated,
-            weights=[
-                (
-                    lambda d: (d, 1 - d),
-                    "the weights are exchanged: the cell at distance d gets 1 - d, so the nearer one gets more.",
-                ),
-                (lambda d: (0.5, 0.5), "all four cells count alike: the nearer ones get more weight."),
-                (lambda d: (1, 0), "it takes the cell above and to the left alone: weigh the four cells around."),
-                (
-                    lambda d: ((d < 0.5).float(), (d >= 0.5).float()),
-                    "it takes the nearest cell alone, which is RoI Pool's rounding: weigh the four cells around.",
-                ),
-                (lambda d: (1, 1), "the four cells are added up: their weights are products, and 1 together."),
-                (
-                    lambda d: ((1 - d) ** 2, d**2),
-                    "the weights are squared: they are (1 - d) and d in each direction, and 1 together.",
-                ),
-            ],
-            clamp=[
-                (
-                    lambda x, n: (x - 0.5).clamp(0, n - 1),
-                    "all is shifted by half a cell: (0, 0) is the centre of the first cell here, not its corner.",
-                ),
-                (
-                    lambda x, n: (x + 0.5).clamp(0, n - 1),
-                    "all is shifted by half a cell: (0, 0) is the centre of the first cell, so nothing is added.",
-                ),
-                (
-                    lambda x, n: x.clamp(0, n - 2),
-                    "the last row and column are never reached: clamp to H - 1 and W - 1.",
-                ),
-            ],
+    wrong={
+        "x and y are exchanged: features are indexed `[:, y, x]`.": {_CLAMPED: f"x, y = y, x\n    {_CLAMPED}"},
+        "the weights are exchanged: the cell at distance d gets 1 - d, so the nearer one gets more.": {
+            _OF_SECOND: "of_left, of_top = x - left, y - top",
+            _OF_FIRST: "of_right, of_bottom = 1 - of_left, 1 - of_top",
+        },
+        "all four cells count alike: the nearer ones get more weight.": {_OF_SECOND: "of_right = of_bottom = 0.5"},
+        "it takes the cell above and to the left alone: weigh the four cells around.": {
+            _OF_SECOND: "of_right = of_bottom = 0"
+        },
+        "it takes the nearest cell alone, which is RoI Pool's rounding: weigh the four cells around.": {
+            "x - left, y - top": "(x - left >= 0.5).float(), (y - top >= 0.5).float()"
+        },
+        "the four cells are added up: their weights are products, and 1 together.": {
+            _OF_FIRST: "of_left = of_top = of_right = of_bottom = 1"
+        },
+        "the weights are squared: they are (1 - d) and d in each direction, and 1 together.": {
+            "1 - of_right, 1 - of_bottom": "(1 - of_right) ** 2, (1 - of_bottom) ** 2\n"
+            "    of_right, of_bottom = of_right**2, of_bottom**2"
+        },
+        "all is shifted by half a cell: (0, 0) is the centre of the first cell here, not its corner.": {
+            "x.clamp(": "(x - 0.5).clamp(",
+            "y.clamp(": "(y - 0.5).clamp(",
+        },
+        "all is shifted by half a cell: (0, 0) is the centre of the first cell, so nothing is added.": {
+            "x.clamp(": "(x + 0.5).clamp(",
+            "y.clamp(": "(y + 0.5).clamp(",
+        },
+        "the last row and column are never reached: clamp to H - 1 and W - 1.": {
+            _CLAMPED: "x, y = x.clamp(0, width - 2), y.clamp(0, height - 2)"
+        },
+        "outside it is 0: up to half a cell beyond the outermost centres the edge goes on; clamp the coordinates.": {
+            _CLAMPED: f"inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)\n    {_CLAMPED}",
+            "return of_top * above + of_bottom * below": "return inside * (of_top * above + of_bottom * below)",
+        },
+        "left of and above the first cell an index of -1 reads the last one: clamp the coordinates first.": {
+            _CLAMPED: "x, y = x.clamp(-1, width - 1), y.clamp(-1, height - 1)"
+        },
+        "outside the slope goes on: clamp the coordinates before the distance is taken, so that the edge goes on.": (
+            _extrapolated
         ),
-        (
-            _zero_outside,
-            "outside it is 0: up to half a cell beyond the outermost centres the edge goes on; clamp the coordinates.",
+        "the second cell of a pair lies on the wrong side: it is the one after, `floor() + 1`.": {
+            "(left + 1).clamp(max=width - 1)": "(left - 1).clamp(min=0)",
+            "(top + 1).clamp(max=height - 1)": "(top - 1).clamp(min=0)",
+        },
+        "the channels are averaged: each keeps its own value, (C, ...).": (
+            lambda features, x, y: _bilinear(features, x, y).mean(0)
         ),
-        (
-            _wrapped,
-            "left of and above the first cell an index of -1 reads the last one: clamp the coordinates first.",
+        "the channels come last: the result is (C, ...), as `features[:, y, x]` gives it.": (
+            lambda features, x, y: _bilinear(features, x, y).movedim(0, -1)
         ),
-        (
-            _extrapolated,
-            "outside the slope goes on: clamp the coordinates before the distance is taken, so that the edge goes on.",
-        ),
-        (
-            _interpolated(step=-1),
-            "the second cell of a pair lies on the wrong side: it is the one after, `floor() + 1`.",
-        ),
-        (
-            lambda f, x, y: _bilinear(f, x, y).mean(0),
-            "the channels are averaged: each keeps its own value, (C, ...).",
-        ),
-        (
-            lambda f, x, y: _bilinear(f, x, y).movedim(0, -1),
-            "the channels come last: the result is (C, ...), as `features[:, y, x]` gives it.",
-        ),
-    ],
+    },
 )
 
 
 def _roi_align(features: Tensor, box: Tensor, size: int, scale: float) -> Tensor:
-    """features (C, H, W), box (4,) in pixels -> (C, size, size): four points a bin, aligned, by torchvision."""
-    from torchvision.ops import roi_align as library
+    """features (C, H, W), box (4,) in pixels -> (C, size, size): four points a bin, aligned."""
+    x0, y0, x1, y1 = box * scale - 0.5
+    shares = ((torch.arange(size)[:, None] + torch.tensor([0.25, 0.75])) / size).flatten()
+    y, x = torch.meshgrid(y0 + shares * (y1 - y0), x0 + shares * (x1 - x0), indexing="ij")
+    points = _bilinear(features, x, y)
+    return F.avg_pool2d(points, 2)
 
-    return library(features[None], [box[None]], size, scale, sampling_ratio=2, aligned=True)[0]
 
+def _pooled(features: Tensor, box: Tensor, size: int, scale: float) -> Tensor:
+    from torchvision.ops import roi_pool
 
-def _aligned(
-    to_cells: Callable[[Tensor, float], Tensor] = lambda box, scale: box * scale - 0.5,
-    side: Callable[[Tensor], Tensor] = lambda length: length,
-    bins: Callable[[int], int] = lambda size: size,
-    places: Sequence[float] = (0.25, 0.75),
-    pool: Callable[[Tensor], Tensor] = lambda points: points.mean((2, 4)),
-) -> Callable[..., Tensor]:
-    """RoI Align made of its parts, one of which is wrong.
-
-    Args:
-        to_cells: the box on the features, from pixels and scale.
-        side: changes the sides of the box.
-        bins: into how many a side is divided.
-        places: of points in a bin, as shares of its side.
-        pool: from (C, size, points, size, points).
-    """
-
-    def answer(features: Tensor, box: Tensor, size: int, scale: float) -> Tensor:
-        x0, y0, x1, y1 = to_cells(box, scale)
-        shares = ((torch.arange(size)[:, None] + torch.tensor(places)) / bins(size)).flatten()
-        x, y = x0 + shares * side(x1 - x0), y0 + shares * side(y1 - y0)
-        points = _bilinear(features, x.expand(len(y), -1), y[:, None].expand(-1, len(x)))
-        n = len(places)
-        return pool(points.reshape(-1, size, n, size, n))
-
-    return answer
+    return roi_pool(features[None], [box[None]], size, scale)[0]
 
 
 def _align_cases() -> Iterator[Case]:
@@ -363,61 +247,40 @@ roi_align = Exercise(
     _roi_align,
     _align_cases,
     tolerance=1e-4,
-    wrong=[
-        *variants(
-            _aligned,
-            to_cells=[
-                (
-                    lambda box, scale: box * scale,
-                    "it reads half a cell too far to the right and below: the centre of the first cell is 0 for "
-                    "`bilinear`, and 0.5 cells from the image's corner, so subtract 0.5.",
-                ),
-                (lambda box, scale: box - 0.5, "`scale` is not used: the box is in pixels, the features in cells."),
-                (lambda box, scale: box / scale - 0.5, "it divides by `scale`: pixels times scale are cells."),
-                (lambda box, scale: (box - 0.5) * scale, "it subtracts half a pixel: half a cell, after scaling."),
-                (
-                    lambda box, scale: (box * scale).round() - 0.5,
-                    "the box is rounded to whole cells: that is RoI Pool, and RoI Align is there to avoid it.",
-                ),
-                (lambda box, scale: (box * scale - 0.5)[[1, 0, 3, 2]], "x and y are exchanged: (x1, y1, x2, y2)."),
-            ],
-            side=[
-                (
-                    lambda length: length.clamp_min(1),
-                    "a side is taken as a cell at least: a box smaller than a cell keeps its size.",
-                ),
-                (lambda length: length + 1, "the sides are one cell too long: they are x2 - x1 and y2 - y1, no + 1."),
-            ],
-            bins=[
-                (lambda size: size - 1 if size > 1 else 1, "a side is divided into size - 1 bins: there are `size`."),
-            ],
-            places=[
-                ((0.5,), "one point a bin, in its middle: take 2 x 2, at 1/4 and 3/4 of its sides."),
-                ((0.0, 0.5), "the points begin at the corner of a bin: they lie at 1/4 and 3/4 of its sides."),
-                ((0.0, 1.0), "the points are the corners of a bin: they lie at 1/4 and 3/4 of its sides."),
-                (
-                    (1 / 3, 2 / 3),
-                    "the points lie at 1/3 and 2/3 of a bin: its halves have their middles at 1/4 and 3/4.",
-                ),
-                ((1 / 6, 0.5, 5 / 6), "it takes 3 x 3 points a bin: take 2 x 2."),
-            ],
-            pool=[
-                (
-                    lambda points: points.amax((2, 4)),
-                    "it takes the greatest of the points, as RoI Pool does: take the mean.",
-                ),
-                (lambda points: points.sum((2, 4)), "the points of a bin are added up: take their mean."),
-                (
-                    lambda points: points.mean((2, 4)).mT,
-                    "rows and columns are exchanged: the result is (C, row, column).",
-                ),
-                (
-                    lambda points: points.flatten(3).flatten(1, 2),
-                    "these are the points themselves, 2 x 2 a bin: take the mean of each four.",
-                ),
-            ],
-        ),
-    ],
+    wrong={
+        "it reads half a cell too far to the right and below: the centre of the first cell is 0 for `bilinear`, and "
+        "0.5 cells from the image's corner, so subtract 0.5.": {"box * scale - 0.5": "box * scale"},
+        "`scale` is not used: the box is in pixels, the features in cells.": {"box * scale": "box"},
+        "it divides by `scale`: pixels times scale are cells.": {"box * scale": "box / scale"},
+        "it subtracts half a pixel: half a cell, after scaling.": {"box * scale - 0.5": "(box - 0.5) * scale"},
+        "the box is rounded to whole cells: that is RoI Pool, and RoI Align is there to avoid it.": {
+            "box * scale": "(box * scale).round()"
+        },
+        "x and y are exchanged: (x1, y1, x2, y2).": {"x0, y0, x1, y1": "y0, x0, y1, x1"},
+        "a side is taken as a cell at least: a box smaller than a cell keeps its size.": {
+            "(y1 - y0)": "(y1 - y0).clamp_min(1)",
+            "(x1 - x0)": "(x1 - x0).clamp_min(1)",
+        },
+        "the sides are one cell too long: they are x2 - x1 and y2 - y1, no + 1.": {
+            "(y1 - y0)": "(y1 - y0 + 1)",
+            "(x1 - x0)": "(x1 - x0 + 1)",
+        },
+        "a side is divided into size - 1 bins: there are `size`.": {"/ size": "/ (size - 1)"},
+        "one point a bin, in its middle: take 2 x 2, at 1/4 and 3/4 of its sides.": {"0.25, 0.75": "0.5, 0.5"},
+        "the points begin at the corner of a bin: they lie at 1/4 and 3/4 of its sides.": {"0.25, 0.75": "0.0, 0.5"},
+        "the points are the corners of a bin: they lie at 1/4 and 3/4 of its sides.": {"0.25, 0.75": "0.0, 1.0"},
+        "the points lie at 1/3 and 2/3 of a bin: its halves have their middles at 1/4 and 3/4.": {
+            "0.25, 0.75": "1 / 3, 2 / 3"
+        },
+        "it takes 3 x 3 points a bin: take 2 x 2.": {"0.25, 0.75": "1 / 6, 1 / 2, 5 / 6", "(points, 2)": "(points, 3)"},
+        "it takes the greatest of the points, as RoI Pool does: take the mean.": {"avg_pool2d": "max_pool2d"},
+        "the points of a bin are added up: take their mean.": {"F.avg_pool2d(": "4 * F.avg_pool2d("},
+        "rows and columns are exchanged: the result is (C, row, column).": {"(points, 2)": "(points, 2).mT"},
+        "this is RoI Pool, whole cells and their maxima: read 2 x 2 points a bin between the cells.": _pooled,
+        "these are the points themselves, 2 x 2 a bin: take the mean of each four.": {
+            "F.avg_pool2d(points, 2)": "points"
+        },
+    },
 )
 
 
@@ -426,36 +289,12 @@ roi_align = Exercise(
 
 def _paste_mask(small: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
     """small (M, M), 0 to 1, box (4,) in pixels, size (H, W) -> bool (H, W): where it is at least 0.5 in the box."""
-    return _pasted()(small, box, size)
-
-
-def _pasted(
-    centre: float = 0.5,
-    to_cells: Callable[[Tensor, int], Tensor] = lambda share, cells: share * cells - 0.5,
-    inside: Callable[[Tensor, Tensor], Tensor] = lambda x, y: (x >= 0) & (x < 1) & (y >= 0) & (y < 1),
-    frame: Callable[[Tensor, tuple[int, int]], Tensor] = lambda box, size: box,
-    read: Callable[[Tensor, Tensor, Tensor], Tensor] = _bilinear,
-    decide: Callable[[Tensor], Tensor] = lambda values: values >= 0.5,
-) -> Callable[..., Tensor]:
-    """Pasting made of its parts, one of which is wrong.
-
-    Args:
-        centre: of a pixel, from its index.
-        to_cells: from a share of the box's side to cells of the mask.
-        inside: which shares lie in the box.
-        frame: the box that the mask fills.
-        read: the mask at points.
-        decide: from its values to True and False.
-    """
-
-    def answer(small: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-        x1, y1, x2, y2 = frame(box, size)
-        y, x = torch.meshgrid(torch.arange(size[0]) + centre, torch.arange(size[1]) + centre, indexing="ij")
-        x, y = (x - x1) / (x2 - x1), (y - y1) / (y2 - y1)
-        values = read(small[None], to_cells(x, small.shape[1]), to_cells(y, small.shape[0]))[0]
-        return decide(values * inside(x, y))
-
-    return answer
+    x1, y1, x2, y2 = box
+    y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+    x, y = (x - x1) / (x2 - x1), (y - y1) / (y2 - y1)
+    values = _bilinear(small[None], x * small.shape[1] - 0.5, y * small.shape[0] - 0.5)[0]
+    inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
+    return (values >= 0.5) & inside
 
 
 def _paste_cases() -> Iterator[Case]:
@@ -476,72 +315,49 @@ paste_mask = Exercise(
     "paste_mask",
     _paste_mask,
     _paste_cases,
-    wrong=variants(
-        _pasted,
-        centre=[
-            (
-                0.0,
-                "it takes the upper left corners of pixels: the centre of pixel i lies at i + 0.5, as a box counts.",
-            ),
-        ],
-        to_cells=[
-            (
-                lambda share, cells: share * cells,
-                "the mask is shifted by half a cell: `bilinear` counts from the first centre, so subtract 0.5.",
-            ),
-            (
-                lambda share, cells: share * (cells - 1),
-                "the mask is stretched from its first to its last centre: its cells fill the box, share * M - 0.5.",
-            ),
-            (lambda share, cells: share - 0.5, "shares of the box are taken for cells: times M, the mask's side."),
-        ],
-        inside=[
-            (
-                lambda x, y: torch.ones_like(x),
-                "the mask goes on outside of the box: where a pixel's centre is not in the box it is False.",
-            ),
-            (
-                lambda x, y: (x >= 0) & (x < 1),
-                "above and below the box it goes on: a pixel's centre must be in the box in both directions.",
-            ),
-            (
-                lambda x, y: (y >= 0) & (y < 1),
-                "left and right of the box it goes on: a pixel's centre must be in the box in both directions.",
-            ),
-        ],
-        frame=[
-            (
-                lambda box, size: torch.tensor([0.0, 0, size[1], size[0]]),
-                "the mask fills the image: it belongs into the box.",
-            ),
-            (
-                lambda box, size: torch.tensor([0.0, 0, *(box[2:] - box[:2])]),
-                "the mask lies in the image's corner: it begins at x1, y1.",
-            ),
-            (lambda box, size: box.round(), "the box is rounded: nothing is, as in RoI Align."),
-            (lambda box, size: box.floor(), "the box is rounded down: nothing is, as in RoI Align."),
-            (lambda box, size: box[[1, 0, 3, 2]], "x and y are exchanged: a box is (x1, y1, x2, y2)."),
-        ],
-        read=[
-            (
-                _interpolated(weights=lambda d: ((d < 0.5).float(), (d >= 0.5).float())),
-                "it takes the nearest cell: read between cells with `bilinear`.",
-            ),
-            (
-                lambda f, x, y: _bilinear(f, y, x),
-                "the mask is turned: `bilinear` takes x first, then y.",
-            ),
-            (
-                lambda f, x, y: _bilinear((f >= 0.5).float(), x, y),
-                "it decides before it enlarges: read between cells first, then `>= 0.5`.",
-            ),
-        ],
-        decide=[
-            (lambda values: values, "these are probabilities: a pixel belongs to the object from 0.5 on."),
-            (lambda values: values > 0, "all that is above 0 belongs to the mask: from 0.5 on."),
-            (lambda values: values < 0.5, "the mask is turned around: True is from 0.5 on."),
-        ],
-    ),
+    wrong={
+        "it takes the upper left corners of pixels: the centre of pixel i lies at i + 0.5, as a box counts.": {
+            "arange(size[0]) + 0.5": "arange(size[0])",
+            "arange(size[1]) + 0.5": "arange(size[1])",
+        },
+        "the mask is shifted by half a cell: `bilinear` counts from the first centre, so subtract 0.5.": {
+            "small.shape[1] - 0.5": "small.shape[1]",
+            "small.shape[0] - 0.5": "small.shape[0]",
+        },
+        "the mask is stretched from its first to its last centre: its cells fill the box, share * M - 0.5.": {
+            "small.shape[1] - 0.5": "(small.shape[1] - 1)",
+            "small.shape[0] - 0.5": "(small.shape[0] - 1)",
+        },
+        "shares of the box are taken for cells: times M, the mask's side.": {
+            "x * small.shape[1]": "x",
+            "y * small.shape[0]": "y",
+        },
+        "the mask goes on outside of the box: where a pixel's centre is not in the box it is False.": {" & inside": ""},
+        "above and below the box it goes on: a pixel's centre must be in the box in both directions.": {
+            " & (y >= 0) & (y < 1)": ""
+        },
+        "left and right of the box it goes on: a pixel's centre must be in the box in both directions.": {
+            "(x >= 0) & (x < 1) & ": ""
+        },
+        "the mask fills the image: it belongs into the box.": {"= box": "= 0, 0, size[1], size[0]"},
+        "the mask lies in the image's corner: it begins at x1, y1.": {"= box": "= 0, 0, *(box[2:] - box[:2])"},
+        "the box is rounded: nothing is, as in RoI Align.": {"= box": "= box.round()"},
+        "the box is rounded down: nothing is, as in RoI Align.": {"= box": "= box.floor()"},
+        "x and y are exchanged: a box is (x1, y1, x2, y2).": {"x1, y1, x2, y2": "y1, x1, y2, x2"},
+        "it takes the nearest cell: read between cells with `bilinear`.": {
+            "x * small.shape[1] - 0.5": "(x * small.shape[1]).floor()",
+            "y * small.shape[0] - 0.5": "(y * small.shape[0]).floor()",
+        },
+        "the mask is turned: `bilinear` takes x first, then y.": {"small[None]": "small.T[None]"},
+        "it decides before it enlarges: read between cells first, then `>= 0.5`.": {
+            "small[None]": "(small >= 0.5).float()[None]"
+        },
+        "these are probabilities: a pixel belongs to the object from 0.5 on.": {
+            "(values >= 0.5) & inside": "values * inside"
+        },
+        "all that is above 0 belongs to the mask: from 0.5 on.": {"values >= 0.5": "values > 0"},
+        "the mask is turned around: True is from 0.5 on.": {"(values >= 0.5) & inside": "(values < 0.5) | ~inside"},
+    },
 )
 
 
@@ -550,32 +366,10 @@ paste_mask = Exercise(
 
 def _roi_pool_error(box: Tensor, stride: int) -> Tensor:
     """box (4,) in pixels -> (4,): the edges of the cells that RoI Pool reads, minus those of the box, in pixels."""
-    return _pooled_window()(box, stride)
-
-
-def _half_up(cells: Tensor) -> Tensor:
-    return (cells + 0.5).floor()
-
-
-def _pooled_window(
-    first: Callable[[Tensor], Tensor] = _half_up,
-    last: Callable[[Tensor], Tensor] = _half_up,
-    after: Callable[[Tensor, int], Tensor] = lambda last, stride: (last + 1) * stride,
-    error: Callable[[Tensor, Tensor, int], Tensor] = lambda window, box, stride: window - box,
-) -> Callable[..., Tensor]:
-    """RoI Pool's window made of its parts, one of which is wrong.
-
-    Args:
-        first, last: the cell of an edge, from its place in cells.
-        after: the window's right and lower edge, from the last cell.
-        error: from the window's edges and the box's.
-    """
-
-    def answer(box: Tensor, stride: int) -> Tensor:
-        cells = box / stride
-        return error(torch.cat([first(cells[:2]) * stride, after(last(cells[2:]), stride)]), box, stride)
-
-    return answer
+    first = (box[:2] / stride + 0.5).floor()
+    last = (box[2:] / stride + 0.5).floor()
+    window = torch.cat([first * stride, (last + 1) * stride])
+    return window - box
 
 
 roi_pool_error = Exercise(
@@ -592,47 +386,40 @@ roi_pool_error = Exercise(
         )
     ],
     tolerance=1e-4,
-    wrong=variants(
-        _pooled_window,
-        after=[
-            (
-                lambda last, stride: last * stride,
-                "the window ends before its last cell: that of the lower right corner is read as well, so the "
-                "window ends a cell later.",
-            ),
-            (
-                lambda last, stride: last * stride + 1,
-                "the window ends a pixel behind the last cell's beginning: it ends a whole cell behind, + stride.",
-            ),
-        ],
-        error=[
-            (lambda window, box, stride: box - window, "the sign is turned around: window minus box."),
-            (lambda window, box, stride: (window - box).abs(), "the sign is lost: negative is to the left or above."),
-            (lambda window, box, stride: (window - box) / stride, "these are cells: times stride they are pixels."),
-            (lambda window, box, stride: window, "this is the window: subtract the box."),
-            (lambda window, box, stride: window / stride - box, "cells minus pixels: bring both to pixels first."),
-        ],
-        first=[
-            (torch.floor, "the first cell is rounded down: RoI Pool rounds to the nearest."),
-            (lambda cells: cells, "the upper left corner is not rounded: RoI Pool takes whole cells."),
-        ],
-        last=[
-            (torch.floor, "the last cell is rounded down: RoI Pool rounds to the nearest."),
-            (torch.ceil, "the last cell is rounded up: RoI Pool rounds to the nearest."),
-            (lambda cells: cells, "the lower right corner is not rounded: RoI Pool takes whole cells."),
-        ],
-    )
-    + [
-        (
-            _pooled_window(first=torch.floor, last=torch.floor),
-            "both corners are rounded down: RoI Pool rounds to the nearest cell.",
-        ),
-        (
-            _pooled_window(first=torch.floor, last=torch.ceil, after=lambda last, stride: last * stride),
-            "these are all cells that the box touches: RoI Pool rounds both corners to the nearest cell, and the last "
-            "one is read as well.",
-        ),
-    ],
+    wrong={
+        "the window ends before its last cell: that of the lower right corner is read as well, so the window ends a "
+        "cell later.": {"last + 1": "last"},
+        "the window ends a pixel behind the last cell's beginning: it ends a whole cell behind, + stride.": {
+            "(last + 1) * stride": "last * stride + 1"
+        },
+        "the sign is turned around: window minus box.": {"window - box": "box - window"},
+        "the sign is lost: negative is to the left or above.": {"window - box": "(window - box).abs()"},
+        "these are cells: times stride they are pixels.": {"window - box": "(window - box) / stride"},
+        "this is the window: subtract the box.": {"window - box": "window"},
+        "cells minus pixels: bring both to pixels first.": {"window - box": "window / stride - box"},
+        "the first cell is rounded down: RoI Pool rounds to the nearest.": {
+            "box[:2] / stride + 0.5": "box[:2] / stride"
+        },
+        "the upper left corner is not rounded: RoI Pool takes whole cells.": {
+            "(box[:2] / stride + 0.5).floor()": "box[:2] / stride"
+        },
+        "the last cell is rounded down: RoI Pool rounds to the nearest.": {
+            "box[2:] / stride + 0.5": "box[2:] / stride"
+        },
+        "the last cell is rounded up: RoI Pool rounds to the nearest.": {
+            "(box[2:] / stride + 0.5).floor()": "(box[2:] / stride).ceil()"
+        },
+        "the lower right corner is not rounded: RoI Pool takes whole cells.": {
+            "(box[2:] / stride + 0.5).floor()": "box[2:] / stride"
+        },
+        "both corners are rounded down: RoI Pool rounds to the nearest cell.": {"/ stride + 0.5": "/ stride"},
+        "these are all cells that the box touches: RoI Pool rounds both corners to the nearest cell, and the last one "
+        "is read as well.": {
+            "box[:2] / stride + 0.5": "box[:2] / stride",
+            "(box[2:] / stride + 0.5).floor()": "(box[2:] / stride).ceil()",
+            "last + 1": "last",
+        },
+    },
 )
 
 
@@ -641,43 +428,19 @@ roi_pool_error = Exercise(
 
 def _match_anchors(iou: Tensor, high: float = 0.7, low: float = 0.3) -> tuple[Tensor, Tensor]:
     """iou (N, A) of objects and anchors -> int64 (A,) 1, 0 or -1 (neither), and int64 (A,): each anchor's object."""
-    return _matched()(iou, high, low)
+    greatest, objects = iou.max(0)
+    best = (iou == iou.amax(1, keepdim=True)).any(0)
+    labels = torch.full((iou.shape[1],), -1)
+    labels[greatest < low] = 0
+    labels[(greatest >= high) | best] = 1
+    return labels, objects
 
 
-def _ties(iou: Tensor) -> Tensor:
-    return (iou == iou.amax(1, keepdim=True)).any(0)
-
-
-def _matched(
-    positive: Callable[[Tensor, float], Tensor] = torch.ge,
-    negative: Callable[[Tensor, float], Tensor] = torch.lt,
-    rescued: Callable[[Tensor], Tensor] = _ties,
-    values: tuple[int, int, int] = (1, 0, -1),
-    of: Callable[[Tensor, Tensor], Tensor] = lambda iou, labels: iou.argmax(0),
-) -> Callable[..., Any]:
-    """Matching made of its parts, one of which is wrong.
-
-    Args:
-        rescued: bool (A,), which anchors are positive for being some object's best.
-        values: of positive, negative and neither.
-        of: the object of each anchor.
-    """
-
-    def answer(iou: Tensor, high: float = 0.7, low: float = 0.3) -> tuple[Tensor, Tensor]:
-        best = iou.amax(0)
-        labels = torch.full((iou.shape[1],), values[2])
-        labels[negative(best, low)] = values[1]
-        labels[positive(best, high) | rescued(iou)] = values[0]
-        return labels, of(iou, labels)
-
-    return answer
-
-
-def _best_objects(iou: Tensor, labels: Tensor) -> Tensor:
-    """As `argmax(0)`, but an anchor that is best for an object belongs to that one."""
-    index = iou.argmax(0)
-    index[iou.argmax(1)] = torch.arange(len(iou))
-    return index
+def _best_objects(iou: Tensor, high: float = 0.7, low: float = 0.3) -> tuple[Tensor, Tensor]:
+    """An anchor that is best for an object belongs to that one."""
+    labels, objects = _match_anchors(iou, high, low)
+    objects[iou.argmax(1)] = torch.arange(len(iou))
+    return labels, objects
 
 
 def _match_cases() -> Iterator[Case]:
@@ -690,6 +453,7 @@ def _match_cases() -> Iterator[Case]:
         ("where no anchor fits the second object well", [[0.8, 0.2, 0.1, 0.4], [0.0, 0.1, 0.25, 0.15]]),
         ("where two anchors fit equally well", [[0.45, 0.2, 0.45, 0.1]]),
         ("where an object's best anchor fits another object better", [[0.4, 0.1, 0.2], [0.5, 0.6, 0.1]]),
+        ("of an object that no anchor fits", [[0.05, 0.09, 0.02], [0.8, 0.05, 0.4]]),
     ):
         yield Case((torch.tensor(iou),), words)
     chance = torch.rand(5, 40) ** 2
@@ -697,119 +461,79 @@ def _match_cases() -> Iterator[Case]:
     yield Case((chance, 0.5, 0.1), "of 5 objects and 40 anchors, for high=0.5 and low=0.1")
 
 
-def _run_match(check: Check, answer: Callable, case: Case) -> Any:
-    found = run_function(check, answer, case)
-    pair = isinstance(found, (tuple, list)) and len(found) == 2
-    check.that(pair, "return two tensors: the labels of the anchors, and the objects that they belong to.")
-    return Parts({f"the labels {case.when}": found[0], f"the objects of the anchors {case.when}": found[1]})
-
-
 match_anchors = Exercise(
     "match_anchors",
     _match_anchors,
     _match_cases,
-    run=_run_match,
-    wrong=[
-        *variants(
-            _matched,
-            rescued=[
-                (
-                    lambda iou: torch.zeros(iou.shape[1], dtype=torch.bool),
-                    "an object of which no anchor has an IoU of `high` gets none: its best anchors are positive, too.",
-                ),
-                (
-                    lambda iou: torch.isin(torch.arange(iou.shape[1]), iou.argmax(1)),
-                    "of several equally good anchors only the first is taken: all that reach the object's greatest IoU "
-                    "are positive.",
-                ),
-                (
-                    lambda iou: (iou == iou.max()).any(0),
-                    "only the best anchor of all is taken: each object has its own best, `iou.amax(1)`.",
-                ),
-                (
-                    lambda iou: _ties(iou) & (iou.amax(0) >= 0.3),
-                    "an object's best anchors are negative if their IoU is below `low`: make them positive last.",
-                ),
-                (
-                    lambda iou: ((iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0))).any(0),
-                    "an object's best anchor is left out if it fits another object better: it is positive, too.",
-                ),
-                (
-                    lambda iou: torch.ones(iou.shape[1], dtype=torch.bool),
-                    "all anchors are positive: is the best of each anchor taken for the best of each object?",
-                ),
-            ],
-            values=[
-                ((1, 0, 0), "what lies between the thresholds is negative: it is neither, -1."),
-                ((1, -1, 0), "negative and neither are exchanged: negative is 0, neither -1."),
-                ((1, -1, -1), "negative is 0: only what lies between the thresholds is -1."),
-                ((0, 1, -1), "positive and negative are exchanged: positive is 1."),
-                ((1, -1, -2), "these are torchvision's numbers: here negative is 0, and neither is -1."),
-            ],
-            positive=[(torch.gt, "an IoU of exactly `high` is positive, too: `>=`.")],
-            negative=[(torch.le, "an IoU of exactly `low` is not negative yet: `<`.")],
-            of=[
-                (
-                    _best_objects,
-                    "an anchor's object is the one with which its own IoU is greatest, also if it is another's best.",
-                ),
-                (
-                    lambda iou, labels: torch.where(labels == 1, iou.argmax(0), -1),
-                    "anchors that are not positive get -1 as their object: give each its best one, `iou.argmax(0)`.",
-                ),
-                (
-                    lambda iou, labels: iou.argmax(0) + 1,
-                    "the objects are counted from 1: the first has index 0.",
-                ),
-                (
-                    lambda iou, labels: iou.argmax(1),
-                    "these are the best anchors of the objects: return the best object of each anchor, `argmax(0)`.",
-                ),
-            ],
+    run=_run_pair(
+        "the labels",
+        "the objects of the anchors",
+        "tensors: the labels of the anchors, and the objects that they belong to",
+    ),
+    wrong={
+        "an object of which no anchor has an IoU of `high` gets none: its best anchors are positive, too.": {
+            " | best": ""
+        },
+        "of several equally good anchors only the first is taken: all that reach the object's greatest IoU are "
+        "positive.": {
+            "(iou == iou.amax(1, keepdim=True)).any(0)": "torch.isin(torch.arange(iou.shape[1]), iou.argmax(1))"
+        },
+        "an object's best anchor is positive only from some IoU on: it is positive in any case.": [
+            {"| best": "| best & (greatest >= 0.1)"},
+            {"| best": "| best & (greatest >= 0.2)"},
+        ],
+        "only the best anchor of all is taken: each object has its own best, `iou.amax(1)`.": {
+            "iou.amax(1, keepdim=True)": "iou.max()"
+        },
+        "an object's best anchors are negative if their IoU is below `low`: make them positive last.": {
+            "| best": "| best & (greatest >= low)"
+        },
+        "an object's best anchor is left out if it fits another object better: it is positive, too.": {
+            "(iou == iou.amax(1, keepdim=True))": "((iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0)))"
+        },
+        "all anchors are positive: is the best of each anchor taken for the best of each object?": {
+            "iou.amax(1, keepdim=True)": "iou.amax(0)"
+        },
+        "what lies between the thresholds is negative: it is neither, -1.": {", -1)": ", 0)"},
+        "negative and neither are exchanged: negative is 0, neither -1.": {", -1)": ", 0)", "low] = 0": "low] = -1"},
+        "negative is 0: only what lies between the thresholds is -1.": {"low] = 0": "low] = -1"},
+        "positive and negative are exchanged: positive is 1.": {"low] = 0": "low] = 1", "best] = 1": "best] = 0"},
+        "these are torchvision's numbers: here negative is 0, and neither is -1.": {
+            ", -1)": ", -2)",
+            "low] = 0": "low] = -1",
+        },
+        "an IoU of exactly `high` is positive, too: `>=`.": {">= high": "> high"},
+        "an IoU of exactly `low` is not negative yet: `<`.": {"< low": "<= low"},
+        "an anchor's object is the one with which its own IoU is greatest, also if it is another's best.": (
+            _best_objects
         ),
-        (
-            lambda iou, high=0.7, low=0.3: _match_anchors(iou),
-            "`high` and `low` are not used: are 0.7 and 0.3 written by hand?",
-        ),
-        (
-            lambda iou, high=0.7, low=0.3: _match_anchors(iou, high, low)[::-1],
-            "labels and objects are exchanged: labels come first.",
-        ),
-    ],
+        "anchors that are not positive get -1 as their object: give each its best one, `iou.argmax(0)`.": {
+            "return labels, objects": "return labels, torch.where(labels == 1, objects, -1)"
+        },
+        "the objects are counted from 1: the first has index 0.": {
+            "return labels, objects": "return labels, objects + 1"
+        },
+        "these are the best anchors of the objects: return the best object of each anchor, `argmax(0)`.": {
+            "return labels, objects": "return labels, iou.argmax(1)"
+        },
+        "`high` and `low` are not used: are 0.7 and 0.3 written by hand?": {"< low": "< 0.3", ">= high": ">= 0.7"},
+        "labels and objects are exchanged: labels come first.": {"return labels, objects": "return objects, labels"},
+    },
 )
 
 
 # ------------------------------------------------- encode_boxes, decode_boxes
 
-_LIMIT = math.log(1000 / 16)
-
 
 def _encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
     """boxes and anchors (N, 4), corners in pixels -> (N, 4): tx, ty, tw, th (Girshick et al., 2014, appendix C)."""
-    return _encoded()(boxes, anchors)
+    from torchvision.ops import box_convert
 
-
-def _centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres and sides, (N, 2) each."""
-    low, high = _corners(boxes)
-    return (low + high) / 2, high - low
-
-
-def _encoded(
-    place: Callable[[Tensor], Tensor] = lambda boxes: _centres(boxes)[0],
-    sides: Callable[[Tensor], Tensor] = lambda boxes: _centres(boxes)[1],
-    unit: Callable[[Tensor, Tensor], Any] = lambda of_box, of_anchor: of_anchor,
-    scale: Callable[[Tensor, Tensor], Tensor] = lambda of_box, of_anchor: (of_box / of_anchor).log(),
-    joined: Callable[[Tensor, Tensor], Tensor] = lambda shift, scale: torch.cat([shift, scale], dim=1),
-) -> Callable[..., Tensor]:
-    """The coding made of its parts, one of which is wrong: place and sides of a box, the unit of a shift, the scale."""
-
-    def answer(boxes: Tensor, anchors: Tensor) -> Tensor:
-        of_box, of_anchor = sides(boxes), sides(anchors)
-        shift = (place(boxes) - place(anchors)) / unit(of_box, of_anchor)
-        return joined(shift, scale(of_box, of_anchor))
-
-    return answer
+    boxes, anchors = (box_convert(corners, "xyxy", "cxcywh") for corners in (boxes, anchors))
+    unit = anchors[:, 2:]
+    shift = (boxes[:, :2] - anchors[:, :2]) / unit
+    growth = (boxes[:, 2:] / anchors[:, 2:]).log()
+    return torch.cat([shift, growth], dim=1)
 
 
 def _pairs() -> tuple[Tensor, Tensor]:
@@ -834,109 +558,62 @@ encode_boxes = Exercise(
     _encode_boxes,
     _encode_cases,
     tolerance=1e-4,
-    wrong=[
-        (
-            lambda boxes, anchors: _encode_boxes(anchors, boxes),
-            "boxes and anchors are exchanged: the code says how the anchor is to move and grow to become the box.",
+    wrong={
+        "boxes and anchors are exchanged: the code says how the anchor is to move and grow to become the box.": (
+            lambda boxes, anchors: _encode_boxes(anchors, boxes)
         ),
-        *variants(
-            _encoded,
-            place=[
-                (
-                    lambda boxes: boxes[:, :2],
-                    "it compares the upper left corners: the shift is that of the centres, (x1 + x2) / 2.",
-                ),
-                (
-                    lambda boxes: _centres(boxes)[1] / 2,
-                    "half a side is taken for the centre: it is x1 + w / 2.",
-                ),
-                (lambda boxes: _centres(boxes)[0] * 2, "the centre is (x1 + x2) / 2: is the half missing?"),
-                (lambda boxes: -_centres(boxes)[0], "the sign of the shift is turned around: box minus anchor."),
-            ],
-            sides=[
-                (
-                    lambda boxes: _centres(boxes)[1] + 1,
-                    "a side is one pixel too long: x2 is exclusive here, so a side is x2 - x1.",
-                ),
-                (
-                    lambda boxes: _centres(boxes)[1].flip(1),
-                    "width and height are exchanged: the width belongs to x.",
-                ),
-            ],
-            unit=[
-                (lambda of_box, of_anchor: of_box, "the shift is divided by the sides of the box: by the anchor's."),
-                (
-                    lambda of_box, of_anchor: 1,
-                    "the shift is in pixels: divide it by the anchor's sides, so that it means the same at each size.",
-                ),
-                (
-                    lambda of_box, of_anchor: of_anchor[:, :1],
-                    "both shifts are divided by the anchor's width: ty is divided by its height.",
-                ),
-            ],
-            scale=[
-                (
-                    lambda of_box, of_anchor: of_box / of_anchor,
-                    "the logarithm of the sides' ratio is missing: log(w / w_a).",
-                ),
-                (
-                    lambda of_box, of_anchor: (of_anchor / of_box).log(),
-                    "the ratio is turned upside down: log(w of the box / w of the anchor).",
-                ),
-                (
-                    lambda of_box, of_anchor: (of_box / of_anchor).log2(),
-                    "this is the logarithm to base 2: `torch.log`.",
-                ),
-                (
-                    lambda of_box, of_anchor: (of_box / of_anchor).log10(),
-                    "this is the logarithm to base 10: `torch.log`.",
-                ),
-                (
-                    lambda of_box, of_anchor: of_box / of_anchor - 1,
-                    "this is the relative growth: take the logarithm of the ratio.",
-                ),
-                (lambda of_box, of_anchor: of_box.log(), "the anchor's sides are missing in tw and th: log(w / w_a)."),
-            ],
-            joined=[
-                (
-                    lambda shift, scale: torch.stack([shift, scale], dim=2).flatten(1),
-                    "the order is tx, tw, ty, th: put both shifts first.",
-                ),
-                (lambda shift, scale: torch.cat([scale, shift], dim=1), "the scales come first: shifts come first."),
-                (
-                    lambda shift, scale: torch.cat([10 * shift, 5 * scale], dim=1),
-                    "the code is weighted by 10 and 5, as in torchvision's second stage: here all weights are 1.",
-                ),
-                (
-                    lambda shift, scale: torch.cat([shift, scale], dim=1).T,
-                    "this is (4, N): a box is a row.",
-                ),
-            ],
-        ),
-    ],
+        "it compares the upper left corners: the shift is that of the centres, (x1 + x2) / 2.": {
+            "(boxes[:, :2] - anchors[:, :2])": "(boxes[:, :2] - boxes[:, 2:] / 2 - anchors[:, :2] + anchors[:, 2:] / 2)"
+        },
+        "half a side is taken for the centre: it is x1 + w / 2.": {
+            "shift = (boxes[:, :2] - anchors[:, :2])": "shift = (boxes[:, 2:] / 2 - anchors[:, 2:] / 2)"
+        },
+        "the centre is (x1 + x2) / 2: is the half missing?": {"shift = (": "shift = 2 * ("},
+        "the sign of the shift is turned around: box minus anchor.": {"shift = (": "shift = -("},
+        "a side is one pixel too long: x2 is exclusive here, so a side is x2 - x1.": {
+            "unit = anchors[:, 2:]": "unit = anchors[:, 2:] + 1",
+            "boxes[:, 2:] / anchors[:, 2:])": "(boxes[:, 2:] + 1) / (anchors[:, 2:] + 1))",
+        },
+        "width and height are exchanged: the width belongs to x.": {
+            "unit = anchors[:, 2:]": "unit = anchors[:, [3, 2]]",
+            "boxes[:, 2:] / anchors[:, 2:])": "boxes[:, [3, 2]] / anchors[:, [3, 2]])",
+        },
+        "the shift is divided by the sides of the box: by the anchor's.": {"unit = anchors": "unit = boxes"},
+        "the shift is in pixels: divide it by the anchor's sides, so that it means the same at each size.": {
+            "unit = anchors[:, 2:]": "unit = 1"
+        },
+        "both shifts are divided by the anchor's width: ty is divided by its height.": {
+            "unit = anchors[:, 2:]": "unit = anchors[:, 2:3]"
+        },
+        "the logarithm of the sides' ratio is missing: log(w / w_a).": {".log()": ""},
+        "the ratio is turned upside down: log(w of the box / w of the anchor).": {".log()": ".log().neg()"},
+        "this is the logarithm to base 2: `torch.log`.": {".log()": ".log2()"},
+        "this is the logarithm to base 10: `torch.log`.": {".log()": ".log10()"},
+        "this is the relative growth: take the logarithm of the ratio.": {".log()": " - 1"},
+        "the anchor's sides are missing in tw and th: log(w / w_a).": {
+            "boxes[:, 2:] / anchors[:, 2:])": "boxes[:, 2:])"
+        },
+        "the order is tx, tw, ty, th: put both shifts first.": {
+            "torch.cat([shift, growth], dim=1)": "torch.stack([shift, growth], dim=2).flatten(1)"
+        },
+        "the scales come first: shifts come first.": {"[shift, growth]": "[growth, shift]"},
+        "the code is weighted by 10 and 5, as in torchvision's second stage: here all weights are 1.": {
+            "[shift, growth]": "[10 * shift, 5 * growth]"
+        },
+        "this is (4, N): a box is a row.": {"dim=1)": "dim=1).T"},
+    },
 )
 
 
 def _decode_boxes(codes: Tensor, anchors: Tensor) -> Tensor:
     """codes and anchors (N, 4) -> boxes (N, 4), corners in pixels; tw and th count as at most log(1000 / 16)."""
-    return _decoded()(codes, anchors)
+    from torchvision.ops import box_convert
 
-
-def _decoded(
-    limit: Callable[[Tensor], Tensor] = lambda t: t.clamp(max=_LIMIT),
-    grow: Callable[[Tensor, Tensor], Tensor] = lambda sides, t: sides * t.exp(),
-    move: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda centres, sides, t: centres + sides * t,
-    joined: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda c, s: (c - s / 2, c + s / 2),
-    start: Callable[[Tensor], Tensor] = lambda anchors: _centres(anchors)[0],
-) -> Callable[..., Tensor]:
-    """The decoding made of its parts, one of which is wrong."""
-
-    def answer(codes: Tensor, anchors: Tensor) -> Tensor:
-        sides = _centres(anchors)[1]
-        grown = grow(sides, limit(codes[:, 2:]))
-        return torch.cat(joined(move(start(anchors), sides, codes[:, :2]), grown), dim=1)
-
-    return answer
+    anchors = box_convert(anchors, "xyxy", "cxcywh")
+    centres = anchors[:, :2] + anchors[:, 2:] * codes[:, :2]
+    growth = codes[:, 2:].clamp(max=math.log(1000 / 16))
+    sides = anchors[:, 2:] * growth.exp()
+    return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
 
 
 def _decode_cases() -> Iterator[Case]:
@@ -945,6 +622,7 @@ def _decode_cases() -> Iterator[Case]:
         ("of the code 0, 0, 0, 0", (0.0, 0, 0, 0)),
         ("of the code 0.25, 0, 0, 0", (0.25, 0, 0, 0)),
         ("of the code 0, 0, 0, log 2", (0, 0, 0, math.log(2))),
+        ("of the code 5, -6, -6, 0: only tw and th are limited, and only above", (5, -6, -6, 0)),
     ):
         yield Case((torch.tensor([code]), anchor), words, "the box")
     boxes, anchors = _pairs()
@@ -953,7 +631,7 @@ def _decode_cases() -> Iterator[Case]:
         (torch.tensor([[0.1, -0.2, 80.0, 6.0]]), anchor),
         "where tw is 80, as an untrained network may say",
         "the box",
-        remedy=f"clamp tw and th to at most log(1000 / 16) = {_LIMIT:.2f} before `exp`.",
+        remedy=f"clamp tw and th to at most log(1000 / 16) = {math.log(1000 / 16):.2f} before `exp`.",
     )
 
 
@@ -962,60 +640,49 @@ decode_boxes = Exercise(
     _decode_boxes,
     _decode_cases,
     tolerance=rounding,
-    wrong=variants(
-        _decoded,
-        limit=[
-            (
-                lambda t: t,
-                "a great tw makes a box infinitely wide: clamp tw and th to at most log(1000 / 16) before `exp`.",
-            ),
-            (
-                lambda t: t.clamp(max=1000 / 16),
-                "tw and th are clamped to 1000 / 16: to its logarithm.",
-            ),
-            (
-                lambda t: t.clamp(max=math.log10(1000 / 16)),
-                "the limit of tw and th is a logarithm to base 10: take the natural one, `math.log`.",
-            ),
+    wrong={
+        "a great tw makes a box infinitely wide: clamp tw and th to at most log(1000 / 16) before `exp`.": {
+            ".clamp(max=math.log(1000 / 16))": ""
+        },
+        "tw and th are clamped to 1000 / 16: to its logarithm.": {"math.log(1000 / 16))": "1000 / 16)"},
+        "the limit of tw and th is a logarithm to base 10: take the natural one, `math.log`.": {
+            "math.log(": "math.log10("
+        },
+        "`exp` is missing: a side is the anchor's times exp(t).": {"growth.exp()": "growth"},
+        "a side is exp(t) alone: times the anchor's side.": {"anchors[:, 2:] * growth.exp()": "growth.exp()"},
+        "exp(t) is added to the side: it multiplies it.": {"* growth.exp()": "+ growth.exp()"},
+        "a side is the anchor's times exp(t), not times 1 + t.": {"growth.exp()": "(1 + growth)"},
+        "this is a power of 2: `torch.exp`.": {"growth.exp()": "growth.exp2()"},
+        "the side is divided by exp(t): multiply.": {"* growth.exp()": "/ growth.exp()"},
+        "the box keeps the anchor's sides: they grow by exp(tw) and exp(th).": {" * growth.exp()": ""},
+        "the shift is taken as pixels: it is in sides of the anchor, tx times its width.": {
+            "anchors[:, 2:] * codes": "codes"
+        },
+        "the shift goes the other way: add it.": {"+ anchors[:, 2:] * codes": "- anchors[:, 2:] * codes"},
+        "width and height are exchanged: tx is times the width, ty times the height.": {
+            "anchors[:, 2:] * codes": "anchors[:, [3, 2]] * codes"
+        },
+        "tx and ty are clamped, too: only tw and th are, and only from above.": [
+            {"codes[:, :2]": "codes[:, :2].clamp(max=math.log(1000 / 16))"},
+            {"codes[:, :2]": "codes[:, :2].clamp(-math.log(1000 / 16), math.log(1000 / 16))"},
         ],
-        grow=[
-            (lambda sides, t: sides * t, "`exp` is missing: a side is the anchor's times exp(t)."),
-            (lambda sides, t: t.exp(), "a side is exp(t) alone: times the anchor's side."),
-            (lambda sides, t: sides + t.exp(), "exp(t) is added to the side: it multiplies it."),
-            (lambda sides, t: sides * (1 + t), "a side is the anchor's times exp(t), not times 1 + t."),
-            (lambda sides, t: sides * 2**t, "this is a power of 2: `torch.exp`."),
-            (lambda sides, t: sides / t.exp(), "the side is divided by exp(t): multiply."),
-            (lambda sides, t: sides, "the box keeps the anchor's sides: they grow by exp(tw) and exp(th)."),
-        ],
-        move=[
-            (
-                lambda centres, sides, t: centres + t,
-                "the shift is taken as pixels: it is in sides of the anchor, tx times its width.",
-            ),
-            (lambda centres, sides, t: centres - sides * t, "the shift goes the other way: add it."),
-            (
-                lambda centres, sides, t: centres + sides.flip(1) * t,
-                "width and height are exchanged: tx is times the width, ty times the height.",
-            ),
-            (lambda centres, sides, t: centres, "the box stays where the anchor is: its centre moves by tx and ty."),
-        ],
-        joined=[
-            (
-                lambda c, s: (c, s),
-                "these are centres and sides: return corners, the centre minus and plus half a side.",
-            ),
-            (lambda c, s: (c - s, c + s), "the box is twice as large: corners lie half a side from the centre."),
-            (lambda c, s: (c, c + s), "the centre is taken for the upper left corner: that lies half a side before."),
-            (lambda c, s: (c - s / 2, c + s / 2 - 1), "x2 and y2 are exclusive here: without the - 1."),
-        ],
-        start=[
-            (
-                lambda anchors: anchors[:, :2],
-                "it starts from the anchor's upper left corner: the shift is that of the centre.",
-            ),
-            (lambda anchors: _centres(anchors)[1] / 2, "half a side is taken for the anchor's centre: add x1 and y1."),
-        ],
-    ),
+        "tw and th are clamped from below, too: a very small box is no harm, `clamp(max=...)`.": {
+            "clamp(max=": "clamp(-math.log(1000 / 16), "
+        },
+        "the box stays where the anchor is: its centre moves by tx and ty.": {" + anchors[:, 2:] * codes[:, :2]": ""},
+        "these are centres and sides: return corners, the centre minus and plus half a side.": {
+            "[centres - sides / 2, centres + sides / 2]": "[centres, sides]"
+        },
+        "the box is twice as large: corners lie half a side from the centre.": {"sides / 2": "sides"},
+        "the centre is taken for the upper left corner: that lies half a side before.": {
+            "[centres - sides / 2, centres + sides / 2]": "[centres, centres + sides]"
+        },
+        "x2 and y2 are exclusive here: without the - 1.": {"centres + sides / 2": "centres + sides / 2 - 1"},
+        "it starts from the anchor's upper left corner: the shift is that of the centre.": {
+            "= anchors[:, :2]": "= anchors[:, :2] - anchors[:, 2:] / 2"
+        },
+        "half a side is taken for the anchor's centre: add x1 and y1.": {"= anchors[:, :2]": "= anchors[:, 2:] / 2"},
+    },
 )
 
 
@@ -1026,37 +693,13 @@ def _propose(
     scores: Tensor, codes: Tensor, anchors: Tensor, size: tuple[int, int], count: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """scores (A,), codes and anchors (A, 4), size (H, W) -> boxes (M, 4) and their scores (M,), best first."""
-    return _proposed()(scores, codes, anchors, size, count, threshold)
+    from torchvision.ops import clip_boxes_to_image
 
-
-def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = size
-    return boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
-
-
-def _best(scores: Tensor, count: int) -> Tensor:
-    return scores.topk(min(count, len(scores))).indices
-
-
-def _proposed(
-    chosen: Callable[[Tensor, int], Tensor] = _best,
-    decode: Callable[[Tensor, Tensor], Tensor] = lambda codes, anchors: _decode_boxes(codes, anchors),
-    clip: Callable[[Tensor, tuple[int, int]], Tensor] = _clipped,
-    suppress: Callable[[Tensor, Tensor, float], Tensor] = _nms,
-    clip_after: Callable[[Tensor, tuple[int, int]], Tensor] = lambda boxes, size: boxes,
-    handed_on: Callable[[Tensor, Tensor, Tensor], Any] = lambda boxes, scores, kept: (boxes[kept], scores[kept]),
-) -> Callable[..., Any]:
-    """Proposals made of their parts, one of which is wrong."""
-
-    def answer(
-        scores: Tensor, codes: Tensor, anchors: Tensor, size: tuple[int, int], count: int, threshold: float
-    ) -> Any:
-        best = chosen(scores, count)
-        boxes = clip(decode(codes[best], anchors[best]), size)
-        kept = suppress(boxes, scores[best], threshold)
-        return handed_on(clip_after(boxes, size), scores[best], kept)
-
-    return answer
+    best = scores.topk(min(count, len(scores))).indices
+    boxes = _decode_boxes(codes[best], anchors[best])
+    boxes, scores = clip_boxes_to_image(boxes, size), scores[best]
+    kept = _nms(boxes, scores, threshold)
+    return boxes[kept], scores[kept]
 
 
 def _proposal_cases() -> Iterator[Case]:
@@ -1071,94 +714,53 @@ def _proposal_cases() -> Iterator[Case]:
         yield Case((scores, codes, anchors, (36, 42), count, threshold), words)
 
 
-def _run_proposals(check: Check, answer: Callable, case: Case) -> Any:
-    found = run_function(check, answer, case)
-    pair = isinstance(found, (tuple, list)) and len(found) == 2
-    check.that(pair, "return two tensors: the boxes that are kept, and their scores.")
-    return Parts({f"the boxes {case.when}": found[0], f"the scores {case.when}": found[1]})
-
-
 propose = Exercise(
     "propose",
     _propose,
     _proposal_cases,
-    run=_run_proposals,
+    run=_run_pair("the boxes", "the scores", "tensors: the boxes that are kept, and their scores"),
     tolerance=1e-3,
     errors={"selected index k out of range": "a level may have fewer anchors than `count`: min(count, len(scores))."},
-    wrong=variants(
-        _proposed,
-        chosen=[
-            (
-                lambda scores, count: torch.arange(len(scores)),
-                "all anchors are decoded: take the `count` best first, `scores.topk(...)`.",
-            ),
-            (
-                lambda scores, count: torch.arange(min(count, len(scores))),
-                "the first anchors are taken: take the best, `scores.topk(...)`.",
-            ),
-            (
-                lambda scores, count: scores.topk(min(count, len(scores)), largest=False).indices,
-                "the anchors with the lowest scores are taken: take the best.",
-            ),
-        ],
-        decode=[
-            (lambda codes, anchors: anchors, "the anchors are not corrected: `decode_boxes(codes, anchors)`."),
-            (
-                lambda codes, anchors: _decode_boxes(-codes, anchors),
-                "the boxes move the other way: `decode_boxes(codes, anchors)` does it right.",
-            ),
-        ],
-        clip=[
-            (
-                lambda boxes, size: boxes,
-                "boxes reach beyond the image: clip them to 0 ... width and 0 ... height, before they are suppressed.",
-            ),
-            (
-                lambda boxes, size: _clipped(boxes, size[::-1]),
-                "height and width are exchanged: size is (H, W), and x goes to W.",
-            ),
-            (
-                lambda boxes, size: _clipped(boxes, (size[0] - 1, size[1] - 1)),
-                "boxes are clipped a pixel too early: x2 and y2 lie behind the last pixel, so up to width and height.",
-            ),
-            (lambda boxes, size: boxes.clamp(min=0), "boxes are clipped at 0 only: to width and height, too."),
-        ],
-        suppress=[
-            (
-                lambda boxes, scores, threshold: torch.arange(len(boxes)),
-                "nothing is suppressed: `nms(boxes, scores, threshold)` tells which to keep.",
-            ),
-            (lambda boxes, scores, threshold: _nms(boxes, scores, 0.7), "0.7 is written by hand: take `threshold`."),
-            (
-                lambda boxes, scores, threshold: _nms(boxes, -scores, threshold),
-                "the worst suppress the best: nms takes the scores as they are.",
-            ),
-        ],
-        handed_on=[
-            (
-                lambda boxes, scores, kept: (boxes[kept], scores[: len(kept)]),
-                "the scores are not those of the kept boxes: index both in the same way, `[kept]`.",
-            ),
-            (
-                lambda boxes, scores, kept: (boxes[kept].flip(0), scores[kept].flip(0)),
-                "the worst comes first: the best first, as `nms` gives it.",
-            ),
-            (
-                lambda boxes, scores, kept: (scores[kept], boxes[kept]),
-                "boxes and scores are exchanged: boxes come first.",
-            ),
-            (
-                lambda boxes, scores, kept: (boxes[kept], scores[kept].sigmoid()),
-                "the scores went through a sigmoid: hand them on as they came in.",
-            ),
-        ],
-    )
-    + [
-        (
-            _proposed(clip=lambda boxes, size: boxes, clip_after=_clipped),
-            "the boxes are clipped after suppression: before, since clipped boxes overlap differently.",
-        )
-    ],
+    wrong={
+        "all anchors are decoded: take the `count` best first, `scores.topk(...)`.": {
+            "scores.topk(min(count, len(scores))).indices": "torch.arange(len(scores))"
+        },
+        "the first anchors are taken: take the best, `scores.topk(...)`.": {
+            "scores.topk(min(count, len(scores))).indices": "torch.arange(min(count, len(scores)))"
+        },
+        "the anchors with the lowest scores are taken: take the best.": {"len(scores))": "len(scores)), largest=False"},
+        "the anchors are not corrected: `decode_boxes(codes, anchors)`.": {
+            "_decode_boxes(codes[best], anchors[best])": "anchors[best]"
+        },
+        "the boxes move the other way: `decode_boxes(codes, anchors)` does it right.": {"codes[best]": "-codes[best]"},
+        "boxes reach beyond the image: clip them to 0 ... width and 0 ... height, before they are suppressed.": {
+            "clip_boxes_to_image(boxes, size)": "boxes"
+        },
+        "height and width are exchanged: size is (H, W), and x goes to W.": {"boxes, size)": "boxes, size[::-1])"},
+        "boxes are clipped a pixel too early: x2 and y2 lie behind the last pixel, so up to width and height.": {
+            "boxes, size)": "boxes, (size[0] - 1, size[1] - 1))"
+        },
+        "boxes are clipped at 0 only: to width and height, too.": {
+            "clip_boxes_to_image(boxes, size)": "boxes.clamp(min=0)"
+        },
+        "nothing is suppressed: `nms(boxes, scores, threshold)` tells which to keep.": {
+            "_nms(boxes, scores, threshold)": "torch.arange(len(boxes))"
+        },
+        "0.7 is written by hand: take `threshold`.": {"_nms(boxes, scores, threshold)": "_nms(boxes, scores, 0.7)"},
+        "the worst suppress the best: nms takes the scores as they are.": {"(boxes, scores,": "(boxes, -scores,"},
+        "the scores are not those of the kept boxes: index both in the same way, `[kept]`.": {
+            "scores[kept]": "scores[: len(kept)]"
+        },
+        "the worst comes first: the best first, as `nms` gives it.": {
+            "_nms(boxes, scores, threshold)": "_nms(boxes, scores, threshold).flip(0)"
+        },
+        "boxes and scores are exchanged: boxes come first.": {"boxes[kept], scores[kept]": "scores[kept], boxes[kept]"},
+        "the scores went through a sigmoid: hand them on as they came in.": {"scores[kept]": "scores[kept].sigmoid()"},
+        "the boxes are clipped after suppression: before, since clipped boxes overlap differently.": {
+            "clip_boxes_to_image(boxes, size)": "boxes",
+            "boxes[kept]": "clip_boxes_to_image(boxes, size)[kept]",
+        },
+    },
 )
 
 
@@ -1167,41 +769,15 @@ propose = Exercise(
 
 def _mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """logits (N, K, h, w), labels int64 (N,), targets float (N, h, w), 0 to 1 -> scalar; 0 for no objects."""
-    return _masked()(logits, labels, targets)
-
-
-def _true_class(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return logits[torch.arange(len(labels)), labels], targets
-
-
-def _one_hot(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return logits, targets[:, None] * F.one_hot(labels, logits.shape[1])[:, :, None, None]
-
-
-def _mean(terms: Tensor) -> Tensor:
+    x = logits[torch.arange(len(labels)), labels]
+    y = targets
+    terms = F.binary_cross_entropy_with_logits(x, y, reduction="none")
     return terms.sum() / max(terms.numel(), 1)
 
 
-def _masked(
-    compared: Callable[..., tuple[Tensor, Tensor]] = _true_class,
-    terms: Callable[[Tensor, Tensor], Tensor] = lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
-    mean: Callable[[Tensor], Tensor] = _mean,
-) -> Callable[..., Tensor]:
-    """The loss made of its parts, one of which is wrong: what is compared with what, the terms, their mean."""
-
-    def answer(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        return mean(terms(*compared(logits, labels, targets)))
-
-    return answer
-
-
-def _across_classes(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Softmax: a pixel of the object is of its class, any other background."""
-    return F.cross_entropy(logits, (targets > 0.5) * labels[:, None, None])
-
-
-def _of_label(change: Callable[[Tensor, int], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda logits, labels, targets: _true_class(logits, change(labels, logits.shape[1]), targets)
+_TRUE = "[torch.arange(len(labels)), labels]"
+_TERMS = 'F.binary_cross_entropy_with_logits(x, y, reduction="none")'
+_COUNT = "terms.sum() / max(terms.numel(), 1)"
 
 
 def _mask_cases() -> Iterator[Case]:
@@ -1239,97 +815,50 @@ mask_loss = Exercise(
         "leaf Variable that requires grad": "it changes the logits in place: use an operation that returns a new "
         "tensor.",
     },
-    wrong=[
-        detached(_mask_loss),
-        *variants(
-            _masked,
-            compared=[
-                (
-                    _one_hot,
-                    "all K maps are compared, those of other classes with zeros: only the map of the true class has a "
-                    "loss, so that classes do not compete.",
-                ),
-                (
-                    lambda logits, labels, targets: (logits, targets[:, None].expand_as(logits)),
-                    "all K maps are compared with the mask: only that of the true class is, `logits[arange, labels]`.",
-                ),
-                (
-                    lambda logits, labels, targets: (logits.amax(1), targets),
-                    "it takes the greatest logit of each pixel, whatever the class: take the map of the true class.",
-                ),
-                (
-                    lambda logits, labels, targets: _true_class(logits, logits.mean((2, 3)).argmax(1), targets),
-                    "it takes the map that is greatest on the whole: the class is told, `labels`.",
-                ),
-                (
-                    lambda logits, labels, targets: (logits.mean(1), targets),
-                    "the maps of all classes are averaged: take the map of the true class.",
-                ),
-                (
-                    _of_label(lambda labels, k: labels - 1),
-                    "it takes the map before that of the class: map k belongs to label k, background included.",
-                ),
-                (
-                    _of_label(lambda labels, k: (labels + 1) % k),
-                    "it takes the map behind that of the class: map k belongs to label k.",
-                ),
-                (
-                    _of_label(lambda labels, k: torch.zeros_like(labels)),
-                    "it takes map 0 of each object: take the map of its class.",
-                ),
-                (
-                    _of_label(lambda labels, k: labels[:1].expand_as(labels)),
-                    "it takes the class of the first object for all: each has its own, `logits[arange, labels]`.",
-                ),
-                (
-                    lambda logits, labels, targets: (_true_class(logits, labels, targets)[0], 1 - targets),
-                    "the mask is turned around: it is 1 where the object is.",
-                ),
-                (
-                    lambda logits, labels, targets: (_true_class(logits, labels, targets)[0], (targets > 0.5).float()),
-                    "the mask is rounded: its values between 0 and 1, where an edge runs through a cell, are targets "
-                    "as they are.",
-                ),
-            ],
-            terms=[
-                (
-                    lambda x, y: F.binary_cross_entropy_with_logits(x.sigmoid(), y, reduction="none"),
-                    "the sigmoid is taken twice: `..._with_logits` takes logits.",
-                ),
-                (
-                    lambda x, y: F.binary_cross_entropy(x.sigmoid(), y, reduction="none"),
-                    "very sure logits give a sigmoid of exactly 0 or 1, and no gradient: "
-                    "`binary_cross_entropy_with_logits` stays exact.",
-                ),
-                (
-                    lambda x, y: -y * F.logsigmoid(x),
-                    "only pixels of the object count: (1 - y) log(1 - p) is missing.",
-                ),
-                (
-                    lambda x, y: -(1 - y) * F.logsigmoid(-x),
-                    "only pixels beside the object count: y log p is missing.",
-                ),
-                (
-                    lambda x, y: -F.binary_cross_entropy_with_logits(x, y, reduction="none"),
-                    "the sign is wrong: the loss is minus the mean of the logarithms.",
-                ),
-                (lambda x, y: (x.sigmoid() - y) ** 2, "this is the squared error: take binary cross-entropy."),
-            ],
-            mean=[
-                (Tensor.sum, "it is the sum: take the mean over objects and pixels."),
-                (
-                    lambda terms: terms.sum() / max(len(terms), 1),
-                    "it is summed over the pixels of an object: take the mean over them, too.",
-                ),
-                (Tensor.mean, "without an object the mean is nan: divide the sum by the number of terms or 1."),
-            ],
-        ),
-        (
-            _across_classes,
-            "this is cross-entropy with a softmax over classes, in which they compete: take a sigmoid of the true "
-            "class's map alone.",
-        ),
-    ],
+    wrong={
+        NO_GRADIENT: {_COUNT: f"({_COUNT}).detach()"},
+        "all K maps are compared, those of other classes with zeros: only the map of the true class has a loss, so "
+        "that classes do not compete.": {
+            _TRUE: "",
+            "y = targets": "y = targets[:, None] * F.one_hot(labels, logits.shape[1])[:, :, None, None]",
+        },
+        "all K maps are compared with the mask: only that of the true class is, `logits[arange, labels]`.": {
+            _TRUE: "",
+            "y = targets": "y = targets[:, None].expand_as(logits)",
+        },
+        "it takes the greatest logit of each pixel, whatever the class: take the map of the true class.": {
+            _TRUE: ".amax(1)"
+        },
+        "it takes the map that is greatest on the whole: the class is told, `labels`.": {
+            ", labels]": ", logits.mean((2, 3)).argmax(1)]"
+        },
+        "the maps of all classes are averaged: take the map of the true class.": {_TRUE: ".mean(1)"},
+        "it takes the map before that of the class: map k belongs to label k, background included.": {
+            ", labels]": ", labels - 1]"
+        },
+        "it takes the map behind that of the class: map k belongs to label k.": {
+            ", labels]": ", (labels + 1) % logits.shape[1]]"
+        },
+        "it takes map 0 of each object: take the map of its class.": {_TRUE: "[:, 0]"},
+        "it takes the class of the first object for all: each has its own, `logits[arange, labels]`.": {
+            ", labels]": ", labels[:1]]"
+        },
+        "the mask is turned around: it is 1 where the object is.": {"y = targets": "y = 1 - targets"},
+        "the mask is rounded: its values between 0 and 1, where an edge runs through a cell, are targets as they "
+        "are.": {"y = targets": "y = (targets > 0.5).float()"},
+        "the sigmoid is taken twice: `..._with_logits` takes logits.": {"(x, y": "(x.sigmoid(), y"},
+        "very sure logits give a sigmoid of exactly 0 or 1, and no gradient: `binary_cross_entropy_with_logits` stays "
+        "exact.": {"_with_logits(x": "(x.sigmoid()"},
+        "only pixels of the object count: (1 - y) log(1 - p) is missing.": {_TERMS: "-y * F.logsigmoid(x)"},
+        "only pixels beside the object count: y log p is missing.": {_TERMS: "-(1 - y) * F.logsigmoid(-x)"},
+        "the sign is wrong: the loss is minus the mean of the logarithms.": {_TERMS: f"-{_TERMS}"},
+        "this is the squared error: take binary cross-entropy.": {_TERMS: "(x.sigmoid() - y) ** 2"},
+        "it is the sum: take the mean over objects and pixels.": {_COUNT: "terms.sum()"},
+        "it is summed over the pixels of an object: take the mean over them, too.": {"terms.numel()": "len(terms)"},
+        "without an object the mean is nan: divide the sum by the number of terms or 1.": {_COUNT: "terms.mean()"},
+        "this is cross-entropy with a softmax over classes, in which they compete: take a sigmoid of the true class's "
+        "map alone.": lambda logits, labels, targets: F.cross_entropy(logits, (targets > 0.5) * labels[:, None, None]),
+    },
 )
 
 
@@ -1338,47 +867,14 @@ mask_loss = Exercise(
 
 def _match_detections(iou: np.ndarray, threshold: float) -> np.ndarray:
     """iou (N, M) of detections, best score first, and targets -> bool (N,): which are hits."""
-    return evaluation.match_detections(iou, threshold) >= 0
-
-
-def _best_free(row: np.ndarray, free: np.ndarray, threshold: float) -> int | None:
-    """The free target with the greatest IoU, if that reaches the threshold."""
-    inside = np.where(free, row, -1.0)
-    best = int(inside.argmax()) if len(row) else -1
-    return best if best >= 0 and inside[best] >= threshold else None
-
-
-def _greedy(
-    choose: Callable[[np.ndarray, np.ndarray, float], int | None] = _best_free,
-    order: Callable[[int], Iterable[int]] = range,
-    claimed: bool = True,
-) -> Callable[..., np.ndarray]:
-    """Greedy matching made of its parts, one of which is wrong: a detection's choice, their order, whether it lasts."""
-
-    def answer(iou: np.ndarray, threshold: float) -> np.ndarray:
-        hits, free = np.zeros(len(iou), dtype=bool), np.ones(iou.shape[1], dtype=bool)
-        for row in order(len(iou)):
-            chosen = choose(iou[row], free, threshold)
-            if chosen is not None:
-                hits[row] = True
-                free[chosen] = not claimed
-        return hits
-
-    return answer
-
-
-def _best_of_all(row: np.ndarray, free: np.ndarray, threshold: float) -> int | None:
-    best = int(row.argmax()) if len(row) else -1
-    return best if best >= 0 and free[best] and row[best] >= threshold else None
-
-
-def _first_free(row: np.ndarray, free: np.ndarray, threshold: float) -> int | None:
-    return next((k for k in range(len(row)) if free[k] and row[k] >= threshold), None)
-
-
-def _above(row: np.ndarray, free: np.ndarray, threshold: float) -> int | None:
-    best = _best_free(row, free, threshold)
-    return best if best is not None and row[best] > threshold else None
+    hits = np.zeros(len(iou), dtype=bool)
+    free = np.ones(iou.shape[1], dtype=bool)
+    for i in range(len(iou)):
+        good = np.where(free & (iou[i] >= threshold), iou[i], -1)
+        if (good >= 0).any():
+            hits[i] = True
+            free[good.argmax()] = False
+    return hits
 
 
 def _by_targets(iou: np.ndarray, threshold: float) -> np.ndarray:
@@ -1386,6 +882,23 @@ def _by_targets(iou: np.ndarray, threshold: float) -> np.ndarray:
     hits = np.zeros(len(iou), dtype=bool)
     for column in iou.T if len(iou) else ():
         hits[column.argmax()] |= column.max() >= threshold
+    return hits
+
+
+def _best_pair_first(iou: np.ndarray, threshold: float) -> np.ndarray:
+    hits, left = np.zeros(len(iou), dtype=bool), iou.astype(float)
+    while left.max(initial=-1) >= threshold:
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        hits[row] = True
+        left[row], left[:, column] = -1, -1
+    return hits
+
+
+def _best_on_the_whole(iou: np.ndarray, threshold: float) -> np.ndarray:
+    """By the Hungarian algorithm."""
+    hits = np.zeros(len(iou), dtype=bool)
+    rows, columns = linear_sum_assignment(np.where(iou >= threshold, iou, 0), maximize=True)
+    hits[rows] = iou[rows, columns] >= threshold
     return hits
 
 
@@ -1413,108 +926,52 @@ match_detections = Exercise(
         "argmax of an empty sequence": "an image without targets has no best one: all detections are wrong.",
         "zero-size array to reduction": "an image without targets has no best one: all detections are wrong.",
     },
-    wrong=[
-        (
-            _greedy(claimed=False),
-            "a target is found twice: the second detection of an object is a double, and wrong.",
+    wrong={
+        "a target is found twice: the second detection of an object is a double, and wrong.": {"= False": "= True"},
+        "a detection whose best target is taken is wrong at once: it takes the best of the free ones.": {
+            "free & (iou[i] >= threshold)": "free & (iou[i] >= max(threshold, iou[i].max(initial=0)))"
+        },
+        "a detection takes the first target that is good enough: it takes the best of the free ones.": {
+            "iou[i], -1": "1, -1"
+        },
+        "an IoU of exactly the threshold is a hit, too: `>=`.": {">= threshold": "> threshold"},
+        "the worst detection chooses first: the rows are in order of score, go from the first to the last.": {
+            "range(len(iou))": "reversed(range(len(iou)))"
+        },
+        "each target takes the detection that fits best: detections choose, in order of their scores.": _by_targets,
+        "the pair of the greatest IoU is matched first: detections choose, in order of their scores.": _best_pair_first,
+        "the matching is the best on the whole: detections choose, in order of their scores.": _best_on_the_whole,
+        "hits and misses are exchanged: True is a hit.": {"return hits": "return ~hits"},
+        "0.5 is written by hand: take `threshold`.": {">= threshold": ">= 0.5"},
+        "these are the indices of the hits: return True or False for each detection.": {
+            "return hits": "return np.flatnonzero(hits)"
+        },
+        "this is the number of hits: return True or False for each detection.": {
+            "return hits": "return np.float64(hits.sum())"
+        },
+        "rows and columns are exchanged: a row belongs to a detection.": (
+            lambda iou, threshold: _match_detections(iou.T, threshold)
         ),
-        (
-            _greedy(choose=_best_of_all),
-            "a detection whose best target is taken is wrong at once: it takes the best of the free ones.",
-        ),
-        (
-            _greedy(choose=_first_free),
-            "a detection takes the first target that is good enough: it takes the best of the free ones.",
-        ),
-        (_greedy(choose=_above), "an IoU of exactly the threshold is a hit, too: `>=`."),
-        (
-            _greedy(order=lambda count: range(count)[::-1]),
-            "the worst detection chooses first: the rows are in order of score, go from the first to the last.",
-        ),
-        (
-            _by_targets,
-            "each target takes the detection that fits best: detections choose, in order of their scores.",
-        ),
-        (
-            lambda iou, threshold: ~_match_detections(iou, threshold),
-            "hits and misses are exchanged: True is a hit.",
-        ),
-        (
-            lambda iou, threshold: _match_detections(iou, 0.5),
-            "0.5 is written by hand: take `threshold`.",
-        ),
-        (
-            lambda iou, threshold: np.flatnonzero(_match_detections(iou, threshold)),
-            "these are the indices of the hits: return True or False for each detection.",
-        ),
-        (
-            lambda iou, threshold: np.float64(_match_detections(iou, threshold).sum()),
-            "this is the number of hits: return True or False for each detection.",
-        ),
-        (
-            lambda iou, threshold: _match_detections(iou.T, threshold),
-            "rows and columns are exchanged: a row belongs to a detection.",
-        ),
-    ],
+    },
 )
 
 
 def _average_precision(scores: np.ndarray, hits: np.ndarray, num_targets: int) -> float:
     """scores (N,), hits bool (N,) -> mean precision at the recalls 0, 0.01, ..., 1; nan without targets."""
-    return evaluation.average_precision(scores, hits, num_targets)
+    if num_targets == 0:
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    found = hits[order].cumsum()
+    precision = found / np.arange(1, len(hits) + 1)
+    recall = found / num_targets
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(recall, np.linspace(0, 1, 101))
+    return float(np.append(precision, 0)[places].mean())
 
 
-def _from_the_right(precision: np.ndarray) -> np.ndarray:
-    return np.maximum.accumulate(precision[::-1])[::-1]
-
-
-def _at_points(recall: np.ndarray, precision: np.ndarray, points: int = 101) -> float:
-    places = np.searchsorted(recall, np.linspace(0, 1, points))
-    return float(np.append(precision, 0.0)[places].mean())
-
-
-def _averaged(
-    order: Callable[[np.ndarray], np.ndarray] = lambda scores: np.argsort(-scores, kind="stable"),
-    shown: Callable[[np.ndarray, int], Any] = lambda hits, num_targets: np.arange(1, len(hits) + 1),
-    targets: Callable[[np.ndarray, int], float] = lambda hits, num_targets: num_targets,
-    envelope: Callable[[np.ndarray], np.ndarray] = _from_the_right,
-    mean: Callable[[np.ndarray, np.ndarray], float] = _at_points,
-    of_none: float = math.nan,
-) -> Callable[..., float]:
-    """Average precision made of its parts, one of which is wrong.
-
-    Args:
-        shown: by what the number of hits is divided for precision; targets: for recall.
-        envelope: of the precisions, in order of score.
-        mean: from recalls and precisions.
-        of_none: the value where there are no targets.
-    """
-
-    def answer(scores: np.ndarray, hits: np.ndarray, num_targets: int) -> float:
-        if num_targets == 0:
-            return of_none
-        found = hits[order(scores)].cumsum()
-        recall = found / max(targets(hits, num_targets), 1)
-        return mean(recall, envelope(found / shown(hits, num_targets)))
-
-    return answer
-
-
-def _step_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
-
-
-def _reached_only(recall: np.ndarray, precision: np.ndarray) -> float:
-    points = np.linspace(0, 1, 101)
-    reached = points[points <= recall.max(initial=0)]
-    return float(precision[np.searchsorted(recall, reached)].mean()) if len(precision) else 0.0
-
-
-def _held(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Beyond the greatest recall the last precision goes on."""
-    if not len(precision):
-        return 0.0
-    return float(precision[np.searchsorted(recall, np.linspace(0, 1, 101)).clip(max=len(precision) - 1)].mean())
+_ENVELOPE = "np.maximum.accumulate(precision[::-1])[::-1]"
+_MEAN = "np.append(precision, 0)[places].mean()"
+_AREA = "(np.diff(recall, prepend=0) * precision).sum()"
 
 
 def _precision_cases() -> Iterator[Case]:
@@ -1528,7 +985,9 @@ def _precision_cases() -> Iterator[Case]:
         ("for misses alone", [0.9, 0.8], [0, 0], 3),
         ("for no detections", [], [], 3),
         ("for 60 detections of 37 targets", rng.permutation(60) / 60, rng.random(60) < 0.5, 37),
+        ("for recalls that are multiples of 0.01", [0.9, 0.8, 0.7, 0.6, 0.5], [1, 0, 1, 1, 0], 4),
         ("for no targets", [0.9], [0], 0),
+        ("for no targets and no detections", [], [], 0),
     ):
         yield Case((np.array(scores), np.array(hits, dtype=bool), targets), words, "the average precision")
 
@@ -1538,102 +997,62 @@ average_precision = Exercise(
     _average_precision,
     _precision_cases,
     errors={"out of bounds": "some recalls are never reached: the precision there is 0."},
-    wrong=[
-        *variants(
-            _averaged,
-            order=[
-                (
-                    lambda scores: np.arange(len(scores)),
-                    "the detections are not in order of score: sort first, the best first.",
-                ),
-                (np.argsort, "the worst detection comes first: sort by falling score, `argsort(-scores)`."),
-            ],
-            shown=[
-                (
-                    lambda hits, num_targets: num_targets,
-                    "precision is divided by the number of targets: by the detections so far, 1, 2, 3, ...",
-                ),
-                (
-                    lambda hits, num_targets: len(hits),
-                    "precision is divided by the number of all detections: by those so far, 1, 2, 3, ...",
-                ),
-                (
-                    lambda hits, num_targets: np.maximum(np.arange(len(hits)), 1),
-                    "the detections so far are counted from 0: the first is number 1.",
-                ),
-            ],
-            targets=[
-                (
-                    lambda hits, num_targets: hits.sum(),
-                    "recall is the share of what was found: divide by `num_targets`, so that missed ones count.",
-                ),
-                (
-                    lambda hits, num_targets: len(hits),
-                    "recall is divided by the number of detections: by `num_targets`.",
-                ),
-            ],
-            envelope=[
-                (
-                    lambda precision: precision,
-                    "precision is taken as it is: at each recall it is the greatest at this recall or a higher one, "
-                    "`np.maximum.accumulate` from the right.",
-                ),
-                (
-                    np.maximum.accumulate,
-                    "the greatest precision is taken from the left: at this recall or a higher one, from the right.",
-                ),
-                (
-                    lambda precision: np.full_like(precision, precision.max(initial=0)),
-                    "the greatest precision of all is taken everywhere: at this recall or a higher one.",
-                ),
-            ],
-            mean=[
-                (
-                    _step_area,
-                    "this is the area under the curve: take the mean precision at the 101 recalls 0, 0.01, ..., 1.",
-                ),
-                (
-                    lambda recall, precision: _at_points(recall, precision, 11),
-                    "these are the 11 recalls of VOC 2007: COCO takes 101, 0, 0.01, ..., 1.",
-                ),
-                (
-                    lambda recall, precision: _at_points(recall, precision, 100),
-                    "these are 100 recalls: 0, 0.01, ..., 1 are 101.",
-                ),
-                (
-                    _reached_only,
-                    "recalls that are never reached are left out: the precision there is 0.",
-                ),
-                (_held, "recalls that are never reached get the last precision: it is 0 there."),
-                (
-                    lambda recall, precision: float(precision.mean()) if len(precision) else 0.0,
-                    "this is the mean over detections: take the mean over the recalls 0, 0.01, ..., 1.",
-                ),
-                (
-                    lambda recall, precision: float(
-                        np.append(precision, 0.0)[np.searchsorted(recall, np.linspace(0, 1, 101), "right")].mean()
-                    ),
-                    "a recall that is reached exactly counts as not reached: search from the left, `>=`.",
-                ),
-            ],
-            of_none=[(0.0, "without targets it is undefined: nan."), (1.0, "without targets it is undefined: nan.")],
+    wrong={
+        "the detections are not in order of score: sort first, the best first.": {"hits[order]": "hits"},
+        "the worst detection comes first: sort by falling score, `argsort(-scores)`.": {"-scores": "scores"},
+        "precision is divided by the number of targets: by the detections so far, 1, 2, 3, ...": {
+            "np.arange(1, len(hits) + 1)": "num_targets"
+        },
+        "precision is divided by the number of all detections: by those so far, 1, 2, 3, ...": {
+            "np.arange(1, len(hits) + 1)": "len(hits)"
+        },
+        "the detections so far are counted from 0: the first is number 1.": {
+            "np.arange(1, len(hits) + 1)": "np.maximum(np.arange(len(hits)), 1)"
+        },
+        "recall is the share of what was found: divide by `num_targets`, so that missed ones count.": {
+            "/ num_targets": "/ max(hits.sum(), 1)"
+        },
+        "recall is divided by the number of detections: by `num_targets`.": {"/ num_targets": "/ max(len(hits), 1)"},
+        "precision is taken as it is: at each recall it is the greatest at this recall or a higher one, "
+        "`np.maximum.accumulate` from the right.": {_ENVELOPE: "precision"},
+        "the greatest precision is taken from the left: at this recall or a higher one, from the right.": {
+            _ENVELOPE: "np.maximum.accumulate(precision)"
+        },
+        "the greatest precision of all is taken everywhere: at this recall or a higher one.": {
+            _ENVELOPE: "np.full_like(precision, precision.max(initial=0))"
+        },
+        "this is the area under the curve: take the mean precision at the 101 recalls 0, 0.01, ..., 1.": [
+            {_MEAN: _AREA},
+            {_MEAN: "np.trapezoid(precision, recall)"},
+        ],
+        "precision is interpolated between recalls: it is the greatest at this recall or a higher one, a staircase.": {
+            _MEAN: "np.interp(np.linspace(0, 1, 101), [*recall, 2], [*precision, 0], right=0).mean()"
+        },
+        "without targets it is undefined, also without detections: nan first.": {
+            "    if num_targets == 0:": "    if len(scores) == 0:\n        return 0.0\n    if num_targets == 0:"
+        },
+        "these are the 11 recalls of VOC 2007: COCO takes 101, 0, 0.01, ..., 1.": {"101))": "11))"},
+        "these are 100 recalls: 0, 0.01, ..., 1 are 101.": {"101))": "100))"},
+        "recalls that are never reached are left out: the precision there is 0.": {
+            _MEAN: "np.append(precision, 0)[places[places < len(hits)]].sum() / max((places < len(hits)).sum(), 1)"
+        },
+        "recalls that are never reached get the last precision: it is 0 there.": {
+            _MEAN: "np.append(precision, 0)[places.clip(max=max(len(hits) - 1, 0))].mean()"
+        },
+        "this is the mean over detections: take the mean over the recalls 0, 0.01, ..., 1.": {
+            _MEAN: "precision.sum() / max(len(hits), 1)"
+        },
+        "a recall that is reached exactly counts as not reached: search from the left, `>=`.": {
+            "101))": '101), "right")'
+        },
+        "without targets it is undefined: nan.": [{"math.nan": "0.0"}, {"math.nan": "1.0"}],
+        "this is the precision of all detections: average it over recalls.": (
+            lambda scores, hits, num_targets: float(hits.sum() / max(len(hits), 1))
         ),
-        (
-            lambda scores, hits, num_targets: float(hits.sum() / max(len(hits), 1)),
-            "this is the precision of all detections: average it over recalls.",
-        ),
-        (
-            lambda scores, hits, num_targets: 100 * _average_precision(scores, hits, num_targets),
-            "these are percent: return a share, 0 to 1.",
-        ),
-        (
-            lambda scores, hits, num_targets: _averaged(envelope=lambda p: p, mean=_step_area)(
-                scores, hits, num_targets
-            ),
-            "this is the area under the raw curve: take the greatest precision at this recall or a higher one, and the "
-            "mean at the 101 recalls.",
-        ),
-    ],
+        "these are percent: return a share, 0 to 1.": {"float(": "100 * float("},
+        "this is the area under the raw curve: take the greatest precision at this recall or a higher one, and the "
+        "mean at the 101 recalls.": {_ENVELOPE: "precision", _MEAN: _AREA},
+    },
 )
 
 
@@ -1642,41 +1061,15 @@ average_precision = Exercise(
 
 def _merge_panoptic(semantic: Tensor, objects: Instances) -> tuple[Tensor, Tensor]:
     """semantic uint8 (H, W), objects by falling score -> labels uint8 (H, W), 255 void, and ids int32 (H, W)."""
-    return evaluation.merge_panoptic(semantic, objects, score=0.0)
-
-
-def _merged(
-    order: Callable[[int], Iterable[int]] = range,
-    enough: Callable[[Tensor, Tensor], Tensor] = lambda free, mask: free.sum() > 0.5 * mask.sum(),
-    taken: Callable[[Tensor, Tensor], Tensor] = lambda mask, ids: mask & (ids == 0),
-    number: Callable[[int, int], int] = lambda index, label: index + 1,
-    rest: Callable[[Tensor], Tensor] = lambda semantic: torch.where(semantic == 0, 0, 255),
-    left_out_takes: bool = False,
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Merging made of its parts, one of which is wrong.
-
-    Args:
-        order: in which objects are laid down.
-        enough: whether what is free of an object is enough of it.
-        taken: the pixels that an object asks for.
-        number: its id, from its index and class.
-        rest: labels where no object lies.
-        left_out_takes: an object that is left out keeps others from its pixels all the same.
-    """
-
-    def answer(semantic: Tensor, objects: Instances) -> tuple[Tensor, Tensor]:
-        labels, ids = rest(semantic).to(torch.uint8), torch.zeros(semantic.shape, dtype=torch.int32)
-        blocked = torch.zeros_like(ids)
-        for index in order(len(objects)):
-            mask, label = objects.masks[index], int(objects.labels[index])
-            free = taken(mask, ids + blocked)
-            if enough(free, mask):
-                labels[free], ids[free] = label, number(index, label)
-            elif left_out_takes:
-                blocked[mask] = 1
-        return labels, ids
-
-    return answer
+    labels = torch.where(semantic == 0, 0, 255).to(torch.uint8)
+    ids = torch.zeros(semantic.shape, dtype=torch.int32)
+    for index in range(len(objects)):
+        mask = objects.masks[index]
+        free = mask & (ids == 0)
+        if free.sum() > 0.5 * mask.sum():
+            labels[free] = int(objects.labels[index])
+            ids[free] = index + 1
+    return labels, ids
 
 
 def _panoptic_case(words: str, size: tuple[int, int], objects: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Case:
@@ -1690,13 +1083,14 @@ def _panoptic_case(words: str, size: tuple[int, int], objects: Sequence[tuple[in
         mask[y1:y2, x1:x2] = True
     boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4).float()
     labels = torch.tensor([label for label, _ in objects], dtype=torch.int64)
-    scores = torch.linspace(0.9, 0.6, len(objects))
+    scores = torch.linspace(0.9, 0.3, len(objects))
     return Case((semantic, Instances(boxes, labels, masks, scores)), words)
 
 
 def _panoptic_cases() -> Iterable[Case]:
     return [
         _panoptic_case("of one object", (9, 14), [(7, (2, 1, 6, 5))]),
+        _panoptic_case("of two objects apart", (9, 14), [(7, (2, 1, 6, 5)), (15, (8, 5, 13, 8))]),
         _panoptic_case("of two objects that overlap", (9, 14), [(7, (2, 1, 6, 5)), (15, (4, 2, 12, 6))]),
         _panoptic_case(
             "of one object behind another, half of it free", (9, 14), [(7, (0, 0, 4, 4)), (7, (2, 0, 6, 4))]
@@ -1706,81 +1100,49 @@ def _panoptic_cases() -> Iterable[Case]:
             (9, 14),
             [(7, (0, 0, 6, 4)), (15, (1, 1, 6, 6)), (12, (3, 3, 8, 8))],
         ),
+        _panoptic_case("of an object over void", (9, 14), [(15, (0, 5, 4, 9))]),
         _panoptic_case("of no object", (9, 14), []),
     ]
-
-
-def _run_panoptic(check: Check, answer: Callable, case: Case) -> Any:
-    found = run_function(check, answer, case)
-    pair = isinstance(found, (tuple, list)) and len(found) == 2
-    check.that(pair, "return two maps: the labels, and the numbers of the objects.")
-    return Parts({f"the labels {case.when}": found[0], f"the numbers {case.when}": found[1]})
 
 
 merge_panoptic = Exercise(
     "merge_panoptic",
     _merge_panoptic,
     _panoptic_cases,
-    run=_run_panoptic,
-    wrong=[
-        *variants(
-            _merged,
-            order=[
-                (
-                    lambda count: range(count)[::-1],
-                    "the lowest score is laid down first: the objects come by falling score, take them in order.",
-                ),
-            ],
-            taken=[
-                (
-                    lambda mask, ids: mask,
-                    "a later object takes pixels of an earlier one: it gets only what is free.",
-                ),
-            ],
-            enough=[
-                (
-                    lambda free, mask: free.sum() >= 0,
-                    "an object that is mostly covered is kept: leave it out unless more than half of it is free.",
-                ),
-                (
-                    lambda free, mask: free.sum() >= 0.5 * mask.sum(),
-                    "an object of which exactly half is free is kept: it needs more than half.",
-                ),
-                (
-                    lambda free, mask: free.sum() == mask.sum(),
-                    "an object that is covered at all is left out: only if no more than half of it is free.",
-                ),
-            ],
-            number=[
-                (lambda index, label: index, "the numbers begin with 0, which means no object: index + 1."),
-                (lambda index, label: label, "objects of a class share a number: the number is index + 1."),
-            ],
-            rest=[
-                (
-                    lambda semantic: semantic,
-                    "what the label map calls a thing, and no object claims, keeps its label: it has no number, so it "
-                    "is void, 255.",
-                ),
-                (
-                    lambda semantic: torch.where((semantic == 0) | (semantic == 255), 0, 255),
-                    "void of the label map becomes background: only 0 is background, all else that is left is void.",
-                ),
-                (
-                    lambda semantic: torch.full_like(semantic, 255),
-                    "all that is left is void: where the label map says background it is 0.",
-                ),
-                (
-                    torch.zeros_like,
-                    "all that is left is background: where the label map says otherwise it is void, 255.",
-                ),
-            ],
-            left_out_takes=[
-                (True, "an object that is left out still keeps its pixels from later ones: they stay free."),
-            ],
-        ),
-        (
-            lambda semantic, objects: _merge_panoptic(semantic, objects)[::-1],
-            "labels and numbers are exchanged: labels come first.",
-        ),
-    ],
+    run=_run_pair("the labels", "the numbers", "maps: the labels, and the numbers of the objects"),
+    wrong={
+        "the lowest score is laid down first: the objects come by falling score, take them in order.": {
+            "range(len(objects))": "reversed(range(len(objects)))"
+        },
+        "a later object takes pixels of an earlier one: it gets only what is free.": {"mask & (ids == 0)": "mask"},
+        "an object that is mostly covered is kept: leave it out unless more than half of it is free.": {
+            "> 0.5 * mask.sum()": ">= 0"
+        },
+        "an object of which exactly half is free is kept: it needs more than half.": {"> 0.5": ">= 0.5"},
+        "an object that is covered at all is left out: only if no more than half of it is free.": {"> 0.5 *": "=="},
+        "only pixels that the label map calls the same are taken: objects win, the map counts where no object is.": [
+            {"mask & (ids == 0)": "mask & (ids == 0) & (semantic == objects.labels[index])"},
+            {"mask & (ids == 0)": "mask & (ids == 0) & (semantic != 0)"},
+            {"labels[free] =": "free = free & (semantic == objects.labels[index])\n            labels[free] ="},
+        ],
+        "void of the label map stays void where an object lies: the objects win, the map counts where no object is.": {
+            "return labels, ids": "return torch.where(semantic == 255, 255, labels).to(torch.uint8), ids"
+        },
+        "objects with a low score are left out: which ones to merge was decided before.": {
+            "> 0.5 * mask.sum()": "> 0.5 * mask.sum() and objects.scores[index] >= 0.5"
+        },
+        "the numbers begin with 0, which means no object: index + 1.": {"index + 1": "index"},
+        "objects of a class share a number: the number is index + 1.": {"index + 1": "int(objects.labels[index])"},
+        "what the label map calls a thing, and no object claims, keeps its label: it has no number, so it is void, "
+        "255.": {"torch.where(semantic == 0, 0, 255)": "semantic.clone()"},
+        "void of the label map becomes background: only 0 is background, all else that is left is void.": {
+            "semantic == 0": "(semantic == 0) | (semantic == 255)"
+        },
+        "all that is left is void: where the label map says background it is 0.": {"0, 255)": "255, 255)"},
+        "all that is left is background: where the label map says otherwise it is void, 255.": {"0, 255)": "0, 0)"},
+        "an object that is left out still keeps its pixels from later ones: they stay free.": {
+            "free = mask & (ids == 0)": "free = mask & ~objects.masks[:index].any(0)"
+        },
+        "labels and numbers are exchanged: labels come first.": {"return labels, ids": "return ids, labels"},
+    },
 )

@@ -22,20 +22,20 @@ def changed(network: type, **methods: Any) -> type:
     return type(network.__name__, (network,), methods)
 
 
-def activated(network: type) -> list[tuple[type, str]]:
-    """Wrong answers that end with an activation, which belongs in the loss; for a network that gives logits."""
+def activated(network: type) -> dict[str, Any]:
+    """Wrong answers, by their hints: a network that gives logits, ended by an activation, which belongs in the loss."""
     applied = "inside forward: return logits, the loss applies it (applied twice it still trains, but badly)."
-    hints: list[tuple[Callable[[Tensor], Tensor], str]] = [
-        (lambda logits: logits.softmax(1), f"there is a softmax {applied}"),
-        (lambda logits: logits.log_softmax(1), f"there is a log_softmax {applied}"),
-        (torch.sigmoid, f"there is a sigmoid {applied}"),
-        (torch.relu, "there is a ReLU on the logits: scores may be negative, leave it out."),
-    ]
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        f"there is a softmax {applied}": lambda logits: logits.softmax(1),
+        f"there is a log_softmax {applied}": lambda logits: logits.log_softmax(1),
+        f"there is a sigmoid {applied}": torch.sigmoid,
+        "there is a ReLU on the logits: scores may be negative, leave it out.": torch.relu,
+    }
 
     def ending(activation: Callable[[Tensor], Tensor]) -> type:
         return changed(network, forward=lambda self, *inputs: activation(network.forward(self, *inputs)))  # type: ignore[attr-defined]
 
-    return [(ending(activation), hint) for activation, hint in hints]
+    return {hint: ending(activation) for hint, activation in activations.items()}
 
 
 def replaced(network: type, path: str, change: Callable[[nn.Module], nn.Module]) -> type:
@@ -301,7 +301,7 @@ def run_loss_case(check: Check, answer: Callable, case: Case) -> Parts:
     return Parts({case.words: found} | ({f"the gradient of {case.words}": gradient} if logits.requires_grad else {}))
 
 
-def detached(loss: Callable) -> tuple[Callable, str]:
-    """A wrong answer: the right value, from which no gradient comes back."""
-    hint = "no gradient comes back: is there an argmax, a detach or an `.item()`? The logits must learn from the loss."
-    return (lambda *given, **settings: loss(*given, **settings).detach()), hint
+NO_GRADIENT = (
+    "no gradient comes back: is there an argmax, a detach or an `.item()`? The logits must learn from the loss."
+)
+"""The hint for a loss with the right value that is detached."""
