@@ -236,7 +236,7 @@ def test_right_answer_passes(name, answer):
             hits_without_a_guard,
             ("an image without targets has no best one",),
         ),
-        ("match_anchors", lambda iou, high=0.7, low=0.3: iou.argmax(0), ("return two tensors",)),
+        ("match_anchors", lambda iou, high=0.7, low=0.3: iou.argmax(0), ("expected two tensors",)),
         ("match_anchors", match_with_low_at_the_end, ("make them positive last",)),
         ("match_anchors", match_objects_without_a_positive_anchor, ("an object's best anchor fits another",)),
         (
@@ -246,13 +246,13 @@ def test_right_answer_passes(name, answer):
             ),
             ("no gradient",),
         ),
-        ("propose", lambda *given: propose_by_torchvision(*given)[0], ("return two tensors",)),
+        ("propose", lambda *given: propose_by_torchvision(*given)[0], ("expected two tensors",)),
         (
             "propose",
             lambda s, c, a, size, n, t: propose_by_torchvision(s[(k := s.topk(n).indices)], c[k], a[k], size, n, t),
             ("a level may have fewer anchors than `count`",),
         ),
-        ("merge_panoptic", lambda *given: merge_from_behind(*given)[0], ("return two maps",)),
+        ("merge_panoptic", lambda *given: merge_from_behind(*given)[0], ("expected two maps",)),
         (
             "bilinear",
             lambda f, x, y: f[:, y.floor().long() + 1, x.floor().long() + 1],

@@ -180,6 +180,23 @@ def run_function(check: Check, answer: Callable, case: Case) -> Any:
     return check.call(answer, *case.args, when=when, **case.kwargs)
 
 
+def run_tuple(expected: str, *names: str) -> Run:
+    """Compares the values of the tuple that the answer, a function, returns, by their names.
+
+    `expected` is that tuple in words: "the pair (image, target)".
+    """
+
+    def run(check: Check, answer: Callable, case: Case) -> Parts:
+        found = check.call(answer, *case.args, when=case.when, **case.kwargs)
+        several = isinstance(found, (tuple, list))
+        what = f"a {type(found).__name__} of {len(found)}" if several else kind_of(found)
+        right = several and len(found) == len(names)
+        check.that(right, f"{case.when} it returns {what}, expected {expected}.".strip())
+        return Parts({f"{name} {case.when}": value for name, value in zip(names, found, strict=True)})
+
+    return run
+
+
 @dataclass(eq=False)
 class Exercise:
     """One exercise; called with an answer it is the check of the notebooks: `FCN8s = checks.fcn8s(FCN8s)`.

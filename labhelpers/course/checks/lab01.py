@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from labhelpers import data, evaluation
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, kind_of
+from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, kind_of, run_tuple
 from labhelpers.data.base import png
 
 # ---------------------------------------------------------- has_two_of_a_kind
@@ -296,13 +296,6 @@ def _windows() -> Iterator[Case]:
         yield Case((image, target, top, left, size, flip), window)
 
 
-def _take_window(check: Check, answer: Callable, case: Case) -> Parts:
-    found = check.call(answer, *case.args, when=case.when)
-    pair = isinstance(found, (tuple, list)) and len(found) == 2
-    check.that(pair, f"it returns {kind_of(found)}, expected the pair (image, target).")
-    return Parts({f"the image {case.when}": found[0], f"the target {case.when}": found[1]})
-
-
 _SMALLER = "the {x} is smaller than asked: fill what lies outside with {fill}"
 _WRONG_WINDOWS = {
     "outside the image the {x} is {fill}, not {other}.": "window({x}, top, left, flip, {other})",
@@ -331,7 +324,7 @@ joint_crop_flip = Exercise(
     "joint_crop_flip",
     _joint_crop_flip,
     cases=_windows,
-    run=_take_window,
+    run=run_tuple("the pair (image, target)", "the image", "the target"),
     wrong={
         hint.format(**words): {"window({x}, top, left, flip, {fill})".format(**words): answer.format(**words)}
         for words in ({"x": "image", "fill": 0, "other": 255}, {"x": "target", "fill": 255, "other": 0})

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Mistake, Parts, calls, edited, kind_of, run_function
+from labhelpers.course.checks.core import (
+    Case,
+    Check,
+    Exercise,
+    Mistake,
+    calls,
+    edited,
+    kind_of,
+    run_function,
+    run_tuple,
+)
 from labhelpers.prompting import mask_iou, next_click
 from labhelpers.prompting.grabcut import BoxEllipse
 from labhelpers.prompting.predictor import Predictor, Prompt
@@ -42,19 +52,6 @@ def _as_double(found: Any) -> Any:
 def _run_array(check: Check, answer: Callable, case: Case) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return _as_double(run_function(check, answer, case))
-
-
-def _run_tuple(expected: str, *names: str) -> Callable[[Check, Callable, Case], Parts]:
-    """Compares the parts of the tuple that the answer returns, by their names; `expected` is that tuple in words."""
-
-    def run(check: Check, answer: Callable, case: Case) -> Parts:
-        found = check.call(answer, *case.args, when=case.when)
-        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else kind_of(found)
-        right = isinstance(found, tuple) and len(found) == len(names)
-        check.that(right, f"{case.when} it returns {what}, expected {expected}.")
-        return Parts({f"{name} {case.when}": value for name, value in zip(names, found, strict=True)})
-
-    return run
 
 
 # --------------------------------------------------------------- click_grid
@@ -661,7 +658,7 @@ number_of_clicks = Exercise(
     "number_of_clicks",
     _number_of_clicks,
     _click_cases,
-    run=_run_tuple("the pair (clicks, failures)", "the number of clicks", "the number of failures"),
+    run=run_tuple("the pair (clicks, failures)", "the number of clicks", "the number of failures"),
     tolerance=1e-8,
     wrong={
         "clicks are counted from 0: column 0 is the IoU after one click.": [
@@ -721,7 +718,7 @@ paired_difference = Exercise(
     "paired_difference",
     _paired_difference,
     _difference_cases,
-    run=_run_tuple("(difference, low, high)", "the difference", "the lower end", "the upper end"),
+    run=run_tuple("(difference, low, high)", "the difference", "the lower end", "the upper end"),
     tolerance=1e-8,
     wrong={
         "this is b - a: the difference is a - b, above 0 where a is better.": {"a - b": "b - a"},

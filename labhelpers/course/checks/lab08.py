@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from labhelpers.course.checks.core import Case, Check, Exercise, Parts, Run, run_function
+from labhelpers.course.checks.core import Case, Check, Exercise, Parts, run_tuple
 from labhelpers.course.checks.layers import NO_GRADIENT, rounding, run_loss
 from labhelpers.data.instances import Instances
 
@@ -17,17 +17,6 @@ from labhelpers.data.instances import Instances
 def _random_boxes(count: int, size: float, least: float, most: float) -> Tensor:
     low = torch.rand(count, 2) * (size - least)
     return torch.cat([low, (low + least + torch.rand(count, 2) * (most - least)).clamp_max(size)], dim=1)
-
-
-def _run_pair(first: str, second: str, both: str) -> Run:
-    """Compares the two tensors that the answer returns, by their names."""
-
-    def run(check: Check, answer: Callable, case: Case) -> Parts:
-        found = run_function(check, answer, case)
-        check.that(isinstance(found, (tuple, list)) and len(found) == 2, f"return two {both}.")
-        return Parts({f"{first} {case.when}": found[0], f"{second} {case.when}": found[1]})
-
-    return run
 
 
 # ---------------------------------------------------------------------- nms
@@ -83,6 +72,7 @@ nms = Exercise(
         "each box is compared with the last kept one only: compare it with all that are kept.": {"kept]": "kept[-1:]]"},
         "an empty list becomes a float tensor: `torch.tensor(kept, dtype=torch.int64)`.": {", dtype=torch.int64": ""},
         "the overlap is divided by the area of one box: by that of the union, `box_iou`.": {
+            # The intersection is the share IoU / (1 + IoU) of the sum of both areas.
             "box_iou(boxes, boxes)": "box_iou(boxes, boxes)\n"
             "    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)\n"
             "    both = iou / (1 + iou) * (area[:, None] + area)\n"
@@ -465,10 +455,10 @@ match_anchors = Exercise(
     "match_anchors",
     _match_anchors,
     _match_cases,
-    run=_run_pair(
+    run=run_tuple(
+        "two tensors: the labels of the anchors, and the objects that they belong to",
         "the labels",
         "the objects of the anchors",
-        "tensors: the labels of the anchors, and the objects that they belong to",
     ),
     wrong={
         "an object of which no anchor has an IoU of `high` gets none: its best anchors are positive, too.": {
@@ -718,7 +708,7 @@ propose = Exercise(
     "propose",
     _propose,
     _proposal_cases,
-    run=_run_pair("the boxes", "the scores", "tensors: the boxes that are kept, and their scores"),
+    run=run_tuple("two tensors: the boxes that are kept, and their scores", "the boxes", "the scores"),
     tolerance=1e-3,
     errors={"selected index k out of range": "a level may have fewer anchors than `count`: min(count, len(scores))."},
     wrong={
@@ -1109,7 +1099,7 @@ merge_panoptic = Exercise(
     "merge_panoptic",
     _merge_panoptic,
     _panoptic_cases,
-    run=_run_pair("the labels", "the numbers", "maps: the labels, and the numbers of the objects"),
+    run=run_tuple("two maps: the labels, and the numbers of the objects", "the labels", "the numbers"),
     wrong={
         "the lowest score is laid down first: the objects come by falling score, take them in order.": {
             "range(len(objects))": "reversed(range(len(objects)))"
