@@ -764,3 +764,17 @@ def test_what_cannot_be_drawn_is_refused():
         plots.architecture("vgg")
     with pytest.raises(ValueError, match="'b', which is no block; there are: a"):
         schematic({"a": Block("a", 0, 0)}, [("a", "b")], "one box")
+
+
+def test_words_beside_objects_stay_inside_of_the_picture():
+    image = torch.zeros(3, 128, 128, dtype=torch.uint8)
+    boxes = torch.tensor([[10.0, 10, 60, 60], [110, 20, 127, 60], [60, 122, 120, 128], [-5, -9, 40, 30]])
+    words = ["pottedplant 0.91", "diningtable 0.80", "motorbike 0.60", "person"]
+    figure = plots.object_grid([{"image": image, "boxes": boxes, "words": words}] * 4)
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        assert sorted(text.get_text() for text in axes.texts) == sorted(words)
+        for text in axes.texts:
+            extent = text.get_window_extent()
+            assert frame.x0 <= extent.x0 <= extent.x1 <= frame.x1
+            assert frame.y0 <= extent.y0 <= extent.y1 <= frame.y1

@@ -255,3 +255,10 @@ def test_begin_says_what_is_about_to_run(monkeypatch, capsys):
         assert word in printed
     with pytest.raises(ValueError, match="unknown lab '99'; known: 01"):
         course.begin("99")
+
+
+def test_begin_says_the_precision_in_which_the_lab_trains(monkeypatch, capsys):
+    monkeypatch.setattr("labhelpers.training.resolve_precision", {"auto": "bf16", "no": "no"}.get)
+    for lab, precision in (("07", "bf16"), ("08", "fp32")):
+        course.begin(lab)
+        assert f"training precision {precision}\n" in capsys.readouterr().out

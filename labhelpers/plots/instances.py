@@ -61,10 +61,9 @@ def object_grid(
             place = boxes[index, :2].clip(0)
             text = axes.text(*place, word, fontsize=7.5, color="white", va="top", bbox=look, clip_on=True)
             (_, low), (right, _) = axes.transData.inverted().transform(text.get_window_extent())
-            beyond = (
-                np.array([right / picture.shape[1], low / picture.shape[0]]) - 0.97
-            )  # 3 % for the frame around a word
-            text.set_position((place - beyond.clip(0) * picture.shape[1::-1]).clip(0))  # whole, inside of the picture
+            size = np.array(picture.shape[1::-1])
+            beyond = (np.array([right, low]) - 0.97 * size).clip(0)  # 3 % for the frame around a word
+            text.set_position((place - beyond).clip(0))  # whole, inside of the picture
         if titles:
             sheet.title(x + width / 2, y, titles[number])
         counts.append(f"{len(boxes)} boxes")
